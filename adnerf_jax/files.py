@@ -1,0 +1,65 @@
+"""Files written whole or not at all, and JSON that says where it is broken."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from adnerf_jax.errors import UserError
+
+
+def explain_os_error(error: OSError) -> str:
+    """One line for an operating-system failure, with the remedy where there is an obvious one."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}: free some space and run the same command again to continue"
+    return f"{error.strerror or error}{where}"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path` (same suffix); renames it to `path` on success.
+
+    On any exception the temporary file is removed and `path` is left as it was, so that a later run never takes
+    a half-written file for a whole one.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      path: the file.
+      what: the file's role, for the message ("dataset index", "configuration").
+
+    Raises:
+      UserError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what} not found: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} is not valid JSON: {error}") from None

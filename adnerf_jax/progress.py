@@ -1,0 +1,84 @@
+"""The console: a bar with rate and time left, for everything that takes more than a moment."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 05 s, 2 h 07 min."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class Bar:
+    """One line that is redrawn on a terminal, and printed now and then into a log file.
+
+    Args:
+      label: what is being done.
+      total: number of units, or None where it is not known beforehand.
+      unit: name of a unit ("frames", "steps").
+      done: units finished by an earlier, interrupted run; they do not count in the rate.
+    """
+
+    WIDTH = 24
+
+    def __init__(self, label: str, total: int | None, unit: str = "frames", done: int = 0):
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self._resumed = done
+        self._start = time.monotonic()
+        self._live = sys.stderr.isatty()
+        self._next = self._start + (0.0 if self._live else 10.0)
+
+    def update(self, count: int = 1, note: str = "") -> None:
+        """Counts `count` more units; `note` is shown at the end of the line."""
+        self.done += count
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + (0.2 if self._live else 30.0)
+            self._draw(note, end="" if self._live else "\n")
+
+    def close(self, note: str = "") -> None:
+        """Draws the last state and ends the line."""
+        self._draw(note, end="\n")
+
+    def _draw(self, note: str, end: str) -> None:
+        spent = time.monotonic() - self._start
+        rate = (self.done - self._resumed) / spent if spent > 0 else 0.0
+        parts = [f"{self.label}:"]
+        if self.total:
+            filled = int(self.WIDTH * min(self.done / self.total, 1.0))
+            parts.append(f"|{'█' * filled}{'·' * (self.WIDTH - filled)}| {self.done}/{self.total} {self.unit}")
+        else:
+            parts.append(f"{self.done} {self.unit}")
+        parts.append(f"{rate:.1f}/s")
+        if self.total and self.done < self.total:
+            parts.append(f"{duration((self.total - self.done) / rate)} left" if rate else "starting")
+        else:
+            parts.append(duration(spent))
+        if note:
+            parts.append(note)
+        print(("\r\x1b[K" if self._live else "") + " ".join(parts), end=end, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "frames") -> Iterator[T]:
+    """Yields from `items` while drawing a bar; `total` defaults to `len(items)` where it has one."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    bar = Bar(label, total, unit)
+    for item in items:
+        yield item
+        bar.update()
+    bar.close()
+
+
+def say(message: str) -> None:
+    """One line to the user."""
+    print(message, file=sys.stderr, flush=True)
