@@ -1,0 +1,61 @@
+"""From speech windows to one code a frame (paper, section 3.3; the published `AudioNet` and `AudioAttNet`)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+SLOPE = 0.02
+
+
+class TimeConvolution(nn.Module):
+    """Width-3 convolution over time with zero padding (1, 1); flax's 'SAME' pads (0, 1) at stride 2.
+
+    Written as three matrix products, which every backend runs fast for such short sequences. Parameters have the
+    shapes of `nn.Conv`: kernel [3, in, out], bias [out].
+    """
+
+    features: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., T, in] to [..., ceil(T / stride), out]."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        steps = x.shape[-2]
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(1, 1), (0, 0)])
+        taps = [padded[..., tap : tap + steps : self.stride, :] for tap in range(3)]
+        return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features) + bias
+
+
+class AudioNet(nn.Module):
+    """A window of 16 features becomes one code."""
+
+    code: int = 64
+    widths: tuple[int, ...] = (32, 32, 64, 64)
+
+    @nn.compact
+    def __call__(self, windows: Array) -> Array:
+        """[..., 16, C] to [..., code]."""
+        x = windows
+        for layer, width in enumerate(self.widths):
+            x = nn.leaky_relu(TimeConvolution(width, stride=2, name=f"conv{layer}")(x), SLOPE)
+        x = x.reshape(*x.shape[:-2], -1)
+        x = nn.leaky_relu(nn.Dense(64, name="hidden")(x), SLOPE)
+        return nn.Dense(self.code, name="out")(x)
+
+
+class AudioAttNet(nn.Module):
+    """Smooths codes over 8 neighbouring frames with learned weights."""
+
+    inputs: int = 32
+    widths: tuple[int, ...] = (16, 8, 4, 2, 1)
+
+    @nn.compact
+    def __call__(self, codes: Array) -> Array:
+        """Codes of the frames i−4 … i+3, [..., 8, code], to the weighted sum [..., code] for frame i."""
+        x = codes[..., : self.inputs]
+        for layer, width in enumerate(self.widths):
+            x = nn.leaky_relu(TimeConvolution(width, name=f"conv{layer}")(x), SLOPE)
+        weights = nn.softmax(nn.Dense(codes.shape[-2], name="out")(x[..., 0]), axis=-1)
+        return jnp.einsum("...w,...wc->...c", weights, codes)

@@ -1,0 +1,70 @@
+"""Rays of pixels, and head poses as numbers. Head space is y up, z towards the camera; cameras look along −z."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from adnerf_jax.types import Camera, Rays
+
+
+def pixel_grid(height: int, width: int) -> Array:
+    """(row, column) of every pixel, row by row: float32 [height * width, 2]."""
+    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    return jnp.stack([rows, columns], axis=-1).reshape(-1, 2).astype(jnp.float32)
+
+
+def rays_through(pixels: Array, transform: Array, camera: Camera) -> Rays:
+    """Rays through pixels, without half-pixel offset, as in the published `get_rays`.
+
+    Args:
+      pixels: float32 [..., R, 2], (row, column).
+      transform: float32 [..., 4, 4], camera-to-head.
+      camera: intrinsics.
+
+    Returns:
+      Rays with origins and directions [..., R, 3]; directions have length 1 along the camera's axis.
+    """
+    row, column = pixels[..., 0], pixels[..., 1]
+    local = jnp.stack(
+        [(column - camera.cx) / camera.focal, -(row - camera.cy) / camera.focal, -jnp.ones_like(row)], axis=-1
+    )
+    directions = jnp.einsum("...rj,...ij->...ri", local, transform[..., :3, :3])
+    origins = jnp.broadcast_to(transform[..., None, :3, 3], directions.shape)
+    return Rays(origins=origins, directions=directions)
+
+
+def pose_vector(transform: Array) -> Array:
+    """A head pose as [..., 6] numbers: three angles in radians, then the translation.
+
+    The angles are [atan2(R12, R22), asin(−R02), atan2(−R01, R00)], R the rotation of `transform` [..., 4, 4]: the
+    arguments of the first and last are swapped in the published code.
+    """
+    r = transform[..., :3, :3]
+    angles = jnp.stack(
+        [
+            jnp.arctan2(r[..., 1, 2], r[..., 2, 2]),
+            jnp.arcsin(jnp.clip(-r[..., 0, 2], -1.0, 1.0)),
+            jnp.arctan2(-r[..., 0, 1], r[..., 0, 0]),
+        ],
+        axis=-1,
+    )
+    return jnp.concatenate([angles, transform[..., :3, 3]], axis=-1)
+
+
+def clip_to_box(rays: Rays, near: Array, far: Array, box: Array) -> tuple[Array, Array]:
+    """The part of each ray that lies in a box and between near and far.
+
+    Args:
+      rays: [..., 3].
+      near, far: broadcastable to [...].
+      box: [2, 3], lower and upper corner.
+
+    Returns:
+      (enter, leave), both [...]; leave = enter for rays that miss the box.
+    """
+    tiny = 1e-9
+    directions = jnp.where(jnp.abs(rays.directions) < tiny, tiny, rays.directions)
+    sides = (box - rays.origins[..., None, :]) / directions[..., None, :]
+    enter = jnp.maximum(sides.min(-2).max(-1), near)
+    leave = jnp.minimum(sides.max(-2).min(-1), far)
+    missed = leave <= enter
+    return jnp.where(missed, near, enter), jnp.where(missed, near, leave)

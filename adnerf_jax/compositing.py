@@ -1,0 +1,46 @@
+"""Volume rendering (paper, equation 2) with the background's pixel as the closing sample."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from adnerf_jax.types import Rendered
+
+
+def alpha_weights(density: Array, distances: Array) -> Array:
+    """Weights w_i = T_i·α_i of samples, α_i = 1 − exp(−σ_i·δ_i), T_i = Π_{j<i} (1 − α_j).
+
+    Args:
+      density: [..., S], non-negative, per unit of length.
+      distances: [..., S], lengths of the samples' intervals.
+
+    Returns:
+      [..., S]; they sum to at most 1, and 1 − their sum is what is left for the background.
+    """
+    optical = density * distances
+    before = jnp.concatenate([jnp.zeros_like(optical[..., :1]), jnp.cumsum(optical[..., :-1], axis=-1)], axis=-1)
+    return -jnp.expm1(-optical) * jnp.exp(-before)
+
+
+def composite(weights: Array, colours: Array, t: Array, background: Array) -> Rendered:
+    """Sums samples in front of a background.
+
+    Args:
+      weights: [..., S], from `alpha_weights`.
+      colours: [..., S, 3].
+      t: [..., S], positions along the ray.
+      background: [..., 3], takes the weight that is left.
+    """
+    opacity = weights.sum(-1)
+    foreground = jnp.einsum("...s,...sc->...c", weights, colours)
+    return Rendered(
+        rgb=foreground + (1.0 - opacity)[..., None] * background,
+        foreground=foreground,
+        opacity=opacity,
+        depth=(weights * t).sum(-1),
+        weights=weights,
+    )
+
+
+def over(foreground: Array, opacity: Array, behind: Array) -> Array:
+    """A premultiplied layer [..., 3] with its opacity [...] in front of `behind` [..., 3]."""
+    return foreground + (1.0 - opacity)[..., None] * behind

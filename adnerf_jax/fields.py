@@ -1,0 +1,132 @@
+"""Fields: functions from a position and a condition code to colour and density (or opacity)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from adnerf_jax.encoding import grid_resolutions, interpolate_grid, multiresolution_grid, positional
+
+
+def _uniform(scale: float):
+    """Initialiser of grids: uniform in ±scale (Instant NGP, section 3)."""
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
+
+
+@jax.custom_jvp
+def bounded_exp(x: Array) -> Array:
+    """exp(x), flat above x = 11, with a gradient that never leaves the range of float32."""
+    return jnp.exp(jnp.minimum(x, 11.0))
+
+
+@bounded_exp.defjvp
+def _bounded_exp_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    # The gradient stays alive above the bound so that a density that overshot can come back.
+    y = bounded_exp(x)
+    return y, y * dx
+
+
+class MultiresolutionGrid(nn.Module):
+    """Trainable grids of several resolutions (Müller et al. 2022)."""
+
+    levels: int
+    features: int
+    table_size: int
+    coarsest: int
+    finest: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., D] in [0, 1] to [..., levels·features]."""
+        grids = self.param("grids", _uniform(1e-2), (self.levels, self.table_size, self.features))
+        return multiresolution_grid(grids, x, grid_resolutions(self.levels, self.coarsest, self.finest))
+
+
+class DensityGrid(nn.Module):
+    """Density by look-up alone: the proposal that tells the head field where to look."""
+
+    resolution: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., 3] in [0, 1] to densities [...]."""
+        grid = self.param("grids", nn.initializers.zeros, ((self.resolution + 1) ** 3, 1))
+        return bounded_exp(interpolate_grid(grid, x, self.resolution)[..., 0])
+
+
+class ConditionedMLP(nn.Module):
+    """A small network whose first hidden layer is shifted by a code, computed once a frame."""
+
+    width: int
+    hidden: int
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Array, code: Array) -> Array:
+        """x: [F, N, in], code: [F, D]; returns [F, N, out]."""
+        shift = nn.Dense(self.width, name="shift")(code)
+        h = nn.Dense(self.width, use_bias=False, name="in")(x)
+        h = nn.relu(h + shift[:, None])
+        for layer in range(1, self.hidden):
+            h = nn.relu(nn.Dense(self.width, name=f"hidden{layer}")(h))
+        return nn.Dense(self.out, name="out")(h)
+
+
+class GridField(nn.Module):
+    """The `fast` head: grids of features, read by small networks; the code shifts the first layer."""
+
+    grid: MultiresolutionGrid
+    width: int
+    geometry: int
+    direction_levels: int
+
+    @nn.compact
+    def __call__(self, x: Array, directions: Array, code: Array) -> tuple[Array, Array]:
+        """Density and colour.
+
+        Args:
+          x: [F, R, S, 3] in [0, 1].
+          directions: [F, R, 3], unit.
+          code: [F, D].
+
+        Returns:
+          density [F, R, S] (non-negative, per unit), colours [F, R, S, 3] in [0, 1].
+        """
+        frames, rays, samples, _ = x.shape
+        features = self.grid(x.reshape(frames, rays * samples, 3))
+        h = ConditionedMLP(self.width, 2, 1 + self.geometry, name="density")(features, code)
+        density = bounded_exp(h[..., 0])
+        # The direction's part of the first colour layer is the same for all samples of a ray.
+        towards = nn.Dense(self.width, name="colour_direction")(positional(directions, self.direction_levels))
+        inner = nn.Dense(self.width, use_bias=False, name="colour_in")(h[..., 1:])
+        inner = inner.reshape(frames, rays, samples, self.width) + towards[:, :, None]
+        colours = nn.sigmoid(nn.Dense(3, name="colour_out")(nn.relu(inner)))
+        return density.reshape(frames, rays, samples), colours
+
+
+class PlanarField(nn.Module):
+    """The `fast` torso: a picture that moves. A small network shifts the look-up into a 2-D grid of features."""
+
+    grid: MultiresolutionGrid
+    width: int
+    deformation_width: int
+    position_levels: int
+    reach: float
+
+    @nn.compact
+    def __call__(self, x: Array, code: Array) -> tuple[Array, Array]:
+        """Colour and opacity of pixels.
+
+        Args:
+          x: [F, R, 2], (row, column) as fractions of the image.
+          code: [F, D].
+
+        Returns:
+          colours [F, R, 3] and opacity [F, R], in [0, 1].
+        """
+        where = positional(x * jnp.pi, self.position_levels)
+        shift = ConditionedMLP(self.deformation_width, 2, 2, name="deformation")(where, code)
+        moved = x + self.reach * jnp.tanh(shift * 0.1)
+        h = ConditionedMLP(self.width, 2, 4, name="appearance")(self.grid(moved), code)
+        return nn.sigmoid(h[..., :3]), nn.sigmoid(h[..., 3])

@@ -1,0 +1,158 @@
+"""Sound: decoded to float samples on the clock of the pictures, and written as WAV.
+
+A container's tracks need not start together. Time 0 here is the first picture of a video file, or the first sample of
+a file with sound alone; sound before it is dropped, and sound that starts later is preceded by silence.
+"""
+
+import os
+import sys
+import wave
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import atomic_path
+from adnerf_jax.media.container import audio_stream, decoded, first_picture, open_media
+
+# Time stamps in some containers are rounded to milliseconds, so blocks that are this close (seconds) are joined; a
+# larger gap or overlap is real and is mended, or the sound would slide against the picture from there on.
+_JOIN_TOLERANCE = 0.03
+
+# libswresample: scale a mix-down so that it cannot exceed full scale (its default for float lets it).
+_RESAMPLER_OPTIONS = {"rematrix_maxval": "1.0"}
+
+
+def read_audio(
+    path: str | os.PathLike, rate: int = 16000, start: float = 0.0, duration: float | None = None
+) -> np.ndarray:
+    """Reads a file's sound.
+
+    Args:
+      path: sound or video file, any number of channels and any rate.
+      rate: samples per second of the result.
+      start: seconds after the first picture (of a video) or the first sample.
+      duration: at most so many seconds; the result is shorter where the sound ends sooner.
+
+    Returns:
+      float32 [T], mono in [-1, 1].
+
+    Raises:
+      UserError: no such file, not a sound or video file, no sound track, or no sound after `start`.
+    """
+    blocks = [block[0] for block in read_blocks(path, rate, 1, start, duration)]
+    if not blocks:
+        raise UserError(f"{path} has no sound from {start:g} s on: start earlier or give a longer file")
+    return np.clip(np.concatenate(blocks), -1.0, 1.0)
+
+
+def read_blocks(
+    path: str | os.PathLike, rate: int, channels: int, start: float = 0.0, duration: float | None = None
+) -> Iterator[np.ndarray]:
+    """The streaming form of `read_audio`: float32 [channels, t] blocks without gaps, not clipped, in constant memory.
+
+    Args:
+      path, rate, start, duration: as in `read_audio`.
+      channels: 1 (mixed down) or 2.
+
+    Raises:
+      UserError: as `read_audio`, at the call rather than at the first block.
+    """
+    container = open_media(path)
+    stream = audio_stream(container)
+    if stream is None:
+        container.close()
+        raise UserError(f"{path} has no sound track: give a sound file, or a video with sound")
+    picture = first_picture(path)
+    origin = None if picture is None else float(picture.time or 0.0)
+    stamped = _resampled(container, stream, rate, channels)
+    return _aligned(stamped, rate, channels, origin, start, duration)
+
+
+def has_sound(path: str | os.PathLike) -> bool:
+    """Whether the file has a sound track that can be decoded; UserError as `open_media`."""
+    with open_media(path) as container:
+        return audio_stream(container) is not None
+
+
+def samples_as_blocks(
+    samples: np.ndarray, rate_in: int, rate: int, start: float = 0.0, duration: float | None = None
+) -> Iterator[np.ndarray]:
+    """Resamples mono float32 [T] samples in memory to [1, t] blocks, cut like `read_blocks`."""
+    begin = round(start * rate_in)
+    end = len(samples) if duration is None else begin + round(duration * rate_in)
+    samples = np.ascontiguousarray(samples[begin:end], np.float32)
+    resampler = _resampler(rate, channels=1)
+    for position in range(0, len(samples), rate_in):
+        frame = av.AudioFrame.from_ndarray(samples[None, position : position + rate_in], "fltp", "mono")
+        frame.sample_rate = rate_in
+        for out in resampler.resample(frame):
+            yield out.to_ndarray()
+    for out in resampler.resample(None):
+        yield out.to_ndarray()
+
+
+def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int) -> None:
+    """Writes mono float samples [T] in [-1, 1] as 16-bit PCM, atomically; values outside are clipped."""
+    pcm = np.round(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2")
+    with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(pcm.tobytes())
+
+
+def _resampler(rate: int, channels: int) -> av.AudioResampler:
+    layout = "mono" if channels == 1 else "stereo"
+    return av.AudioResampler(format="fltp", layout=layout, rate=rate, options=_RESAMPLER_OPTIONS)
+
+
+def _resampled(
+    container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, channels: int
+) -> Iterator[tuple[float | None, np.ndarray]]:
+    """Yields (time in the file in seconds, float32 [channels, t]); closes the container at the end."""
+    with container:
+        resampler, template = _resampler(rate, channels), None
+        for frame in decoded(container, stream):
+            properties = (frame.sample_rate, frame.layout.name, frame.format.name)
+            if template not in (None, properties):  # a broadcast may change them on the way
+                yield from ((out.time, out.to_ndarray()) for out in resampler.resample(None))
+                resampler = _resampler(rate, channels)
+            template = properties
+            yield from ((out.time, out.to_ndarray()) for out in resampler.resample(frame))
+        yield from ((out.time, out.to_ndarray()) for out in resampler.resample(None))
+
+
+def _aligned(
+    stamped: Iterator[tuple[float | None, np.ndarray]],
+    rate: int,
+    channels: int,
+    origin: float | None,
+    start: float,
+    duration: float | None,
+) -> Iterator[np.ndarray]:
+    """Lays time-stamped blocks end to end from `origin + start` on: gaps become silence, overlaps are dropped."""
+    end = sys.maxsize if duration is None else round(duration * rate)
+    done = 0  # samples of the result so far
+    expected = None  # where the next block belongs if the sound goes on without a gap, in samples of the result
+    for time, block in stamped:
+        if origin is None:
+            origin = time or 0.0
+        if time is None:
+            place = -round(start * rate) if expected is None else expected
+        else:
+            place = round((time - origin - start) * rate)
+            if expected is not None and abs(place - expected) <= _JOIN_TOLERANCE * rate:
+                place = expected
+        expected = place + block.shape[1]
+        while done < min(place, end):
+            silence = np.zeros((channels, min(min(place, end) - done, rate)), np.float32)
+            done += silence.shape[1]
+            yield silence
+        block = block[:, max(done - place, 0) : max(end - place, 0)]
+        done += block.shape[1]
+        if block.shape[1]:
+            yield block
+        if done >= end:
+            return

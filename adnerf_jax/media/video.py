@@ -1,0 +1,272 @@
+"""Pictures: decoded at a constant rate, and encoded with sound as an mp4 that plays anywhere."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import atomic_path
+from adnerf_jax.media.audio import has_sound, read_blocks, samples_as_blocks
+from adnerf_jax.media.container import decoded, first_picture, local_url, open_media, video_stream
+
+# A picture counts as shown at k/fps if its time stamp is at most this much later (seconds): containers round stamps
+# to their tick (1 ms in Matroska). Never more than one tick.
+_MAX_STAMP_ERROR = 0.002
+
+_SOUND_RATE = 48000
+_SOUND_BITS_PER_CHANNEL = 128_000  # bits per second; transparent for speech with ffmpeg's own AAC encoder
+
+# H.264 code points (ITU-T H.273): BT.709 primaries, transfer and matrix, limited range. Untagged files are shown with
+# the wrong reds and greens by players that guess from the size.
+_BT709, _LIMITED_RANGE = 1, 1
+
+# libswscale's quicker default loses one to two levels of 255 between YUV and RGB, always downwards.
+_EXACT = (
+    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """What a video file says of itself, as it is shown (turned and with square pixels).
+
+    Attributes:
+      path: the file.
+      width, height: pixels.
+      fps: mean pictures per second; the spacing may vary.
+      duration: seconds of picture.
+      frames: number of pictures in the file, None where the container does not tell.
+      has_audio: there is a sound track.
+    """
+
+    path: pathlib.Path
+    width: int
+    height: int
+    fps: float
+    duration: float
+    frames: int | None
+    has_audio: bool
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """Looks at a video file without decoding more than its first picture.
+
+    Raises:
+      UserError: no such file, not a video that ffmpeg can read, or a file with sound only.
+    """
+    with _open_video(path) as container:
+        stream = video_stream(container)
+        fps = stream.average_rate or stream.guessed_rate or stream.base_rate
+        fps = float(fps) if fps else 25.0
+        frames = stream.frames or None
+        if stream.duration is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            seconds = container.duration / av.time_base
+        else:  # a bare stream without a header: count
+            seconds = sum(1 for packet in container.demux(stream) if packet.size) / fps
+        shape = _to_rgb(first_picture(path), stream.sample_aspect_ratio).shape
+    return VideoInfo(pathlib.Path(path), shape[1], shape[0], fps, seconds, frames, has_sound(path))
+
+
+def read_frames(
+    path: str | os.PathLike, fps: float = 25.0, start: float = 0.0, duration: float | None = None
+) -> Iterator[np.ndarray]:
+    """Decodes a video at a constant rate, in constant memory.
+
+    Frame k is the picture on screen at `start + k / fps` seconds after the first picture: pictures that come too
+    fast are left out, slow ones are repeated, the last one stays for its own duration. Pictures before `start` are
+    decoded and passed over, which is exact in every container.
+
+    Args:
+      path: a video file; rotation, mirroring and non-square pixels are undone.
+      fps: frames per second of the result.
+      start: seconds.
+      duration: at most so many seconds.
+
+    Yields:
+      uint8 RGB [H, W, 3], a new array each.
+
+    Raises:
+      UserError: as `probe`, at the call rather than at the first frame.
+    """
+    return _frames(_open_video(path), fps, start, math.inf if duration is None else duration)
+
+
+class VideoWriter:
+    """Writes H.264 (yuv420p, BT.709) and AAC (48 kHz) into an mp4, in constant memory.
+
+    The sound is cut to the length of the pictures, or followed by silence where it is shorter, so that both tracks
+    begin and end together. Use as a context manager: the file appears at the end, whole, and not at all if there was
+    an exception. A side with an odd number of pixels, which yuv420p cannot hold, gets its last row or column twice.
+
+    Args:
+      path: the mp4 to write.
+      width, height: of the frames, pixels.
+      fps: frames per second.
+      sound: None, a sound or video file, or (float32 [T] mono samples, samples per second).
+      sound_start: the second of `sound` that belongs to the first frame.
+      duration: use at most so many seconds of `sound`.
+
+    Raises:
+      UserError: `sound` cannot be read.
+      OSError: the file cannot be written, the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        width: int,
+        height: int,
+        fps: float = 25.0,
+        sound: str | os.PathLike | tuple[np.ndarray, int] | None = None,
+        sound_start: float = 0.0,
+        duration: float | None = None,
+    ):
+        self.path, self.width, self.height = pathlib.Path(path), width, height
+        self.frames = 0
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._blocks: Iterator[np.ndarray] | None = None
+        if isinstance(sound, tuple):
+            self._blocks = samples_as_blocks(sound[0], sound[1], _SOUND_RATE, sound_start, duration)
+            self._channels = 1
+        elif sound is not None:
+            self._channels = 2
+            self._blocks = read_blocks(sound, _SOUND_RATE, self._channels, sound_start, duration)
+        self._samples = 0
+        self._exit = contextlib.ExitStack()
+
+    def __enter__(self) -> "VideoWriter":
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self.path))
+            # The index goes to the front, so that a browser can play before it has everything.
+            options = {"movflags": "+faststart"}
+            self._container = stack.enter_context(
+                av.open(local_url(temporary), "w", format="mp4", container_options=options)
+            )
+            self._video = self._container.add_stream(
+                "libx264",
+                rate=self._rate,
+                width=self.width + self.width % 2,
+                height=self.height + self.height % 2,
+                pix_fmt="yuv420p",
+                # No B frames: presentation starts at 0 without an edit list, which some players ignore.
+                options={"crf": "18", "preset": "fast", "bf": "0"},
+            )
+            context = self._video.codec_context
+            context.color_primaries = context.color_trc = context.colorspace = _BT709
+            context.color_range = _LIMITED_RANGE
+            if self._blocks is not None:
+                self._audio = self._container.add_stream(
+                    "aac",
+                    rate=_SOUND_RATE,
+                    layout="mono" if self._channels == 1 else "stereo",
+                    bit_rate=_SOUND_BITS_PER_CHANNEL * self._channels,
+                )
+                self._block = np.zeros((self._channels, 0), np.float32)
+            self._exit = stack.pop_all()
+        return self
+
+    def write(self, rgb: np.ndarray) -> None:
+        """Appends one frame, uint8 RGB [height, width, 3]."""
+        if rgb.shape != (self.height, self.width, 3) or rgb.dtype != np.uint8:
+            raise ValueError(f"a frame is uint8 {(self.height, self.width, 3)}, not {rgb.dtype} {rgb.shape}")
+        even = np.pad(rgb, ((0, self.height % 2), (0, self.width % 2), (0, 0)), "edge")
+        frame = av.VideoFrame.from_ndarray(even, "rgb24").reformat(
+            format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=_EXACT
+        )
+        frame.pts, frame.time_base = self.frames, 1 / self._rate
+        self._container.mux(self._video.encode(frame))
+        self.frames += 1
+        if self._blocks is not None:
+            self._write_sound(round(self.frames / self._rate * _SOUND_RATE))
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is not None:
+            self._exit.__exit__(kind, error, trace)
+            return
+        with self._exit:  # closes the container, then renames the file or, if closing fails, removes it
+            if not self.frames:
+                raise ValueError(f"no frames were written to {self.path}")
+            self._container.mux(self._video.encode(None))
+            if self._blocks is not None:
+                self._container.mux(self._audio.encode(None))
+
+    def _write_sound(self, until: int) -> None:
+        """Encodes the sound up to sample `until`, with silence after its end."""
+        while self._samples < until:
+            if not self._block.shape[1]:
+                missing = np.zeros((self._channels, until - self._samples), np.float32)
+                self._block = next(self._blocks, missing)
+            piece, self._block = np.split(self._block, [until - self._samples], axis=1)
+            piece = np.ascontiguousarray(np.clip(piece, -1.0, 1.0))
+            frame = av.AudioFrame.from_ndarray(piece, "fltp", self._audio.layout.name)
+            frame.sample_rate, frame.pts, frame.time_base = _SOUND_RATE, self._samples, Fraction(1, _SOUND_RATE)
+            self._container.mux(self._audio.encode(frame))
+            self._samples += piece.shape[1]
+
+
+def _open_video(path: str | os.PathLike) -> av.container.InputContainer:
+    container = open_media(path)
+    if video_stream(container) is None:
+        container.close()
+        raise UserError(f"{path} has no picture: give a video file")
+    return container
+
+
+def _frames(container: av.container.InputContainer, fps: float, start: float, duration: float) -> Iterator[np.ndarray]:
+    """See `read_frames`; closes the container."""
+    with container:
+        stream = video_stream(container)
+        stream.thread_type = "AUTO"
+        interval = 1.0 / float(stream.average_rate or stream.guessed_rate or fps)
+        tolerance = min(float(stream.time_base), _MAX_STAMP_ERROR)
+        stated_end = math.inf  # a file cut without re-encoding can hold a stray picture after the end in its index
+        if stream.frames and stream.duration:
+            stated_end = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        shown, origin, time, count = None, None, 0.0, 0
+
+        def due(now: float) -> bool:
+            """Whether frame `count` falls before `now`, seconds after the first picture."""
+            at = count / fps
+            return at < duration - tolerance and start + at < min(now, stated_end - origin) - tolerance
+
+        for picture in decoded(container, stream):
+            time = time + interval if picture.time is None else picture.time
+            origin = time if origin is None else origin
+            while shown is not None and due(time - origin):
+                yield _to_rgb(shown, stream.sample_aspect_ratio)
+                count += 1
+            if count / fps >= duration - tolerance:
+                return
+            shown = picture
+        if shown is not None:
+            last = float(shown.duration * shown.time_base) if shown.duration else interval
+            while due(time - origin + last):
+                yield _to_rgb(shown, stream.sample_aspect_ratio)
+                count += 1
+
+
+def _to_rgb(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> np.ndarray:
+    """The picture as it is to be seen: uint8 RGB [H, W, 3], square pixels, turned upright."""
+    width = round(frame.width * pixel_aspect) if pixel_aspect else frame.width
+    if abs(width - frame.width) <= 1:
+        width = frame.width
+    rgb = frame.reformat(width=width, format="rgb24", interpolation=_EXACT).to_ndarray()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return rgb
+    # x' = a x + c y, y' = b x + d y with y down (libavutil/display.h), 16.16 fixed point; quarter turns and mirrors.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
+    if abs(int(b)) > abs(int(a)):
+        rgb = rgb.swapaxes(0, 1)
+        a, d = c, b
+    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -1,0 +1,65 @@
+"""What rendering needs of the training video, kept beside the checkpoints so that a workdir stands on its own."""
+
+import pathlib
+
+import numpy as np
+from flax import struct
+
+from adnerf_jax.datasets import Dataset
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import atomic_path
+from adnerf_jax.types import Camera
+
+_FILE = "person.npz"
+
+
+@struct.dataclass
+class Person:
+    """A learned person's video, without its frames.
+
+    Attributes:
+      camera: intrinsics and size.
+      background: uint8 [H, W, 3].
+      transforms: float32 [N, 4, 4], head poses of the training frames in order of time.
+      eyes: float32 [N, 2], openness of both eyes in those frames.
+      speech: name of the speech encoder.
+    """
+
+    camera: Camera
+    background: np.ndarray
+    transforms: np.ndarray
+    eyes: np.ndarray
+    speech: str = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Person":
+        """The person of a dataset, from its training frames."""
+        train = dataset.train
+        return cls(dataset.camera, dataset.background, train.transforms, dataset.eyes[train.aud_id], dataset.speech)
+
+    def save(self, workdir: pathlib.Path) -> None:
+        """Writes `person.npz` atomically."""
+        with atomic_path(workdir / _FILE) as temporary:
+            np.savez(
+                temporary,
+                intrinsics=np.array([self.camera.focal, self.camera.cx, self.camera.cy]),
+                background=self.background,
+                transforms=self.transforms,
+                eyes=self.eyes,
+                speech=np.array(self.speech),
+            )
+
+    @classmethod
+    def load(cls, workdir: pathlib.Path) -> "Person":
+        """Reads `person.npz`.
+
+        Raises:
+          UserError: it is missing, as in a folder that no training wrote.
+        """
+        path = pathlib.Path(workdir) / _FILE
+        if not path.exists():
+            raise UserError(f"{workdir} holds no trained person ({_FILE} is missing): train first, or check --workdir")
+        with np.load(path, allow_pickle=False) as stored:
+            height, width = stored["background"].shape[:2]
+            camera = Camera(*(float(v) for v in stored["intrinsics"]), height=height, width=width)
+            return cls(camera, stored["background"], stored["transforms"], stored["eyes"], str(stored["speech"]))

@@ -1,0 +1,203 @@
+"""PyTorch checkpoints without PyTorch: the zip format and the legacy one, as nested dictionaries of numpy arrays.
+
+A pickle is a program. Only the handful of names that a checkpoint of tensors needs can be looked up here; whatever
+else a file asks for is refused before anything runs.
+"""
+
+import collections
+import dataclasses
+import io
+import math
+import pathlib
+import pickle
+import struct
+import zipfile
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from adnerf_jax.errors import UserError
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_STORAGE_DTYPES = {
+    "BoolStorage": "?",
+    "ByteStorage": "u1",
+    "CharStorage": "i1",
+    "ShortStorage": "<i2",
+    "IntStorage": "<i4",
+    "LongStorage": "<i8",
+    "HalfStorage": "<f2",
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+}
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+class _Refused(Exception):
+    """The file is damaged or holds more than tensors in plain containers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A strided view of a storage whose bytes come later in the file."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def _allowed_names() -> dict[tuple[str, str], Any]:
+    """The names a pickle may look up. Made anew for each file: a pickle can set attributes on what it is given."""
+
+    def rebuild_tensor(storage, offset, size, stride, *_):
+        return _Tensor(storage, offset, tuple(size), tuple(stride))
+
+    def rebuild_parameter(tensor, *_):
+        return tensor
+
+    names = {("torch", name): np.dtype(code).str for name, code in _STORAGE_DTYPES.items()}
+    names["collections", "OrderedDict"] = collections.OrderedDict
+    names["torch._utils", "_rebuild_tensor_v2"] = rebuild_tensor
+    names["torch._utils", "_rebuild_parameter"] = rebuild_parameter
+    names["torch", "Size"] = lambda sizes: tuple(sizes)
+    return names
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self._names = _allowed_names()
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._names[module, name]
+        except KeyError:
+            raise _Refused(f"it asks for {module}.{name}, which is not needed to hold tensors") from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _location, count, *view = pid
+        if kind != "storage" or any(v is not None for v in view):
+            raise _Refused("it refers to something other than a whole tensor storage")
+        storage = _Storage(str(key), str(dtype), int(count))
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise _Refused(f"storage {storage.key} is described in two ways")
+        return storage
+
+
+def _as_array(tensor: _Tensor, data: dict[str, bytes]) -> np.ndarray:
+    """The tensor as a read-only view of its storage, after checking that it lies inside."""
+    buffer = np.frombuffer(data[tensor.storage.key], np.dtype(tensor.storage.dtype))
+    size, stride, offset = tensor.size, tensor.stride, tensor.offset
+    if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in (*size, *stride, offset)):
+        raise _Refused("a tensor has an impossible shape")
+    count = math.prod(size)
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    if count and (last >= buffer.size or count > buffer.size):
+        raise _Refused("a tensor reaches beyond its storage")
+    if not count:
+        return np.zeros(size, buffer.dtype)
+    strides = [s * buffer.itemsize for s in stride]
+    return np.lib.stride_tricks.as_strided(buffer[offset:], size, strides, writeable=False)
+
+
+def _resolve(value: Any, data: dict[str, bytes], seen: dict[int, Any]) -> Any:
+    """Replaces tensors by arrays and odd containers by plain ones; each shared object is visited once."""
+    if isinstance(value, _PLAIN):
+        return value
+    if id(value) in seen:
+        if seen[id(value)] is _Refused:
+            raise _Refused("a container holds itself")
+        return seen[id(value)]
+    seen[id(value)] = _Refused  # while under way
+    if isinstance(value, _Tensor):
+        result = _as_array(value, data)
+    elif isinstance(value, dict):
+        if not all(isinstance(key, _PLAIN) for key in value):
+            raise _Refused("a dictionary has keys that are not plain")
+        result = {key: _resolve(item, data, seen) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        result = type(value)([_resolve(item, data, seen) for item in value])
+    else:
+        raise _Refused(f"it holds a {type(value).__name__}")
+    seen[id(value)] = result
+    return result
+
+
+def _sized(storage: _Storage, data: bytes) -> bytes:
+    if len(data) != storage.count * np.dtype(storage.dtype).itemsize:
+        raise _Refused(f"storage {storage.key} is cut short")
+    return data
+
+
+def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        root = next((name.removesuffix("data.pkl") for name in entries if name.endswith("data.pkl")), None)
+        if root is None:
+            raise _Refused("it is a zip file without a data.pkl")
+
+        def read(name: str) -> bytes:
+            if name not in entries:
+                raise _Refused(f"{name} is missing from it")
+            if entries[name].compress_type != zipfile.ZIP_STORED:
+                raise _Refused("its entries are compressed, as PyTorch never does")
+            return archive.read(name)
+
+        if root + "byteorder" in entries and read(root + "byteorder") != b"little":
+            raise _Refused("it is big-endian")
+        unpickler = _Unpickler(io.BytesIO(read(root + "data.pkl")))
+        value = unpickler.load()
+        return value, {key: _sized(s, read(f"{root}data/{key}")) for key, s in unpickler.storages.items()}
+
+
+def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+    """Five pickles in a row (magic, protocol, system, content, storage keys), then count and bytes of each storage."""
+    if _Unpickler(file).load() != _LEGACY_MAGIC or _Unpickler(file).load() != _LEGACY_PROTOCOL:
+        raise _Refused("it does not begin as a checkpoint does")
+    if not _Unpickler(file).load().get("little_endian", True):
+        raise _Refused("it is big-endian")
+    unpickler = _Unpickler(file)
+    value = unpickler.load()
+    data = {}
+    for key in _Unpickler(file).load():
+        storage = unpickler.storages[key]
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != storage.count:
+            raise _Refused(f"storage {key} has {count} elements where {storage.count} were announced")
+        data[key] = _sized(storage, file.read(count * np.dtype(storage.dtype).itemsize))
+    return value, data
+
+
+def load(path: str | pathlib.Path) -> Any:
+    """Reads what `torch.save` wrote: dictionaries, lists, tuples, numbers, text and tensors, nested at will.
+
+    Args:
+      path: a checkpoint (zip or legacy format; `state_dict`, or a dictionary of them with optimizer states).
+
+    Returns:
+      The same nesting with plain `dict`s (ordered as written) and read-only numpy arrays in PyTorch's layout.
+
+    Raises:
+      UserError: the file is missing, damaged, or contains anything but tensors in plain containers.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            value, data = (_read_zip if is_zip else _read_legacy)(file)
+        return _resolve(value, data, {})
+    except FileNotFoundError:
+        raise UserError(f"checkpoint not found: {path}") from None
+    except Exception as error:  # an unpickler can fail in any way on a damaged or hostile file
+        reason = error if isinstance(error, _Refused) else f"it is damaged ({type(error).__name__}: {error})"
+        raise UserError(f"{path} is not a PyTorch checkpoint that can be read safely: {reason}") from error

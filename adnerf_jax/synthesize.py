@@ -1,0 +1,171 @@
+"""A trained person and any speech to a talking video with sound: `synthesize(config, workdir)`."""
+
+import collections
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator
+
+import cv2
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from adnerf_jax import speech
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import write_json
+from adnerf_jax.media.audio import read_blocks
+from adnerf_jax.media.video import VideoWriter
+from adnerf_jax.progress import Bar, say
+from adnerf_jax.rendering import to_uint8
+from adnerf_jax.schema import FPS
+from adnerf_jax.trained import TrainedStage
+from adnerf_jax.types import Conditions
+from adnerf_jax.validation import write_image
+
+_JOB = "job.json"
+
+
+def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Renders the person of a workdir saying a recording, and writes an mp4 with sound.
+
+    Frames are kept as PNG in `<out>.frames/` until the video is written, so an interrupted render goes on where it
+    stopped. Memory does not grow with the length of the speech.
+
+    Args:
+      config: the stage's configuration, with `render` set.
+      workdir: the stage's folder.
+
+    Returns:
+      the video's path.
+
+    Raises:
+      UserError: no checkpoint, no sound, or a sound that the person's speech features cannot be made from.
+    """
+    workdir = pathlib.Path(workdir)
+    settings = config.render
+    if not settings.audio:
+        raise UserError("nothing to say: give a sound or video file with --config.render.audio=FILE")
+    audio = pathlib.Path(settings.audio)
+    frames = count_frames(audio, settings.start, settings.duration)
+    out = pathlib.Path(settings.out) if settings.out else workdir / f"{audio.stem}.mp4"
+    stage = TrainedStage.load(workdir, config)
+    person = stage.person
+    encoder = speech.get_encoder(person.speech)
+    check_features(stage, encoder)
+
+    folder = out.with_name(out.name + ".frames")
+    done = resume(folder, render_job(stage, workdir, audio, settings.start, settings.duration))
+    say(f"rendering {frames} frames of {person.camera.width}x{person.camera.height} ({frames / FPS:.1f} s) to {out}")
+    background = person.background.astype(np.float32) / 255.0
+    compose = jax.jit(lambda layers: to_uint8(layers.person_over(background)))
+    bar = Bar("render", frames, done=sum(1 for i in range(frames) if i in done))
+    windows = speech.stream_windows(encoder, sound_blocks(audio, settings.start, settings.duration))
+    for i, audio_windows in enumerate(attention_windows(windows)):
+        if i in done:
+            continue
+        row = mirrored(i, len(person.transforms))
+        conditions = Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
+        write_image(folder / f"{i:06d}.png", np.asarray(compose(stage.layers(person.transforms[row], conditions))))
+        bar.update()
+    bar.close()
+
+    with VideoWriter(
+        out,
+        person.camera.width,
+        person.camera.height,
+        FPS,
+        sound=audio,
+        sound_start=settings.start,
+        duration=settings.duration,
+    ) as writer:
+        for i in range(frames):
+            writer.write(cv2.imread(str(folder / f"{i:06d}.png"))[..., ::-1])
+    shutil.rmtree(folder)
+    say(f"wrote {out}")
+    return out
+
+
+def sound_blocks(audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
+    """The sound's samples at 16 kHz, mono, [t] at a time."""
+    return (block[0] for block in read_blocks(audio, speech.SAMPLE_RATE, 1, start, duration))
+
+
+def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> int:
+    """Frames that the sound lasts.
+
+    Raises:
+      UserError: the file has no sound there.
+    """
+    samples = sum(len(block) for block in sound_blocks(audio, start, duration))
+    if not samples:
+        raise UserError(f"{audio} has no sound from {start:g} s on: start earlier or give a longer file")
+    return -(-samples // speech.SAMPLES_PER_FRAME)
+
+
+def attention_windows(windows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Windows of frames 0, 1, … to the windows [8, 16, C] of the frames i−4 … i+3, the ends' repeated.
+
+    The streaming form of `datasets.neighbour_windows`.
+    """
+    held: collections.deque[np.ndarray] = collections.deque(maxlen=8)
+    count = 0
+    for window in windows:
+        if not count:
+            held.extend([window] * 4)
+        held.append(window)
+        count += 1
+        if count >= 4:
+            yield np.stack([held[0]] * (8 - len(held)) + list(held))
+    for _ in range(min(3, count)):
+        held.append(held[-1])
+        if len(held) == 8:
+            yield np.stack(held)
+
+
+def mirrored(i: int, length: int) -> int:
+    """Index 0, 1, … length−1, length−2, … 0, 1, …: a sequence played back and forth."""
+    i %= max(2 * length - 2, 1)
+    return i if i < length else 2 * length - 2 - i
+
+
+def check_features(stage: TrainedStage, encoder: speech.Encoder) -> None:
+    """Raises UserError where a person learned from other speech features than the encoder's."""
+    expected = len(stage.scene.audio_mean)
+    if encoder.dim != expected:
+        raise UserError(
+            f"this person learned from speech features with {expected} channels, the {encoder.name} encoder has "
+            f"{encoder.dim}: prepare and train again with one encoder"
+        )
+
+
+def render_job(
+    stage: TrainedStage, workdir: pathlib.Path, audio: pathlib.Path, start: float, duration: float | None
+) -> dict:
+    """What decides every frame of a render; frames of another job are not reused."""
+    digest = hashlib.sha256()
+    with audio.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return {
+        "workdir": str(workdir.absolute()),
+        "stage": stage.name,
+        "step": stage.step,
+        "audio": digest.hexdigest(),
+        "start": start,
+        "duration": duration,
+    }
+
+
+def resume(folder: pathlib.Path, job: dict) -> set[int]:
+    """Numbers of the frames that an interrupted render of the same job left; those of another job are deleted."""
+    path = folder / _JOB
+    try:
+        same = json.loads(path.read_text()) == job
+    except (OSError, json.JSONDecodeError):
+        same = False
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(path, job)
+    return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}

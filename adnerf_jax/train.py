@@ -1,0 +1,181 @@
+"""Training of one stage, top to bottom: `train(config, workdir)`."""
+
+import concurrent.futures
+import pathlib
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from adnerf_jax import checkpoints, sharding
+from adnerf_jax.datasets import (
+    Dataset,
+    Frames,
+    RaySampler,
+    load_dataset,
+    load_frames,
+    make_scene,
+    subject_parts,
+    tuning_split,
+)
+from adnerf_jax.errors import UserError
+from adnerf_jax.logs import MetricWriter
+from adnerf_jax.metrics import psnr_of
+from adnerf_jax.optim import make_optimizer
+from adnerf_jax.person import Person
+from adnerf_jax.progress import Bar, say
+from adnerf_jax.runs import check_continues, save_config
+from adnerf_jax.stages import Stage, example_batch, head_init, make_stage, step_key
+from adnerf_jax.state import TrainState
+from adnerf_jax.types import Scene
+from adnerf_jax.validation import Validator
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
+    """Trains the stage that `config` names, from scratch or from the newest checkpoint in `workdir`.
+
+    Writes `config.json`, `person.npz`, `checkpoints/<step>/`, `metrics.jsonl`, TensorBoard events and
+    `validation/*.png`.
+
+    Args:
+      config: of `configs/head.py` or `configs/torso.py`, with `data` set.
+      workdir: the stage's folder.
+
+    Raises:
+      UserError: bad data, a missing head, or a workdir of another run.
+    """
+    workdir = pathlib.Path(workdir)
+    if config.family != "fast":
+        raise UserError("the paper's family of fields is not part of this version: use the variant :fast")
+    check_continues(config, workdir)
+
+    dataset = load_dataset(config.data)
+    training, held_out = tuning_split(dataset.train) if config.train.tuning else (dataset.train, dataset.val)
+    frames = load_frames(dataset, training)
+    say(
+        f"{config.stage} stage: {len(frames)} frames of {dataset.camera.width}x{dataset.camera.height}, "
+        f"{config.train.steps} steps of {config.train.rays} rays on {jax.device_count()} "
+        f"{jax.devices()[0].platform} device(s), into {workdir}"
+    )
+
+    mesh = sharding.make_mesh()
+    stage = make_stage(config, dataset.camera)
+    state, tx = initial_state(config, stage, dataset, frames, mesh, workdir)
+    save_config(config, workdir)
+    Person.of(dataset).save(workdir)
+
+    sampler = RaySampler(
+        dataset,
+        frames,
+        frames_per_step=config.train.frames_per_step,
+        rays_per_frame=config.train.rays // min(config.train.frames_per_step, len(frames)),
+        regions=dict(config.train.regions),
+        random_background=config.train.random_background,
+        subject=subject_parts(config.stage),
+        seed=config.seed,
+    )
+    sharding.check_divides(sampler.rays_per_frame, mesh)
+    batch_shardings = sharding.batch_sharding(mesh, sampler.batch(0))
+    update = make_update(stage, tx, config.seed)
+
+    validator = Validator(
+        stage, dataset, held_out, config.train.validate_frames, workdir / "validation", config.render.chunk
+    )
+
+    first = int(state.step)
+    bar = Bar(config.stage, config.train.steps, "steps", done=first)
+    with (
+        MetricWriter(workdir, first) as writer,
+        checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver,
+        concurrent.futures.ThreadPoolExecutor(1) as loader,
+    ):
+        upcoming = loader.submit(sampler.batch, first)
+        since, since_step = time.monotonic(), first
+        for step in range(first, config.train.steps):
+            batch = upcoming.result()
+            if step + 1 < config.train.steps:
+                upcoming = loader.submit(sampler.batch, step + 1)
+            state, metrics = update(state, sharding.put(batch, batch_shardings))
+            done = step + 1
+            last = done == config.train.steps
+            note = ""
+            if done % config.train.log_every == 0 or last:
+                values = {k: float(v) for k, v in metrics.items()}
+                rate = (done - since_step) * batch.target.shape[0] * batch.target.shape[1] / (time.monotonic() - since)
+                psnr = psnr_of(values["mse"])
+                writer.write(done, {**values, "psnr": psnr, "rays_per_s": rate})
+                note = f"loss {values['loss']:.5f} PSNR {psnr:.1f} dB {rate:,.0f} rays/s"
+                since, since_step = time.monotonic(), done
+            bar.update(note=note)
+            if done % config.train.checkpoint_every == 0 or last:
+                saver.save(state, {"stage": config.stage, "family": config.family})
+            if done % config.train.validate_every == 0 or last:
+                pictures = validator.save(state, done)
+                since, since_step = time.monotonic(), done
+    bar.close()
+    if first < config.train.steps:
+        say(f"wrote {checkpoints.directory(workdir)}, metrics.jsonl and {pictures}")
+    else:
+        say(f"{workdir} is trained already ({first} steps)")
+
+
+def make_update(stage: Stage, tx, seed: int):
+    """The compiled step: state, batch → state, metrics. The state is donated."""
+
+    def update(state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        def loss_of(params):
+            return stage.loss(params, state.frozen, state.scene, batch, step_key(seed, state.step))
+
+        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        changes, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, c: p + c, state.params, changes)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), {"loss": loss, **metrics}
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, mesh, workdir: pathlib.Path):
+    """The state to start from: the newest checkpoint of the workdir, else fresh parameters (and the trained head).
+
+    Order: shapes without computing → shardings → restore, or initialise on the devices.
+
+    Returns:
+      (state, optimizer).
+    """
+    tx = make_optimizer(config.optim)
+    whole = sharding.replicated(mesh)
+    scene = make_scene(dataset, frames, config.train.audio_components)
+    example = example_batch(
+        rays=mesh.size, frames=min(config.train.frames_per_step, len(frames)), windows=dataset.windows.shape[1:]
+    )
+    frozen = {}
+    if config.stage == "torso":
+        scene, frozen = trained_head(config.head_checkpoint, stage, dataset, example, whole, scene)
+
+    def create(scene: Scene, frozen) -> TrainState:
+        params = stage.init(jax.random.key(config.seed), example, scene)
+        return TrainState.create(params, tx, frozen, scene)
+
+    if checkpoints.latest_step(workdir) is not None:
+        return checkpoints.restore(workdir, _abstract(create, whole, scene, frozen), what="this run"), tx
+    return jax.jit(create, out_shardings=whole)(scene, frozen), tx
+
+
+def trained_head(workdir, stage: Stage, dataset: Dataset, example, whole, scene: Scene):
+    """The scene and the parameters of the head that the torso stands in front of.
+
+    Raises:
+      UserError: no trained head, or one of another size.
+    """
+
+    init = head_init(stage.head, dataset.camera)
+    expected = {"params": jax.eval_shape(init, jax.random.key(0), example, scene), "scene": scene}
+    expected = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=whole), expected)
+    restored = checkpoints.restore_params(workdir, expected, what="the head")
+    return restored["scene"], restored["params"]
+
+
+def _abstract(create, whole, *args) -> TrainState:
+    shapes = jax.eval_shape(create, *args)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)

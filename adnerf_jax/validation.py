@@ -1,0 +1,102 @@
+"""Pictures for people: truth | render | error | depth | opacity, and sheets of them."""
+
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import jax
+import numpy as np
+
+from adnerf_jax.datasets import Dataset, load_frames
+from adnerf_jax.files import atomic_path
+from adnerf_jax.rendering import Layers, make_renderer
+from adnerf_jax.schema import Split
+from adnerf_jax.stages import Stage
+from adnerf_jax.state import TrainState
+
+
+class Validator:
+    """Renders a few held-out frames now and then.
+
+    Args:
+      stage: of the run.
+      dataset: the clip.
+      held_out: frames that are not trained on.
+      count: how many of them, evenly spaced.
+      folder: where the pictures go.
+      chunk: rays evaluated at once.
+    """
+
+    def __init__(self, stage: Stage, dataset: Dataset, held_out: Split, count: int, folder: pathlib.Path, chunk: int):
+        rows = np.unique(np.linspace(0, max(len(held_out) - 1, 0), count).astype(int)) if len(held_out) else []
+        self._frames = load_frames(dataset, held_out.take(np.asarray(rows, int)))
+        self._dataset, self._stage, self._folder = dataset, stage, folder
+        self._render = make_renderer(stage.head, stage.torso, dataset.camera, chunk)
+
+    def save(self, state: TrainState, step: int) -> pathlib.Path:
+        """Writes `<folder>/<step>.png`, a row for each frame, and returns its path."""
+        background = self._dataset.background.astype(np.float32) / 255.0
+        split = self._frames.split
+        rows = []
+        for row in range(len(split)):
+            conditions = self._dataset.conditions(split.aud_id[row : row + 1])
+            layers = render_layers(self._render, self._stage, state, split.transforms[row], conditions)
+            if self._stage.torso is None:
+                truth = self._frames.head_images(row, self._dataset.background)
+                rows.append(panels(truth, layers.head_over(background), layers.depth, layers.head_opacity, state.scene))
+            else:
+                seen = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
+                truth = self._frames.images[row]
+                rows.append(panels(truth, layers.person_over(background), layers.depth, seen, state.scene))
+        path = self._folder / f"{step:06d}.png"
+        if rows:
+            write_image(path, np.concatenate(rows, axis=0))
+        return path
+
+
+def render_layers(render, stage: Stage, state: TrainState, transform: np.ndarray, conditions) -> Layers:
+    """One frame by a compiled renderer, as numpy arrays."""
+    head_params, torso_params = (state.params, None) if stage.torso is None else (state.frozen, state.params)
+    return jax.device_get(render(head_params, torso_params, state.scene, transform, conditions))
+
+
+def panels(truth: np.ndarray, rgb: np.ndarray, depth: np.ndarray, opacity: np.ndarray, scene) -> np.ndarray:
+    """truth | render | error | depth | opacity, side by side.
+
+    Args:
+      truth: uint8 [H, W, 3].
+      rgb: float [H, W, 3].
+      depth: Σ w·t, [H, W].
+      opacity: [H, W].
+      scene: its near and far are the ends of the depth's colours.
+
+    Returns:
+      uint8 [H, 5·W, 3].
+    """
+    error = np.abs(rgb - truth / 255.0).mean(-1)
+    near, far = float(scene.near), float(scene.far)
+    nearness = np.where(opacity > 0.5, (far - depth / np.maximum(opacity, 1e-3)) / (far - near), 0.0)
+    as_bytes = [np.clip(x * 255.0, 0, 255).astype(np.uint8) for x in (rgb, error * 4.0, nearness, opacity)]
+    coloured = [
+        as_bytes[0],
+        cv2.applyColorMap(as_bytes[1], cv2.COLORMAP_INFERNO)[..., ::-1],
+        cv2.applyColorMap(as_bytes[2], cv2.COLORMAP_VIRIDIS)[..., ::-1],
+        np.repeat(as_bytes[3][..., None], 3, axis=-1),
+    ]
+    return np.concatenate([truth, *coloured], axis=1)
+
+
+def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Images of one size, uint8 [H, W, 3], as a table."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def write_image(path: pathlib.Path, image: np.ndarray) -> None:
+    """Writes an RGB image uint8 [H, W, 3] as PNG, atomically.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        if not cv2.imwrite(str(temporary), np.ascontiguousarray(image[..., ::-1])):
+            raise OSError(f"cannot write {path}")

@@ -1,0 +1,300 @@
+"""The voice of the built-in subject: a small formant synthesiser, and the mouth that goes with it.
+
+A random sequence of phones becomes two things at once: sound (glottal pulses and noise through time-varying
+resonators, after Klatt, "Software for a cascade/parallel formant synthesizer", 1980) and the movement of the lips
+(each phone pulls towards its shape, and starts to before it is heard; after Cohen and Massaro, "Modeling
+coarticulation in synthetic visual speech", 1993). The phones connect the two, loudness does not: narrow vowels and
+hisses are loud, open vowels soft, phrases louder or softer as it comes, and the mouth stays open in pauses.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import signal
+
+RATE = 16000
+PEAK = 0.5  # of the finished sound
+
+ARTICULATORS = ("open", "wide", "pout", "press", "tuck")
+"""Columns of `Utterance.articulation`.
+
+open: of jaw and lips, 0 ... 1, not counting `press`; wide: mouth corners, -1 drawn in ... 1 spread; pout: lips
+protruded, 0 ... 1; press: lips pressed shut, 0 ... 1; tuck: lower lip under the upper teeth, 0 ... 1.
+The opening to be seen is open * (1 - press).
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """Speech and the mouth that says it.
+
+    Attributes:
+      samples: [T] float32 in [-1, 1], 16 kHz.
+      phones: (name, start s, end s), without gaps.
+      articulation: [N, 5] float32, columns `ARTICULATORS`; row k is the mouth at the time k / fps.
+    """
+
+    samples: np.ndarray
+    phones: tuple[tuple[str, float, float], ...]
+    articulation: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phone:
+    """How a phone sounds and looks. Levels in dB, frequencies in Hz, lengths in seconds."""
+
+    formants: tuple[float, float, float]
+    mouth: tuple[float, float, float]  # open, wide, pout
+    length: float
+    level: float  # of its loudest 40 ms, relative to the phrase
+    hold: float = 1.0  # how strongly it insists on its mouth shape
+    voice: float = 0.0  # amplitudes of the sources
+    breath: float = 0.0  # noise at the glottis, shaped by the formants
+    hiss: float = 0.0  # noise at the lips or teeth, shaped by `hiss_band`
+    hiss_band: tuple[float, float] = (4000.0, 2000.0)  # centre, bandwidth
+    closure: float = 0.0  # the part of its length in which nothing gets out but `hum`
+    hum: float = 0.0  # voicing heard through the closure
+    nasal: bool = False
+    seals: str = ""  # "press" or "tuck": what the lips must complete
+
+
+_VOWELS = {
+    #               F1   F2    F3      open  wide  pout
+    "AA": _Phone((730, 1090, 2440), (1.00, 0.00, 0.0), 0.21, -8, voice=1),
+    "AE": _Phone((660, 1720, 2410), (0.75, 0.50, 0.0), 0.20, -6, voice=1),
+    "EH": _Phone((530, 1840, 2480), (0.50, 0.35, 0.0), 0.18, -3, voice=1),
+    "IY": _Phone((270, 2290, 3010), (0.20, 1.00, 0.0), 0.19, 0, voice=1),
+    "OW": _Phone((450, 800, 2500), (0.48, -0.70, 0.8), 0.21, -3, voice=1),
+    "UW": _Phone((300, 870, 2240), (0.15, -1.00, 1.0), 0.20, -1, voice=1),
+}
+_P_BURST, _F_HISS = (900, 1200), (3000, 5000)
+_CONSONANTS = {
+    "M": _Phone((270, 1000, 2200), (0.20, 0.00, 0.0), 0.10, -5, voice=0.7, nasal=True, seals="press"),
+    "B": _Phone((250, 850, 2200), (0.25, 0.00, 0.0), 0.11, -12, 1, 0.5, 0, 0.5, _P_BURST, 0.8, 0.3, seals="press"),
+    "P": _Phone((280, 850, 2200), (0.25, 0.00, 0.0), 0.14, -14, 1, 0, 0.3, 1.0, _P_BURST, 0.7, seals="press"),
+    "F": _Phone((320, 1150, 2250), (0.15, 0.15, 0.0), 0.12, -12, hiss=1, hiss_band=_F_HISS, seals="tuck"),
+    "V": _Phone((300, 1100, 2250), (0.15, 0.15, 0.0), 0.11, -8, 1, 0.6, 0, 0.5, _F_HISS, seals="tuck"),
+    "S": _Phone((320, 1750, 2650), (0.12, 0.45, 0.0), 0.13, -3, hiss=1, hiss_band=(5800, 1600)),
+    "SH": _Phone((320, 1850, 2500), (0.18, -0.60, 0.8), 0.13, -2, hiss=1, hiss_band=(2900, 1000)),
+    "T": _Phone((320, 1800, 2700), (0.18, 0.20, 0.0), 0.12, -10, 0.8, 0, 0.2, 1.0, (4500, 2500), 0.6),
+    "N": _Phone((280, 1700, 2600), (0.22, 0.15, 0.0), 0.10, -5, 0.8, 0.7, nasal=True),
+    "L": _Phone((360, 1150, 2800), (0.38, 0.10, 0.0), 0.10, -4, 0.7, 0.8),
+    "R": _Phone((330, 1200, 1650), (0.25, -0.45, 0.5), 0.10, -4, 0.8, 0.8),
+    "K": _Phone((320, 2000, 2350), (0.32, 0.05, 0.0), 0.13, -10, 0.6, 0, 0.3, 1.0, (1900, 600), 0.6),
+}
+_PAUSES = {
+    "SIL": _Phone((500, 1500, 2500), (0.30, 0.00, 0.0), 0.22, -60, hold=0.7),
+    "HH": _Phone((600, 1400, 2500), (0.62, -0.10, 0.0), 0.26, -22, breath=1),  # a breath taken through the mouth
+}
+PHONES = {**_VOWELS, **_CONSONANTS, **_PAUSES}
+
+_STEP = 80  # samples between updates of the filters (5 ms)
+_STEPS_A_SECOND = RATE / _STEP
+_MOUTH_LEAD, _MOUTH_LAG = 0.10, 0.08  # s that a mouth shape shows before and after its phone
+_TONGUE_LEAD, _TONGUE_LAG = 0.035, 0.035  # the same for the formants
+_HIGH_FORMANTS = ((3300.0, 250.0), (4500.0, 400.0))  # frequency, bandwidth
+_BANDWIDTHS = (70.0, 100.0, 160.0)
+_NASAL_POLE, _NASAL_ZERO, _NASAL_BANDWIDTH = 270.0, 480.0, 100.0
+_PITCH = 118.0  # Hz
+_ROOM_NOISE = 3e-4
+
+
+def speak(seconds: float, seed: int, fps: float = 25.0) -> Utterance:
+    """Speaks a random sequence of syllables, every phone as often as the others, in words and phrases.
+
+    Args:
+      seconds: how long.
+      seed: chooses the sequence and its delivery; the same seed, length and machine give the same samples.
+      fps: rows of articulation a second.
+
+    Returns:
+      round(seconds * 16000) samples and round(seconds * fps) rows.
+    """
+    rng = np.random.default_rng(seed)
+    phones, gains = _script(rng, seconds)
+    articulation = _articulate(phones, np.arange(round(seconds * fps)) / fps)
+    return Utterance(_synthesise(rng, phones, gains, round(seconds * RATE)), tuple(phones), articulation)
+
+
+def _script(rng: np.random.Generator, seconds: float) -> tuple[list[tuple[str, float, float]], np.ndarray]:
+    """The phones with their times, and the gain in dB with which each is said."""
+    consonants, vowels = _bag(rng, _CONSONANTS), _bag(rng, _VOWELS)
+    pauses = _bag(rng, ("SIL", "HH"))
+    names, gains = ["SIL"], [0.0]
+    length, lengths = 0.0, [rng.uniform(0.12, 0.2)]
+    while sum(lengths) < seconds:
+        phrase_gain = rng.uniform(-5, 5)
+        for _ in range(rng.integers(4, 7)):
+            syllable = [next(consonants), next(vowels)]
+            if rng.random() < 0.3:
+                syllable.append(next(consonants))
+            stress = rng.uniform(-4, 4)
+            for name in syllable:
+                if name != names[-1]:
+                    names.append(name)
+                    gains.append(phrase_gain + stress)
+                    lengths.append(PHONES[name].length * rng.uniform(0.9, 1.15))
+        pause = next(pauses)
+        for name in ("SIL", "HH", "SIL") if pause == "HH" else ("SIL",):
+            names.append(name)
+            gains.append(phrase_gain)
+            lengths.append(PHONES[name].length * rng.uniform(0.8, 1.3) * (0.5 if name != pause else 1.0))
+    phones, length = [], 0.0
+    for name, more in zip(names, lengths, strict=True):
+        if length < seconds:
+            phones.append((name, length, min(length + more, seconds)))
+        length += more
+    return phones, np.array(gains[: len(phones)])
+
+
+def _bag(rng: np.random.Generator, names) -> Iterator[str]:
+    """Draws without end: all names in a random order, then all again in another."""
+    while True:
+        yield from rng.permutation(list(names)).tolist()
+
+
+def _pull(phones, times: np.ndarray, lead: float, lag: float) -> np.ndarray:
+    """How strongly each phone acts at each time, [T, P]: 1 while it lasts, eased in before and out after."""
+    start, end = (np.array([phone[k] for phone in phones]) for k in (1, 2))
+    into = np.clip((times[:, None] - start + lead) / lead, 0, 1)
+    out = np.clip((end + lag - times[:, None]) / lag, 0, 1)
+    return _ease(into) * _ease(out)
+
+
+def _ease(x: np.ndarray) -> np.ndarray:
+    """0 ... 1 → 0 ... 1, level at both ends."""
+    return 0.5 - 0.5 * np.cos(np.pi * x)
+
+
+def _blend(pull: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The targets [P, K] mixed by the pulls [T, P] → [T, K]."""
+    return pull @ targets / np.maximum(pull.sum(1, keepdims=True), 1e-6)
+
+
+def _articulate(phones, times: np.ndarray) -> np.ndarray:
+    """The mouth at the given times, [T, 5] float32."""
+    kinds = [PHONES[name] for name, _, _ in phones]
+    pull = _pull(phones, times, _MOUTH_LEAD, _MOUTH_LAG)
+    shape = _blend(pull * [kind.hold for kind in kinds], np.array([kind.mouth for kind in kinds]))
+    seals = []
+    for seal in ("press", "tuck"):
+        # A seal is completed whatever the neighbours want: the strongest counts, not the mean.
+        chosen = pull[:, [kind.seals == seal for kind in kinds]]
+        seals.append(chosen.max(1, initial=0.0))
+    return np.column_stack([shape, *seals]).astype(np.float32)
+
+
+def _synthesise(rng: np.random.Generator, phones, gains: np.ndarray, count: int) -> np.ndarray:
+    """The sound, [count] float32."""
+    steps = -(-count // _STEP)
+    times = np.arange(steps) / _STEPS_A_SECOND
+    kinds = [PHONES[name] for name, _, _ in phones]
+    pull = _pull(phones, times, _TONGUE_LEAD, _TONGUE_LAG)
+    formants = _blend(pull, np.array([kind.formants for kind in kinds], float))
+    zero = _blend(pull, np.array([[_NASAL_ZERO if kind.nasal else _NASAL_POLE] for kind in kinds]))[:, 0]
+
+    voice, breath, hiss, band = _sources(phones, times)
+    at = np.arange(steps * _STEP) / _STEP
+    noise = rng.standard_normal((2, len(at)))
+    glottis = _pulses(rng, phones, len(at)) * _fine(voice, at) + 0.3 * noise[0] * _fine(breath, at)
+    teeth = noise[1] * _fine(hiss, at)
+
+    throat = np.stack([_throat(frequencies, nasal) for frequencies, nasal in zip(formants, zero, strict=True)])
+    gap = np.stack([_band_pass(*row)[None] for row in band])
+    # The hiss comes from the front of the mouth: it does not pass the throat's resonances.
+    sound = _filter(glottis, throat) + 0.5 * _filter(teeth, gap)
+    sound = _level(sound[:count], phones, gains)
+    return (sound * (PEAK / np.abs(sound).max()) + _ROOM_NOISE * rng.standard_normal(count)).astype(np.float32)
+
+
+def _sources(phones, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Amplitudes of voice, breath and hiss [T], eased over 10 ms, and the hiss's (centre, bandwidth) [T, 2]."""
+    parts = []  # (end, voice, breath, hiss)
+    for name, start, end in phones:
+        kind = PHONES[name]
+        opened = start + (end - start) * kind.closure
+        if kind.closure:
+            parts.append((opened, kind.hum, 0.0, 0.0))
+            burst = min(opened + 0.015, end)
+            parts.append((burst, kind.voice, 0.0, kind.hiss))
+            parts.append((end, kind.voice, kind.breath, 0.25 * kind.hiss))
+        else:
+            parts.append((end, kind.voice, kind.breath, kind.hiss))
+    ends = np.array([part[0] for part in parts])
+    index = np.minimum(np.searchsorted(ends, times, side="right"), len(parts) - 1)
+    amplitudes = np.array([part[1:] for part in parts])[index]
+    smoothing = np.array([0.25, 0.5, 0.25])[:, None]
+    amplitudes = signal.convolve(np.pad(amplitudes, ((1, 1), (0, 0)), mode="edge"), smoothing, mode="valid")
+    phone = np.minimum(np.searchsorted([end for _, _, end in phones], times, side="right"), len(phones) - 1)
+    band = np.array([PHONES[name].hiss_band for name, _, _ in phones], float)[phone]
+    return *amplitudes.T, band
+
+
+def _fine(control: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """A control of every 5 ms, at every sample."""
+    return np.interp(at, np.arange(len(control)), control)
+
+
+def _pulses(rng: np.random.Generator, phones, count: int) -> np.ndarray:
+    """The derivative of the glottal flow (Rosenberg's pulse), [count], at a pitch that falls along each phrase."""
+    time = np.arange(count) / RATE
+    knots, pitch, since = [0.0], [_PITCH], 0.0
+    for name, start, end in phones:
+        if name in _PAUSES:
+            since = end
+        elif name in _VOWELS:
+            knots.append((start + end) / 2)
+            pitch.append(_PITCH * (1.08 - 0.06 * (knots[-1] - since) + rng.uniform(-0.03, 0.05)))
+    phase = np.cumsum(np.interp(time, knots, pitch)) / RATE % 1.0
+    rising, falling = 0.4, 0.16  # parts of the period in which the glottis opens and closes
+    closing = (phase - rising) / falling
+    flow = np.where(phase < rising, _ease(phase / rising), np.where(closing < 1, np.cos(np.pi / 2 * closing), 0.0))
+    return np.diff(flow, prepend=0.0) * 10
+
+
+def _resonance(frequency: float, bandwidth: float) -> tuple[float, float]:
+    """Denominator coefficients (a1, a2) of a two-pole resonator."""
+    radius = np.exp(-np.pi * bandwidth / RATE)
+    return -2 * radius * np.cos(2 * np.pi * frequency / RATE), radius**2
+
+
+def _throat(formants: np.ndarray, nasal_zero: float) -> np.ndarray:
+    """Second-order sections of the vocal tract, [6, 6]: five formants of unit gain at 0 Hz, and the nose."""
+    sections = []
+    for frequency, bandwidth in (*zip(formants, _BANDWIDTHS, strict=True), *_HIGH_FORMANTS):
+        a1, a2 = _resonance(frequency, bandwidth)
+        sections.append((1 + a1 + a2, 0, 0, 1, a1, a2))
+    a1, a2 = _resonance(_NASAL_POLE, _NASAL_BANDWIDTH)
+    b1, b2 = _resonance(nasal_zero, _NASAL_BANDWIDTH)
+    gain = (1 + a1 + a2) / (1 + b1 + b2)
+    sections.append((gain, gain * b1, gain * b2, 1, a1, a2))
+    return np.array(sections)
+
+
+def _band_pass(centre: float, bandwidth: float) -> np.ndarray:
+    """One second-order section, [6], with unit gain at its centre."""
+    a1, a2 = _resonance(centre, bandwidth)
+    return np.array([(1 - a2) / 2, 0, -(1 - a2) / 2, 1, a1, a2])
+
+
+def _filter(sound: np.ndarray, sections: np.ndarray) -> np.ndarray:
+    """Filters [steps * 80] samples by sections [steps, S, 6] that change every 80 samples."""
+    state = np.zeros((sections.shape[1], 2))
+    out = np.empty_like(sound)
+    for step, current in enumerate(sections):
+        part = slice(step * _STEP, (step + 1) * _STEP)
+        out[part], state = signal.sosfilt(current, sound[part], zi=state)
+    return out
+
+
+def _level(sound: np.ndarray, phones, gains: np.ndarray) -> np.ndarray:
+    """Brings each phone to its own level and its phrase's: left alone, open vowels would be the loud ones."""
+    power = signal.convolve(sound**2, np.full(640, 1 / 640), mode="same")
+    centres, corrections = [], []
+    for (name, start, end), gain in zip(phones, gains, strict=True):
+        here = power[round(start * RATE) : round(end * RATE)]
+        if name != "SIL" and len(here):
+            centres.append((start + end) / 2)
+            corrections.append(PHONES[name].level + gain - 10 * np.log10(here.max() + 1e-9))
+    return sound * 10 ** (np.interp(np.arange(len(sound)) / RATE, centres, corrections) / 20)

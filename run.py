@@ -1,0 +1,101 @@
+"""Train, render and evaluate: `python run.py --config=configs/quickstart.py`. The README has every command."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import explain_os_error
+from adnerf_jax.runs import apply_overrides, load_config, run_folder
+
+_USAGE = (
+    "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] [--mode=train|render|eval] "
+    "[--workdir=W] [--config.FIELD=VALUE ...]"
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the command line, program name first.
+
+    Returns:
+      0; 2 for what the user has to mend, 1 for what the machine refuses, each with one line on standard error.
+    """
+    try:
+        if len(argv) < 2 or {"-h", "--help"} & set(argv):
+            print(_USAGE)
+            return 0
+        _dispatch(*_parse(list(argv)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {explain_os_error(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Path | None]:
+    """The configuration, what the command line overrides in it, the mode, and the workdir if one is given."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
+    flags.DEFINE_enum("mode", "train", ["train", "render", "eval"], "what to do", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    try:
+        rest = values(argv)[1:]
+        if rest:
+            raise UserError(f"unexpected argument {rest[0]!r}; {_USAGE}")
+        if values.config is None:
+            raise UserError(f"--config is missing; {_USAGE}")
+        values.config.stage  # noqa: B018 — a configuration file that could not be read fails at its first use
+    except (flags.Error, AttributeError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"{' '.join(str(error).split())}; {_USAGE}") from None
+    workdir = pathlib.Path(values.workdir) if values.workdir else None
+    return values.config, dict(config_flags.get_override_values(values["config"])), values.mode, workdir
+
+
+def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir: pathlib.Path | None) -> None:
+    home = run_folder(config.variants)
+    if config.stage == "quickstart":
+        if mode != "train":
+            raise UserError(f"--mode={mode} works on one stage: use --config=configs/torso.py --workdir=W/torso")
+        from preprocessing.quickstart import quickstart
+
+        quickstart(config, workdir or home)
+        return
+    workdir = workdir or home / config.stage
+    if mode == "train":
+        _train(config, workdir, home)
+        return
+    config = apply_overrides(load_config(workdir), config, overrides, workdir)
+    if mode == "eval":
+        from adnerf_jax.evaluate import evaluate
+
+        evaluate(config, workdir)
+    else:
+        from adnerf_jax.synthesize import synthesize
+
+        synthesize(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path) -> None:
+    """Fills in what the command line left open, then trains."""
+    from adnerf_jax.train import train
+
+    if config.data is None:
+        from preprocessing.quickstart import builtin_dataset
+
+        config.data = str(builtin_dataset(home / "dataset", smoke="smoke" in config.variants))
+    if config.stage == "torso" and config.head_checkpoint is None:
+        config.head_checkpoint = str(workdir.parent / "head")
+    train(config, workdir)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
