@@ -61,6 +61,9 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Pa
 
 
 def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir: pathlib.Path | None) -> None:
+    from adnerf_jax.compilation import enable_cache
+
+    enable_cache()
     home = run_folder(config.variants)
     if config.stage == "quickstart":
         if mode != "train":

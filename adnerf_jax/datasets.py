@@ -12,10 +12,11 @@ from adnerf_jax import schema
 from adnerf_jax.cameras import pose_vector
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO, from_colours
+from adnerf_jax.face.tracking import UNITS_PER_CM
 from adnerf_jax.types import Batch, Camera, Conditions, Scene
 
-# Depth of the head's box, behind and before its origin between the ears, in dataset units (about 20 and 12 cm).
-_BOX_DEPTH = (-0.28, 0.18)
+# Depth of the head's box, behind and before its origin between the ears.
+_BOX_DEPTH = (-20.0 * UNITS_PER_CM, 12.0 * UNITS_PER_CM)
 
 
 @struct.dataclass
@@ -137,7 +138,7 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
 
 
 def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:
-    """Training frames cut into the first nine tenths and the last: for choosing settings without the held-out frames."""
+    """The first nine tenths of the training frames and the last: for choosing settings without held-out frames."""
     cut = len(split) * 9 // 10
     return split.take(slice(0, cut)), split.take(slice(cut, None))
 

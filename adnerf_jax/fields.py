@@ -56,7 +56,7 @@ class DensityGrid(nn.Module):
 
 
 class ConditionedMLP(nn.Module):
-    """A small network whose first hidden layer is shifted by a code, computed once a frame."""
+    """A small network whose first hidden layer is shifted by a code, computed once for all points that share it."""
 
     width: int
     hidden: int
@@ -64,13 +64,15 @@ class ConditionedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, code: Array) -> Array:
-        """x: [F, N, in], code: [F, D]; returns [F, N, out]."""
+        """x: [G, N, in], code: [G, D], one for each group of N points; returns [G, N, out]."""
+        groups, points, _ = x.shape
         shift = nn.Dense(self.width, name="shift")(code)
-        h = nn.Dense(self.width, use_bias=False, name="in")(x)
-        h = nn.relu(h + shift[:, None])
+        # Two-dimensional products: their gradients are several times faster on CPUs than those with batch axes.
+        h = nn.Dense(self.width, use_bias=False, name="in")(x.reshape(groups * points, -1))
+        h = nn.relu(h.reshape(groups, points, self.width) + shift[:, None]).reshape(groups * points, self.width)
         for layer in range(1, self.hidden):
             h = nn.relu(nn.Dense(self.width, name=f"hidden{layer}")(h))
-        return nn.Dense(self.out, name="out")(h)
+        return nn.Dense(self.out, name="out")(h).reshape(groups, points, self.out)
 
 
 class GridField(nn.Module):
@@ -94,15 +96,13 @@ class GridField(nn.Module):
           density [F, R, S] (non-negative, per unit), colours [F, R, S, 3] in [0, 1].
         """
         frames, rays, samples, _ = x.shape
-        features = self.grid(x.reshape(frames, rays * samples, 3))
+        features = self.grid(x.reshape(frames * rays * samples, 3)).reshape(frames, rays * samples, -1)
         h = ConditionedMLP(self.width, 2, 1 + self.geometry, name="density")(features, code)
-        density = bounded_exp(h[..., 0])
-        # The direction's part of the first colour layer is the same for all samples of a ray.
-        towards = nn.Dense(self.width, name="colour_direction")(positional(directions, self.direction_levels))
-        inner = nn.Dense(self.width, use_bias=False, name="colour_in")(h[..., 1:])
-        inner = inner.reshape(frames, rays, samples, self.width) + towards[:, :, None]
-        colours = nn.sigmoid(nn.Dense(3, name="colour_out")(nn.relu(inner)))
-        return density.reshape(frames, rays, samples), colours
+        density = bounded_exp(h[..., 0]).reshape(frames, rays, samples)
+        towards = positional(directions, self.direction_levels).reshape(frames * rays, -1)
+        inner = h[..., 1:].reshape(frames * rays, samples, self.geometry)
+        colours = nn.sigmoid(ConditionedMLP(self.width, 1, 3, name="colour")(inner, towards))
+        return density, colours.reshape(frames, rays, samples, 3)
 
 
 class PlanarField(nn.Module):

@@ -36,6 +36,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> pathlib.Path:
+    """Where fetched weights and compiled programs are kept: `$ADNERF_CACHE`, by default `~/.cache/adnerf_jax`."""
+    given = os.environ.get("ADNERF_CACHE")
+    return pathlib.Path(given).expanduser() if given else pathlib.Path.home() / ".cache" / "adnerf_jax"
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to `path` atomically."""
     with atomic_path(path) as temporary:

@@ -131,10 +131,10 @@ def make_steps(job: Job) -> list[Step]:
         step("landmarks", _landmarks, (schema.LANDMARKS, schema.EYES, "ori_imgs/*.lms"), "frames"),
         step("pose", _pose, (schema.TRACK,), "landmarks", focal=job.focal),
         step("parsing", _parsing, ("parsing/*.png",), "landmarks"),
-        step("background", _background, (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND), "parsing"),
+        step("background", _background, (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND), "pose", "parsing"),
         step("images", _images, ("head_imgs/*.jpg", "com_imgs/*.jpg", "gt/[0-9]*.png"), "background"),
         # The last: a dataset with an index is whole, and any step done again takes the index back.
-        step("index", _index, tuple(schema.TRANSFORMS.values()), "sound", "pose", "images"),
+        step("index", _index, tuple(schema.TRANSFORMS.values()), "sound", "images"),
     ]
 
 
@@ -188,21 +188,19 @@ def _landmarks(job: Job, records: Records) -> Facts:
     _save_arrays(job.out / schema.EYES, face_landmarks.eye_openness(found.points).astype(np.float32))
     with atomic_path(job.out / schema.LANDMARKS) as temporary:
         found.save(temporary)
-    return {"valid": len(valid)}
+    return {"faces": len(valid)}
 
 
 def _pose(job: Job, records: Records) -> Facts:
     found = _load_landmarks(job)
     centre = job.video.width / 2, job.video.height / 2
     head = tracking.track_head(found.points, found.valid, job.focal, *centre, canonical_face())
-    _save_arrays(
-        job.out / schema.TRACK,
-        transform=head.transform,
-        reprojection_px=head.reprojection_px,
-        shape=head.shape,
-        focal=job.focal,
-    )
-    return {"reprojection_px": round(float(np.mean(head.reprojection_px[found.valid])), 3)}
+    if head.valid.sum() < 2:
+        raise UserError(
+            f"the head could not be tracked in {job.video.path}: check the focal length, {job.focal:g} pixels"
+        )
+    _save_arrays(job.out / schema.TRACK, focal=job.focal, **dataclasses.asdict(head))
+    return {"usable": int(head.valid.sum()), "reprojection_px": round(float(np.nanmean(head.reprojection_px)), 3)}
 
 
 def _parsing(job: Job, records: Records) -> Facts:
@@ -221,7 +219,7 @@ def _parsing(job: Job, records: Records) -> Facts:
 
 
 def _background(job: Job, records: Records) -> Facts:
-    training, _ = transforms.split(np.flatnonzero(_load_landmarks(job).valid))
+    training, _ = transforms.split(_usable(job))
     chosen = background.choose_frames(training, job.video.height, job.video.width)
     frames = (
         (rgb, _load_parts(job, i) != face_parsing.BACKGROUND)
@@ -235,9 +233,8 @@ def _background(job: Job, records: Records) -> Facts:
 
 def _images(job: Job, records: Records) -> Facts:
     clean = _read_image(job.out / schema.LOSSLESS_BACKGROUND)
-    valid = np.flatnonzero(_load_landmarks(job).valid)
     names = (schema.head_image, schema.composite_image, schema.lossless_image)
-    missing = [i for i in valid if not all((job.out / name(i)).exists() for name in names)]
+    missing = [i for i in _usable(job) if not all((job.out / name(i)).exists() for name in names)]
 
     def write(frame: tuple[int, np.ndarray]) -> None:
         i, rgb = frame
@@ -253,13 +250,12 @@ def _images(job: Job, records: Records) -> Facts:
 
 
 def _index(job: Job, records: Records) -> Facts:
-    found = _load_landmarks(job)
-    valid = np.flatnonzero(found.valid)
-    lms = face_landmarks.to_ibug68(found.points[valid])
+    usable = _usable(job)
+    lms = face_landmarks.to_ibug68(_load_landmarks(job).points[usable])
     with np.load(job.out / schema.TRACK) as saved:
-        poses = saved["transform"][valid]
-    transforms.write_index(job.out, valid, poses, lms, job.focal, job.video.width, job.video.height)
-    train, val = transforms.split(valid)
+        poses = saved["transform"][usable]
+    transforms.write_index(job.out, usable, poses, lms, job.focal, job.video.width, job.video.height)
+    train, val = transforms.split(usable)
     return {"train": len(train), "val": len(val)}
 
 
@@ -337,6 +333,12 @@ def canonical_face() -> np.ndarray:
 
 def _load_parts(job: Job, i: int) -> np.ndarray:
     return face_parsing.from_colours(cv2.imread(str(job.out / schema.parsing_image(i)), cv2.IMREAD_COLOR))
+
+
+def _usable(job: Job) -> np.ndarray:
+    """Numbers of the frames that have a pose, in order of time."""
+    with np.load(job.out / schema.TRACK) as saved:
+        return np.flatnonzero(saved["valid"])
 
 
 def _load_landmarks(job: Job) -> face_landmarks.Landmarks:

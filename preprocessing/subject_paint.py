@@ -18,7 +18,13 @@ def noise(height: int, width: int, cell: float, rng: np.random.Generator) -> np.
 
 def blend(picture: np.ndarray, colour: np.ndarray, mask: np.ndarray) -> None:
     """Lays `colour` [3] or [H, W, 3] over `picture` in place where `mask` [H, W] (0..1) says."""
-    picture += (np.asarray(colour, np.float32) - picture) * mask[..., None]
+    rows, columns = np.flatnonzero((mask > 1e-3).any(1)), np.flatnonzero((mask > 1e-3).any(0))
+    if not len(rows):
+        return
+    where = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    colour = np.asarray(colour, np.float32)
+    part = picture[where]
+    part += ((colour[where] if colour.ndim == 3 else colour) - part) * mask[where][..., None]
 
 
 def polygon_mask(shape: tuple[int, int], points: np.ndarray, blur: float) -> np.ndarray:
@@ -38,8 +44,8 @@ def line_mask(shape: tuple[int, int], points: np.ndarray, width: float, blur: fl
 
 def spot_mask(shape: tuple[int, int], centre: np.ndarray, radii: tuple[float, float]) -> np.ndarray:
     """`[H, W]` Gaussian spot of height 1, `radii` px in x and y."""
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    return np.exp(-(((x - centre[0]) / radii[0]) ** 2) - ((y - centre[1]) / radii[1]) ** 2).astype(np.float32)
+    down, across = (np.exp(-(((np.arange(shape[i]) - centre[1 - i]) / radii[1 - i]) ** 2)) for i in range(2))
+    return np.outer(down, across).astype(np.float32)
 
 
 def skin(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

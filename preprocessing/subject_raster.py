@@ -36,52 +36,53 @@ def rasterise(points: np.ndarray, triangles: np.ndarray, height: int, width: int
     index + 0.5. Shared edges leave no gap.
 
     Args:
-      points: `[V, 3]` picture x, y in pixels (y down) and nearness (greater is in front; any affine unit).
+      points: `[V, 3]` picture x, y in pixels (y down) and nearness (> 0, greater is in front; any unit that is linear in the
+        picture, as 1 / distance is).
       triangles: `[T, 3]`; counter-clockwise as seen with y up is the front, backs are dropped.
     """
-    corners = points[triangles]
-    ax, ay, bx, by, cx, cy = (corners[:, k, i] for k in range(3) for i in range(2))
-    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-    front = np.flatnonzero(area < -1e-9)
-    corners, area = corners[front], area[front]
-    x, y, near = corners[..., 0], corners[..., 1], corners[..., 2]
+    corners = points[triangles].transpose(2, 1, 0)
+    (x0, x1, x2), (y0, y1, y2), _ = corners
+    front = np.flatnonzero((x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0) < -1e-9)
+    x, y, near = corners[..., front]
 
-    # Edge function k is 1 at corner k and 0 on the opposite side: a·x + b·y + c.
+    # Edge function k is a·x + b·y + c: 0 on the edge opposite to corner k, positive outside. Neighbours have the same
+    # numbers with the other sign, so that their spans meet exactly.
     ahead, behind = [1, 2, 0], [2, 0, 1]
-    a = y[:, ahead] - y[:, behind]
-    b = x[:, behind] - x[:, ahead]
-    c = x[:, ahead] * y[:, behind] - x[:, behind] * y[:, ahead]
+    a, b, c = y[ahead] - y[behind], x[behind] - x[ahead], x[ahead] * y[behind] - x[behind] * y[ahead]
 
-    top = np.clip(np.ceil(y.min(1) - 0.5), 0, height).astype(np.int64)
-    bottom = np.clip(np.floor(y.max(1) - 0.5), -1, height - 1).astype(np.int64)
+    top = np.clip(np.ceil(y.min(0) - 0.5), 0, height).astype(np.int64)
+    bottom = np.clip(np.floor(y.max(0) - 0.5), -1, height - 1).astype(np.int64)
     owner, row = _expand(top, bottom)
-    # Inside is where each edge function has the sign of the (negative) area: x on one side of the crossing.
-    slope, rest = a[owner], b[owner] * (row + 0.5)[:, None] + c[owner]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = -rest / slope
-    low = np.where(slope < 0, crossing, np.where((slope == 0) & (rest > 0), np.inf, -np.inf)).max(1)
-    high = np.where(slope > 0, crossing, np.inf).min(1)
+    # Where edge k crosses a row, as a line in y; an edge bounds the row on the side that its slope says. (Level edges
+    # bound nothing: the rows end there.)
+    low, high = np.full(len(owner), -np.inf), np.full(len(owner), np.inf)
+    for k in range(3):
+        slope = np.where(a[k] == 0.0, 1.0, a[k])
+        crossing = (-b[k] / slope).take(owner) * (row + 0.5) + (-c[k] / slope).take(owner)
+        side = np.sign(a[k]).take(owner)
+        np.maximum(low, crossing, out=low, where=side < 0)
+        np.minimum(high, crossing, out=high, where=side > 0)
     first = np.clip(np.ceil(low - 0.5), 0, width).astype(np.int64)
     last = np.clip(np.floor(high - 0.5), -1, width - 1).astype(np.int64)
     span, column = _expand(first, last)
-    which, line = owner[span], row[span]
+    which = owner.take(span)
 
-    scale = (1.0 / area)[:, None]
-    a, b, c = a * scale, b * scale, c * scale
-    plane = np.stack([(k * near).sum(1) for k in (a, b, c)], -1)
-    at_row = plane[owner, 1] * (row + 0.5) + plane[owner, 2]
-    depth = (plane[owner, 0][span] * (column + 0.5) + at_row[span]).astype(np.float32)
+    area = (a * x + b * y + c)[0]
+    a, b, c = a / area, b / area, c / area
+    along, down, level = ((k * near).sum(0) for k in (a, b, c))
+    at_row = down.take(owner) * (row + 0.5) + level.take(owner)
+    depth = (along.take(which) * (column + 0.5) + at_row.take(span)).astype(np.float32)
 
-    # One maximum finds the front fragment: the depth's bits (made to sort as integers) above the triangle's number.
-    bits = depth.view(np.int32)
-    order = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
-    buffer = np.full(height * width, np.iinfo(np.int64).min)
-    np.maximum.at(buffer, line * np.int32(width) + column, (order << 32) | which)
-    pixels = np.flatnonzero(buffer != np.iinfo(np.int64).min)
+    # One maximum finds the front fragment: the bits of its nearness (positive floats sort as integers do) above the
+    # triangle's number.
+    buffer = np.zeros(height * width, np.int64)
+    fragment = row.take(span) * np.int32(width) + column
+    np.maximum.at(buffer, fragment, (depth.view(np.int32).astype(np.int64) << 32) | which)
+    pixels = np.flatnonzero(buffer)
     which = (buffer[pixels] & 0xFFFFFFFF).astype(np.int32)
-    px, py = pixels % width + 0.5, pixels // width + 0.5
-    weights = a[which] * px[:, None] + b[which] * py[:, None] + c[which]
-    return Coverage(pixels, front[which], weights.astype(np.float32))
+    a, b, c = (np.ascontiguousarray(k.T, np.float32).take(which, axis=0) for k in (a, b, c))
+    at_x, at_y = ((k + 0.5).astype(np.float32)[:, None] for k in (pixels % width, pixels // width))
+    return Coverage(pixels, front[which], a * at_x + b * at_y + c)
 
 
 class Normals:

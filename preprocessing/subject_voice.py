@@ -61,38 +61,38 @@ class _Phone:
 
 _VOWELS = {
     #               F1   F2    F3      open  wide  pout
-    "AA": _Phone((730, 1090, 2440), (1.00, 0.00, 0.0), 0.21, -8, voice=1),
-    "AE": _Phone((660, 1720, 2410), (0.75, 0.50, 0.0), 0.20, -6, voice=1),
-    "EH": _Phone((530, 1840, 2480), (0.50, 0.35, 0.0), 0.18, -3, voice=1),
-    "IY": _Phone((270, 2290, 3010), (0.20, 1.00, 0.0), 0.19, 0, voice=1),
-    "OW": _Phone((450, 800, 2500), (0.48, -0.70, 0.8), 0.21, -3, voice=1),
-    "UW": _Phone((300, 870, 2240), (0.15, -1.00, 1.0), 0.20, -1, voice=1),
+    "AA": _Phone((730, 1090, 2440), (0.90, 0.00, 0.0), 0.23, -8, voice=1),
+    "AE": _Phone((660, 1720, 2410), (0.72, 0.50, 0.0), 0.22, -6, voice=1),
+    "EH": _Phone((530, 1840, 2480), (0.50, 0.35, 0.0), 0.20, -3, voice=1),
+    "IY": _Phone((270, 2290, 3010), (0.20, 1.00, 0.0), 0.21, 0, voice=1),
+    "OW": _Phone((450, 800, 2500), (0.48, -0.70, 0.8), 0.23, -3, voice=1),
+    "UW": _Phone((300, 870, 2240), (0.15, -1.00, 1.0), 0.22, -1, voice=1),
 }
-_P_BURST, _F_HISS = (900, 1200), (3000, 5000)
+_P_BURST, _T_BURST, _F_HISS = (900, 1200), (4500, 2500), (3000, 5000)
 _CONSONANTS = {
-    "M": _Phone((270, 1000, 2200), (0.20, 0.00, 0.0), 0.10, -5, voice=0.7, nasal=True, seals="press"),
-    "B": _Phone((250, 850, 2200), (0.25, 0.00, 0.0), 0.11, -12, 1, 0.5, 0, 0.5, _P_BURST, 0.8, 0.3, seals="press"),
-    "P": _Phone((280, 850, 2200), (0.25, 0.00, 0.0), 0.14, -14, 1, 0, 0.3, 1.0, _P_BURST, 0.7, seals="press"),
+    "M": _Phone((270, 950, 2200), (0.20, 0.0, 0.0), 0.13, -4, voice=0.7, nasal=True, seals="press"),
+    "B": _Phone((230, 700, 2100), (0.25, 0.0, 0.0), 0.14, -12, 1, 0.5, 0, 0.5, _P_BURST, 0.8, 0.6, seals="press"),
+    "P": _Phone((280, 700, 2100), (0.25, 0.0, 0.0), 0.16, -9, 1, 0, 0.3, 1, _P_BURST, 0.7, seals="press"),
     "F": _Phone((320, 1150, 2250), (0.15, 0.15, 0.0), 0.12, -12, hiss=1, hiss_band=_F_HISS, seals="tuck"),
-    "V": _Phone((300, 1100, 2250), (0.15, 0.15, 0.0), 0.11, -8, 1, 0.6, 0, 0.5, _F_HISS, seals="tuck"),
     "S": _Phone((320, 1750, 2650), (0.12, 0.45, 0.0), 0.13, -3, hiss=1, hiss_band=(5800, 1600)),
     "SH": _Phone((320, 1850, 2500), (0.18, -0.60, 0.8), 0.13, -2, hiss=1, hiss_band=(2900, 1000)),
-    "T": _Phone((320, 1800, 2700), (0.18, 0.20, 0.0), 0.12, -10, 0.8, 0, 0.2, 1.0, (4500, 2500), 0.6),
-    "N": _Phone((280, 1700, 2600), (0.22, 0.15, 0.0), 0.10, -5, 0.8, 0.7, nasal=True),
+    "T": _Phone((320, 1800, 2700), (0.18, 0.20, 0.0), 0.12, -10, 0.8, 0, 0.2, 1, _T_BURST, 0.6),
+    "N": _Phone((280, 1800, 2700), (0.22, 0.15, 0.0), 0.10, -5, 0.8, 0.7, nasal=True),
     "L": _Phone((360, 1150, 2800), (0.38, 0.10, 0.0), 0.10, -4, 0.7, 0.8),
     "R": _Phone((330, 1200, 1650), (0.25, -0.45, 0.5), 0.10, -4, 0.8, 0.8),
-    "K": _Phone((320, 2000, 2350), (0.32, 0.05, 0.0), 0.13, -10, 0.6, 0, 0.3, 1.0, (1900, 600), 0.6),
 }
+# What the lips must complete comes twice as often: ten seconds of training hold too few of each otherwise.
+_CONSONANT_BAG = (*_CONSONANTS, *(name for name, phone in _CONSONANTS.items() if phone.seals))
 _PAUSES = {
     "SIL": _Phone((500, 1500, 2500), (0.30, 0.00, 0.0), 0.22, -60, hold=0.7),
     "HH": _Phone((600, 1400, 2500), (0.62, -0.10, 0.0), 0.26, -22, breath=1),  # a breath taken through the mouth
 }
 PHONES = {**_VOWELS, **_CONSONANTS, **_PAUSES}
 
-_STEP = 80  # samples between updates of the filters (5 ms)
+_STEP = 40  # samples between updates of the filters (2.5 ms)
 _STEPS_A_SECOND = RATE / _STEP
-_MOUTH_LEAD, _MOUTH_LAG = 0.10, 0.08  # s that a mouth shape shows before and after its phone
-_TONGUE_LEAD, _TONGUE_LAG = 0.035, 0.035  # the same for the formants
+_MOUTH_LEAD, _MOUTH_LAG = 0.09, 0.09  # s that a mouth shape shows before and after its phone
+_TONGUE_LEAD, _TONGUE_LAG = 0.05, 0.05  # the same for the formants
 _HIGH_FORMANTS = ((3300.0, 250.0), (4500.0, 400.0))  # frequency, bandwidth
 _BANDWIDTHS = (70.0, 100.0, 160.0)
 _NASAL_POLE, _NASAL_ZERO, _NASAL_BANDWIDTH = 270.0, 480.0, 100.0
@@ -101,7 +101,7 @@ _ROOM_NOISE = 3e-4
 
 
 def speak(seconds: float, seed: int, fps: float = 25.0) -> Utterance:
-    """Speaks a random sequence of syllables, every phone as often as the others, in words and phrases.
+    """Speaks a random sequence of syllables, all phones in balanced numbers, in phrases.
 
     Args:
       seconds: how long.
@@ -119,7 +119,7 @@ def speak(seconds: float, seed: int, fps: float = 25.0) -> Utterance:
 
 def _script(rng: np.random.Generator, seconds: float) -> tuple[list[tuple[str, float, float]], np.ndarray]:
     """The phones with their times, and the gain in dB with which each is said."""
-    consonants, vowels = _bag(rng, _CONSONANTS), _bag(rng, _VOWELS)
+    consonants, vowels = _bag(rng, _CONSONANT_BAG), _bag(rng, _VOWELS)
     pauses = _bag(rng, ("SIL", "HH"))
     names, gains = ["SIL"], [0.0]
     length, lengths = 0.0, [rng.uniform(0.12, 0.2)]
@@ -224,15 +224,15 @@ def _sources(phones, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     ends = np.array([part[0] for part in parts])
     index = np.minimum(np.searchsorted(ends, times, side="right"), len(parts) - 1)
     amplitudes = np.array([part[1:] for part in parts])[index]
-    smoothing = np.array([0.25, 0.5, 0.25])[:, None]
-    amplitudes = signal.convolve(np.pad(amplitudes, ((1, 1), (0, 0)), mode="edge"), smoothing, mode="valid")
+    smoothing = np.array([1, 2, 2, 2, 1])[:, None] / 8
+    amplitudes = signal.convolve(np.pad(amplitudes, ((2, 2), (0, 0)), mode="edge"), smoothing, mode="valid")
     phone = np.minimum(np.searchsorted([end for _, _, end in phones], times, side="right"), len(phones) - 1)
     band = np.array([PHONES[name].hiss_band for name, _, _ in phones], float)[phone]
     return *amplitudes.T, band
 
 
 def _fine(control: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """A control of every 5 ms, at every sample."""
+    """A control given at every step, at every sample."""
     return np.interp(at, np.arange(len(control)), control)
 
 
@@ -247,7 +247,7 @@ def _pulses(rng: np.random.Generator, phones, count: int) -> np.ndarray:
             knots.append((start + end) / 2)
             pitch.append(_PITCH * (1.08 - 0.06 * (knots[-1] - since) + rng.uniform(-0.03, 0.05)))
     phase = np.cumsum(np.interp(time, knots, pitch)) / RATE % 1.0
-    rising, falling = 0.4, 0.16  # parts of the period in which the glottis opens and closes
+    rising, falling = 0.4, 0.10  # parts of the period in which the glottis opens and closes
     closing = (phase - rising) / falling
     flow = np.where(phase < rising, _ease(phase / rising), np.where(closing < 1, np.cos(np.pi / 2 * closing), 0.0))
     return np.diff(flow, prepend=0.0) * 10
@@ -279,7 +279,7 @@ def _band_pass(centre: float, bandwidth: float) -> np.ndarray:
 
 
 def _filter(sound: np.ndarray, sections: np.ndarray) -> np.ndarray:
-    """Filters [steps * 80] samples by sections [steps, S, 6] that change every 80 samples."""
+    """Filters [steps * 40] samples by sections [steps, S, 6], one for each step."""
     state = np.zeros((sections.shape[1], 2))
     out = np.empty_like(sound)
     for step, current in enumerate(sections):

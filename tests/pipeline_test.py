@@ -138,7 +138,7 @@ def nets(monkeypatch):
     def track_head(points, valid, focal, cx, cy, canonical):
         transform = np.tile(np.eye(4, dtype=np.float32), (len(points), 1, 1))
         transform[:, 2, 3] = 0.8
-        return HeadTrack(transform, np.where(valid, 0.5, np.nan), np.zeros((468, 3), np.float32))
+        return HeadTrack(transform, valid, np.where(valid, 0.5, np.nan), np.zeros((468, 3), np.float32))
 
     monkeypatch.setattr(pipeline.face_landmarks, "detect_video", detect_video)
     monkeypatch.setattr(pipeline.face_parsing, "parse_video", parse_video)

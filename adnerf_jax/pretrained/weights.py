@@ -20,7 +20,7 @@ import zlib
 from typing import BinaryIO
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path
+from adnerf_jax.files import atomic_path, cache_folder
 from adnerf_jax.progress import say
 
 _CHUNK = 1 << 20
@@ -132,7 +132,7 @@ def path(name: str) -> pathlib.Path:
                 f"{pin.sha256}"
             )
         return file
-    file = _cache() / pin.cached_as
+    file = cache_folder() / pin.cached_as
     if file.is_file():
         if _sha256(file) == pin.sha256:
             return file
@@ -143,10 +143,6 @@ def path(name: str) -> pathlib.Path:
 
 def _variable(name: str) -> str:
     return f"ADNERF_{name.upper()}_PATH"
-
-
-def _cache() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("ADNERF_CACHE") or "~/.cache/adnerf_jax").expanduser()
 
 
 def _sha256(file: pathlib.Path) -> str:
