@@ -53,7 +53,10 @@ class Saver:
         parts = {name: getattr(state, name) for name in _PARTS}
         # An empty tree is no checkpointable.
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
-        self._checkpointer.save_checkpointables_async(step, {**parts, "meta": {**meta, "step": step}}, overwrite=True)
+        # Without force, Orbax skips a step while an earlier one is still being written.
+        self._checkpointer.save_checkpointables_async(
+            step, {**parts, "meta": {**meta, "step": step}}, overwrite=True, force=True
+        )
         self._last = step
 
     def __enter__(self) -> "Saver":

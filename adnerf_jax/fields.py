@@ -8,6 +8,9 @@ from jax import Array
 from adnerf_jax.encoding import grid_resolutions, interpolate_grid, multiresolution_grid, positional
 
 
+_DENSITY_GAIN = 10.0
+
+
 def _uniform(scale: float):
     """Initialiser of grids: uniform in ±scale (Instant NGP, section 3)."""
     return lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
@@ -52,7 +55,8 @@ class DensityGrid(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[..., 3] in [0, 1] to densities [...]."""
         grid = self.param("grids", nn.initializers.zeros, ((self.resolution + 1) ** 3, 1))
-        return bounded_exp(interpolate_grid(grid, x, self.resolution)[..., 0])
+        # Densities span e^±8, which steps of Adam's size would take too long to cross.
+        return bounded_exp(_DENSITY_GAIN * interpolate_grid(grid, x, self.resolution)[..., 0])
 
 
 class ConditionedMLP(nn.Module):

@@ -42,6 +42,8 @@ class Encoder:
       dim: number of channels.
       rate: features a second, 50.
       left_seconds, right_seconds: context of a chunk.
+      encode_windows: the pure core, [B, window] sound → [B, 25, dim] features of each window's chunk; `chunk_span`
+        says what to put in a window. Compiled once for a B; recordings use `BATCH`.
     """
 
     rate = RATE
@@ -60,7 +62,6 @@ class Encoder:
         self._left = round(left_seconds * RATE)
         self._length = self._left + CHUNK + round(right_seconds * RATE)
         self.encode_windows = jax.jit(lambda sound: encode(sound)[:, self._left : self._left + CHUNK])
-        """[B, window] sound → [B, 25, dim] features of each window's chunk; pure. `chunk_span` says what to put in."""
 
     def chunk_span(self, chunk: int) -> tuple[int, int]:
         """The half-open range of samples that chunk number `chunk` is computed from; before 0 there is silence."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import cv2
+import jax
 import numpy as np
 
 from adnerf_jax import schema
@@ -41,6 +42,7 @@ LEAST_FACES = 0.5  # of the frames
 SOUND_RATE = 16000
 SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
+PARSING_LEAD = 50  # frames parsed again when it continues: the views of the parsing follow the face over ± 48 frames
 WRITERS = 2  # threads that compress pictures while the next one is decoded
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -65,6 +67,7 @@ class Job:
 
     @property
     def speech_is_file(self) -> bool:
+        """Whether the user brings the speech features."""
         return self.speech.endswith(".npy")
 
 
@@ -101,10 +104,8 @@ def prepare(
         "speech": {"encoder": "deepspeech" if job.speech_is_file else job.speech},
     }
     _check_folder(out, header["video"])
-    if job.speech_is_file:
-        load_deepspeech(job.speech)
-    else:
-        get_encoder(job.speech)
+    # A misspelt name or a wrong file is to be told now, not after the first step.
+    load_deepspeech(job.speech) if job.speech_is_file else get_encoder(job.speech)
     steps = make_steps(job)
     say(
         f"Preparing {info.path} into {out}: {duration(info.duration)}, {round(info.duration * schema.FPS)} frames of "
@@ -205,16 +206,20 @@ def _pose(job: Job, records: Records) -> Facts:
 
 def _parsing(job: Job, records: Records) -> Facts:
     found = _load_landmarks(job)
-    valid = np.flatnonzero(found.valid)
-    missing = [i for i in valid if not (job.out / schema.parsing_image(i)).exists()]
+    missing = {i for i in np.flatnonzero(found.valid).tolist() if not (job.out / schema.parsing_image(i)).exists()}
+    first = max(min(missing, default=len(found.valid)) - PARSING_LEAD, 0)
 
     def write(part: tuple[int, np.ndarray]) -> None:
-        path = job.out / schema.parsing_image(part[0])
-        write_bytes(path, _encode(".png", face_parsing.to_colours(part[1]), cv2.IMWRITE_PNG_COMPRESSION, 3))
+        i, parts = part
+        if i in missing:
+            colours = face_parsing.to_colours(parts)
+            write_bytes(job.out / schema.parsing_image(i), _encode(".png", colours, cv2.IMWRITE_PNG_COMPRESSION, 3))
 
-    parts = face_parsing.parse_video((rgb for _, rgb in _decode(job, missing)), found.points[missing])
-    for _ in track(overlapped(write, zip(missing, parts, strict=True)), "parsing", len(missing)):
-        pass
+    if missing:
+        frames = (rgb for _, rgb in _decode(job, range(first, len(found.valid))))
+        parts = face_parsing.parse_video(frames, jax.tree.map(lambda array: array[first:], found))
+        for _ in track(overlapped(write, enumerate(parts, first)), "parsing", len(found.valid) - first):
+            pass
     return {}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import read_json, write_json
-from adnerf_jax.progress import duration, say
+from adnerf_jax.progress import say
 
 Facts = dict[str, Any]
 
@@ -133,12 +133,12 @@ def run_steps(path: pathlib.Path, header: Facts, steps: Sequence[Step], redo: st
     done = ledger.done()
     if done:
         say(f"Already done: {', '.join(done)}.")
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         if step.name in done:
             continue
+        say(f"[{number}/{len(steps)}] {step.name}")
         ledger.begin(step)
         start = time.monotonic()
         facts = step.run(ledger.records)
         ledger.finish(step, time.monotonic() - start, facts)
-        say(f"{step.name}: done in {duration(time.monotonic() - start)}")
     return ledger.records

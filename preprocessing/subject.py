@@ -175,10 +175,13 @@ def make_subject(
     """Films the built-in subject; does nothing where the same film is already there, whole.
 
     Writes under `out`: `subject.mp4` (25 fps, with sound), `driving.wav` (16 kHz, another sequence of sounds), and
-    `truth/`: `poses.json` (`focal_len, cx, cy, frames[img_id, transform_matrix]`: camera-to-head, in the dataset's units),
-    `mouth.npy` `[N]` and `driving_mouth.npy` (inner lip gap over the distance of the outer eye corners), `eyes.npy`
-    `[N, 2]` openness 0..1 of the right and the left eye, `landmarks.npy` `[N, 468, 2]` px, `alpha/<i>_head.png` and
-    `alpha/<i>_torso.png` (8-bit coverage; the neck is the torso's), `background.png`.
+    in `truth/`:
+
+    - `poses.json`: `focal_len, cx, cy, frames[img_id, transform_matrix]`, camera-to-head in the dataset's units;
+    - `mouth.npy` `[N]`, `driving_mouth.npy` `[M]`: inner lip gap over the distance of the outer eye corners;
+    - `eyes.npy` `[N, 2]`: openness 0..1 of the right and the left eye;
+    - `landmarks.npy` `[N, 468, 2]`: px;
+    - `alpha/<i>_head.png`, `alpha/<i>_torso.png`: 8-bit coverage, the neck counted as torso; `background.png`.
 
     Args:
       out: folder, made where missing.
@@ -232,7 +235,7 @@ def _landmarks(scene: Scene, performance: Performance) -> np.ndarray:
 
 
 def _film(scene: Scene, performance: Performance, alpha: pathlib.Path) -> Iterator[np.ndarray]:
-    """Pictures in order, drawn a few at a time in threads (NumPy and OpenCV release the interpreter); writes `alpha`."""
+    """Pictures in order, drawn a few at a time in threads (NumPy and OpenCV let others run); writes `alpha`."""
 
     def draw(k: int) -> np.ndarray:
         picture, cover = scene.draw(

@@ -1,15 +1,15 @@
-"""The built-in subject's face: a control mesh with the landmark net's topology and another shape, that speaks and blinks.
+"""The built-in subject's face: the landmark net's topology with a shape of its own, that speaks and blinks.
 
-Units are centimetres in the head's frame: x to the right of the picture, y up, z towards the camera; "right" in names is the
-person's own right (the picture's left), as the landmark nets use it.
+Units are centimetres in the head's frame: x to the right of the picture, y up, z towards the camera; "right" in names
+is the person's own right (the picture's left), as the landmark nets use it.
 """
 
 import dataclasses
 
 import numpy as np
 
-# Landmark numbers of the 468-vertex mesh. Lids run from the outer corner to the inner one, lips from the picture's left to
-# its right.
+# Landmark numbers of the 468-vertex mesh. Lids run from the outer corner to the inner one, lips from the picture's
+# left to its right.
 RIGHT_EYE_UPPER = [33, 246, 161, 160, 159, 158, 157, 173, 133]
 RIGHT_EYE_LOWER = [33, 7, 163, 144, 145, 153, 154, 155, 133]
 LEFT_EYE_UPPER = [263, 466, 388, 387, 386, 385, 384, 398, 362]
@@ -54,8 +54,8 @@ def bump(x: np.ndarray, centre: float, width: float) -> np.ndarray:
 def reshape(canonical: np.ndarray) -> np.ndarray:
     """The subject's own shape, smoothly away from the mesh that the tracker starts with.
 
-    A longer and wider jaw, a deeper face, a stronger nose and brow, and a few asymmetries: what a tracker must cope with in
-    a real person.
+    A longer and wider jaw, a deeper face, a stronger nose and brow, and a few asymmetries: what a tracker must cope
+    with in a real person.
 
     Args:
       canonical: `[468, 3]` cm, the mesh packed with the landmark net.
@@ -75,7 +75,7 @@ def reshape(canonical: np.ndarray) -> np.ndarray:
     x = x * (1.0 + 0.09 * mouth)
     y = y + 0.16 * mouth * bump(np.abs(x), 2.7, 0.9)
     y = y - 0.55 * jaw + 0.6 * smoothstep(4.5, 8.0, y)
-    # Nobody is symmetric: the nose bends a little, one brow and one corner of the mouth sit higher, one cheek is fuller.
+    # Nobody is symmetric: the nose bends, one brow and one corner of the mouth sit higher, one cheek is fuller.
     x = x + 0.13 * nose - 0.08 * mouth
     y = y + 0.14 * bump(x, 2.9, 1.4) * bump(y, 4.6, 0.9) - 0.10 * bump(x, -2.2, 1.0) * mouth
     z = z + 0.18 * bump(x, 4.5, 1.5) * bump(y, -2.5, 2.0)
@@ -83,7 +83,7 @@ def reshape(canonical: np.ndarray) -> np.ndarray:
 
 
 def shape_difference(shape: np.ndarray, reference: np.ndarray) -> float:
-    """RMS distance of two `[V, 3]` shapes after the best similarity alignment (Umeyama 1991), in the reference's unit."""
+    """RMS distance of two `[V, 3]` shapes after the best similarity alignment (Umeyama 1991), in `reference` units."""
     a, b = shape - shape.mean(0), reference - reference.mean(0)
     u, s, vt = np.linalg.svd(b.T @ a)
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
@@ -171,15 +171,15 @@ class Face:
         """The control mesh of one moment.
 
         Args:
-          articulation: `[5]`: open 0..1, wide -1..1, pout 0..1, press 0..1 (lips pressed), tuck 0..1 (lower lip under the
-            upper teeth).
+          articulation: `[5]`: open 0..1, wide -1..1, pout 0..1, press 0..1 (lips pressed), tuck 0..1 (lower lip under
+            the upper teeth).
           eyes: `[2]` openness 0..1 of the right and the left eye.
 
         Returns:
           `[468, 3]` cm.
         """
-        opening, wide, pout, press, tuck = (float(a) for a in articulation)
-        opening *= 1.0 - press
+        _, wide, pout, press, tuck = (float(a) for a in articulation)
+        opening = jaw_opening(articulation)
         v = self.rest.copy()
         side = np.sign(v[:, 0])
         v[:, 1] += -JAW_DROP * opening * self.jaw + 0.22 * opening * self.raise_upper
@@ -214,6 +214,11 @@ class Face:
             v[lower[1:-1]] = push_out(low + shut * (meeting - low), eyeball, 1.05)
             moved = v[upper[1:-1]] - up
             v[crease] = push_out(self.rest[crease] + 0.5 * moved, eyeball, 1.1)
+
+
+def jaw_opening(articulation: np.ndarray) -> float:
+    """How far the jaw goes down, 0..1 of `JAW_DROP`. Lips part early in a movement, so small openings show."""
+    return float(articulation[0]) ** 0.7 * (1.0 - float(articulation[3]))
 
 
 def push_out(points: np.ndarray, eyeball: Eyeball, clearance: float) -> np.ndarray:

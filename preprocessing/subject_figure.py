@@ -25,6 +25,7 @@ from preprocessing.subject_face import (
     Eyeball,
     Face,
     bump,
+    jaw_opening,
     smoothstep,
 )
 from preprocessing.subject_raster import rims, subdivide
@@ -141,7 +142,7 @@ class Figure:
           articulation, eyes: as `subject_face.Face.pose` takes them.
         """
         skin = self._subdivision @ self.face.pose(articulation, eyes)
-        drop = JAW_DROP * float(articulation[0]) * (1.0 - float(articulation[3]))
+        drop = JAW_DROP * jaw_opening(articulation)
         on_head = [skin + self._hair_lift[: len(skin)], self._scalp(skin)]
         on_head += [*self._eye_caps, *(self._cavity(skin, r, np.zeros(3), 0.7) for r in self._eye_rims)]
         on_head += [self._upper_teeth, self._lower_teeth + [0, -0.92 * drop, -0.4 * drop / JAW_DROP]]
@@ -179,8 +180,8 @@ class Figure:
         thickness = (0.55 + 0.85 * smoothstep(-0.2, 0.8, away[:, 1])) * smoothstep(-0.1, 1.8, depth)
         # Locks: bumps a few centimetres long that run backwards.
         angle = np.arctan2(away[:, 1], away[:, 0])
-        locks = np.sin(14 * angle + 0.8 * positions[:, 2]) + 0.7 * np.sin(23 * angle - 0.9 * positions[:, 2] + 1)
-        thickness *= 1.0 + 0.16 * locks
+        locks = np.sin(11 * angle + 0.8 * positions[:, 2]) + 0.7 * np.sin(17 * angle - 0.9 * positions[:, 2] + 1)
+        thickness *= 1.0 + 0.10 * locks
         # A parting on one side.
         thickness *= 1.0 - 0.35 * bump(positions[:, 0], -3.4, 0.7) * (away[:, 1] > 0.4)
         self._hair_lift = (away * thickness[:, None]).astype(np.float32)
@@ -191,7 +192,7 @@ class Figure:
         self._add(np.concatenate([self._skin_triangles, follow]), pixels + centre, 0.10)
 
     def _skull(self, border: np.ndarray, rings: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rings from the face's border `[B, 3]` to the back of the head: `[rings, B, 3]` and arc lengths `[rings, B]`."""
+        """Rings from the face's border `[B, 3]` to the back of the head, `[rings, B, 3]`; arc lengths `[rings, B]`."""
         offset = border - SKULL_CENTRE
         angle = np.arctan2(offset[:, 1], offset[:, 0])
         up = np.sin(angle)

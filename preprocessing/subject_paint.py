@@ -1,4 +1,7 @@
-"""Pictures that the built-in subject wears: skin, hair, eyes, teeth, shirt, and the wall behind. float32 RGB, 0..255."""
+"""What the built-in subject is painted with: skin, hair, eyes, teeth, shirt, and the wall behind.
+
+float32 RGB, 0..255.
+"""
 
 import cv2
 import numpy as np
@@ -178,8 +181,8 @@ def shirt(width: int, height: int, collar: int, rng: np.random.Generator) -> np.
 
     blend(picture, [28, 44, 84], 0.6 * stripe(x, 46, 0.45))
     blend(picture, [28, 44, 84], 0.6 * stripe(y, 46, 0.45))
-    blend(picture, [206, 200, 180], 0.8 * stripe(x + 23, 46, 0.1))
-    blend(picture, [206, 200, 180], 0.8 * stripe(y + 23, 46, 0.1))
+    blend(picture, [150, 164, 190], 0.6 * stripe(x + 23, 46, 0.1))
+    blend(picture, [150, 164, 190], 0.5 * stripe(y + 23, 46, 0.08))
     blend(picture, [176, 66, 52], 0.7 * stripe(x + 11, 92, 0.05))
     picture *= (1.0 + 0.05 * np.sin(x * 1.9) * np.sin(y * 1.9) + 0.06 * noise(height, width, 30, rng))[..., None]
     picture += noise(height, width, 3, rng)[..., None] * 4
@@ -190,7 +193,7 @@ def shirt(width: int, height: int, collar: int, rng: np.random.Generator) -> np.
 
 
 def wall(size: int, rng: np.random.Generator) -> np.ndarray:
-    """The background `[size, size, 3]`: papered wall, a window frame out of focus and lights; drawn at 512 and scaled."""
+    """The background `[size, size, 3]`: wallpaper, a window frame and lights out of focus; drawn at 512 and scaled."""
     side = 512
     y, x = np.mgrid[:side, :side].astype(np.float32) / side
     picture = np.array([118, 142, 138], np.float32) + (1 - y)[..., None] * [26, 24, 16]
@@ -223,8 +226,9 @@ def head(
       landmarks: `[468, 2]` px of the mesh's vertices in it.
       hair: `[side, side]` 0..1, where hair grows.
       crown: `[2]` px that the hair is combed away from.
-      parts: lists of landmark numbers: "lips_outer", "lips_upper", "lips_lower" closed outlines, "lid_right", "lid_left"
-        upper lids from the outer corner, "under_right", "under_left" lower lids, "brow_right", "brow_left" [2, 5].
+      parts: lists of landmark numbers: closed outlines "lips_outer" and "lips_upper", lines "lips_inner_upper" and
+        "lips_inner_lower"; for the right and the left eye, from the outer corner, the upper lids "lid_*", the lower
+        ones "under_*" and the folds "crease_*"; "brow_*" [2, 5].
       rng: the painter's dice.
     """
     shape = (side, side)

@@ -1,4 +1,4 @@
-"""A small software rasteriser: subdivided meshes, normals and depth-buffered triangles, all as whole-array operations."""
+"""A small software rasteriser: subdivided meshes, normals, depth-buffered triangles, as whole-array operations."""
 
 import dataclasses
 
@@ -36,8 +36,8 @@ def rasterise(points: np.ndarray, triangles: np.ndarray, height: int, width: int
     index + 0.5. Shared edges leave no gap.
 
     Args:
-      points: `[V, 3]` picture x, y in pixels (y down) and nearness (> 0, greater is in front; any unit that is linear in the
-        picture, as 1 / distance is).
+      points: `[V, 3]` picture x, y in pixels (y down) and nearness (> 0, greater is in front; in a unit that is linear
+        in the picture, as 1 / distance is).
       triangles: `[T, 3]`; counter-clockwise as seen with y up is the front, backs are dropped.
     """
     corners = points[triangles].transpose(2, 1, 0)

@@ -61,18 +61,18 @@ class _Phone:
 
 _VOWELS = {
     #               F1   F2    F3      open  wide  pout
-    "AA": _Phone((730, 1090, 2440), (0.90, 0.00, 0.0), 0.23, -8, voice=1),
-    "AE": _Phone((660, 1720, 2410), (0.72, 0.50, 0.0), 0.22, -6, voice=1),
+    "AA": _Phone((730, 1090, 2440), (0.90, 0.00, 0.0), 0.23, -9, voice=1),
+    "AE": _Phone((660, 1720, 2410), (0.72, 0.50, 0.0), 0.22, -7, voice=1),
     "EH": _Phone((530, 1840, 2480), (0.50, 0.35, 0.0), 0.20, -3, voice=1),
     "IY": _Phone((270, 2290, 3010), (0.20, 1.00, 0.0), 0.21, 0, voice=1),
     "OW": _Phone((450, 800, 2500), (0.48, -0.70, 0.8), 0.23, -3, voice=1),
-    "UW": _Phone((300, 870, 2240), (0.15, -1.00, 1.0), 0.22, -1, voice=1),
+    "UW": _Phone((300, 870, 2240), (0.15, -1.00, 1.0), 0.22, 0, voice=1),
 }
 _P_BURST, _T_BURST, _F_HISS = (900, 1200), (4500, 2500), (3000, 5000)
 _CONSONANTS = {
-    "M": _Phone((270, 950, 2200), (0.20, 0.0, 0.0), 0.13, -4, voice=0.7, nasal=True, seals="press"),
+    "M": _Phone((270, 950, 2200), (0.20, 0.0, 0.0), 0.13, -3, voice=0.7, nasal=True, seals="press"),
     "B": _Phone((230, 700, 2100), (0.25, 0.0, 0.0), 0.14, -12, 1, 0.5, 0, 0.5, _P_BURST, 0.8, 0.6, seals="press"),
-    "P": _Phone((280, 700, 2100), (0.25, 0.0, 0.0), 0.16, -9, 1, 0, 0.3, 1, _P_BURST, 0.7, seals="press"),
+    "P": _Phone((280, 700, 2100), (0.25, 0.0, 0.0), 0.16, -7, 1, 0, 0.3, 1, _P_BURST, 0.7, seals="press"),
     "F": _Phone((320, 1150, 2250), (0.15, 0.15, 0.0), 0.12, -12, hiss=1, hiss_band=_F_HISS, seals="tuck"),
     "S": _Phone((320, 1750, 2650), (0.12, 0.45, 0.0), 0.13, -3, hiss=1, hiss_band=(5800, 1600)),
     "SH": _Phone((320, 1850, 2500), (0.18, -0.60, 0.8), 0.13, -2, hiss=1, hiss_band=(2900, 1000)),
@@ -84,7 +84,7 @@ _CONSONANTS = {
 # What the lips must complete comes twice as often: ten seconds of training hold too few of each otherwise.
 _CONSONANT_BAG = (*_CONSONANTS, *(name for name, phone in _CONSONANTS.items() if phone.seals))
 _PAUSES = {
-    "SIL": _Phone((500, 1500, 2500), (0.30, 0.00, 0.0), 0.22, -60, hold=0.7),
+    "SIL": _Phone((500, 1500, 2500), (0.33, 0.00, 0.0), 0.22, -60, hold=0.7),
     "HH": _Phone((600, 1400, 2500), (0.62, -0.10, 0.0), 0.26, -22, breath=1),  # a breath taken through the mouth
 }
 PHONES = {**_VOWELS, **_CONSONANTS, **_PAUSES}
@@ -293,7 +293,7 @@ def _level(sound: np.ndarray, phones, gains: np.ndarray) -> np.ndarray:
     power = signal.convolve(sound**2, np.full(640, 1 / 640), mode="same")
     centres, corrections = [], []
     for (name, start, end), gain in zip(phones, gains, strict=True):
-        here = power[round(start * RATE) : round(end * RATE)]
+        here = power[round((start + 0.02) * RATE) : round((end - 0.02) * RATE)]  # windows that lie within the phone
         if name != "SIL" and len(here):
             centres.append((start + end) / 2)
             corrections.append(PHONES[name].level + gain - 10 * np.log10(here.max() + 1e-9))

@@ -22,7 +22,7 @@ from preprocessing.__main__ import main
 from preprocessing.resume import Step, run_steps
 
 FRAMES, SIZE = 44, 64
-WITHOUT_FACE = (3, 20)
+WITHOUT_FACE, WITHOUT_POSE = (3, 20), 30
 
 
 # --- steps in general ----------------------------------------------------------------------------------------------
@@ -138,7 +138,8 @@ def nets(monkeypatch):
     def track_head(points, valid, focal, cx, cy, canonical):
         transform = np.tile(np.eye(4, dtype=np.float32), (len(points), 1, 1))
         transform[:, 2, 3] = 0.8
-        return HeadTrack(transform, valid, np.where(valid, 0.5, np.nan), np.zeros((468, 3), np.float32))
+        tracked = valid & (np.arange(len(valid)) != WITHOUT_POSE)
+        return HeadTrack(transform, tracked, np.where(tracked, 0.5, np.nan), np.zeros((468, 3), np.float32))
 
     monkeypatch.setattr(pipeline.face_landmarks, "detect_video", detect_video)
     monkeypatch.setattr(pipeline.face_parsing, "parse_video", parse_video)
@@ -160,10 +161,11 @@ def contents(folder):
     }
 
 
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp_path):
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "PARSING_LEAD", 2)
     run = ["--video", str(clip), "--speech", "logmel", "--out"]
     assert main([*run, str(tmp_path / "whole")]) == 0
-    assert nets["parsed"] == FRAMES - len(WITHOUT_FACE)
+    assert nets["parsed"] == FRAMES
 
     nets.update(parsed=0, die_at=20)
     broken = tmp_path / "broken"
@@ -172,15 +174,15 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp
     (broken / "parsing" / ".7.1.part.png").write_bytes(b"half")
     nets.update(parsed=0, die_at=None)
     assert main([*run, str(broken)]) == 0
-    assert 0 < nets["parsed"] <= FRAMES - len(WITHOUT_FACE) - 10  # most of the 19 were written before the end came
+    assert 0 < nets["parsed"] <= FRAMES - 10  # most of the 19 were written before the end came
     assert contents(tmp_path / "whole") == contents(broken)
 
 
-def test_frames_without_a_face_are_left_out_and_time_stays_true(nets, clip, tmp_path):
+def test_frames_without_face_or_pose_are_left_out_and_time_stays_true(nets, clip, tmp_path):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     index = schema.load_index(tmp_path / "d")
     ids = np.concatenate([index.train.img_id, index.val.img_id])
-    expected = np.setdiff1d(np.arange(FRAMES), WITHOUT_FACE)
+    expected = np.setdiff1d(np.arange(FRAMES), [*WITHOUT_FACE, WITHOUT_POSE])
     np.testing.assert_array_equal(ids, expected)
     np.testing.assert_array_equal(np.concatenate([index.train.aud_id, index.val.aud_id]), ids)
     assert len(index.train) == len(expected) * 10 // 11
@@ -312,13 +314,13 @@ def test_help_is_quick_and_names_the_steps_and_the_licence(tmp_path, clip):
 
 @pytest.fixture(scope="session")
 def real_dataset(tmp_path_factory):
-    """Two seconds of a real portrait, prepared with the real networks; of the built-in subject without recordings."""
+    """A moment of a real portrait, prepared with the real networks; of the built-in subject without recordings."""
     folder = tmp_path_factory.mktemp("real")
     video = folder / "talk.mp4"
     if data := os.environ.get("ADNERF_TEST_DATA"):
         source = pathlib.Path(data) / "obama" / "obama_20s_450.mp4"
         with VideoWriter(video, 450, 450, sound=source) as writer:
-            for rgb in read_frames(source, duration=2.0):
+            for rgb in read_frames(source, duration=1.6):
                 writer.write(rgb)
     else:
         from preprocessing.subject import make_subject

@@ -5,14 +5,20 @@ frame is parsed; otherwise two, one around the head and one of the surroundings,
 labels, are averaged over three frames and brought to the frame's size, which keeps edges smooth and steady.
 """
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.pretrained import face_parsing
+from adnerf_jax.pretrained import face_parsing, weights
 
 PARTS = ("background", "head", "neck", "torso")
 BACKGROUND, HEAD, NECK, TORSO = range(4)
@@ -26,16 +32,20 @@ _CLASS_PARTS = np.array(
     ]
 )
 
-# Side of the network's picture. Against 512 px (overlap of head / torso, milliseconds a frame on two cores): 320 .975 /
-# .989, 50; 384 .988 / .993, 72; 416 .990 / .994, 86; 512 - / -, 220 on a 450 px clip; .989 / .972, .993 / .979, .994 / .984
-# on a 256 px one. Below 300 px the net loses faces.
+# Side of the network's picture. Overlap of head / torso with the labels at 512 px (220 ms a frame on two cores), on a
+# 450 px clip and on a 256 px one: at 320 .975 / .989 and .989 / .972 (50 ms), at 384 .988 / .993 and .993 / .979
+# (72 ms), at 416 .990 / .994 and .994 / .984 (86 ms). Below 300 the network loses faces.
 _SIDE = 416
-_BATCH = 4  # views a call: a quarter faster than one; larger batches gain nothing
-_FACE_SHARE = 0.45  # of a view's side, for the extent of the landmarks
+_BATCH = 4  # views a call: a quarter faster than one by one; more gain nothing
+_FACE_SHARE = 0.45  # extent of the landmarks in the side of the view around the head
 _ENOUGH_SHARE = 0.38  # from here on one view of the whole frame serves
-_FAR_SHARE = 0.2  # in the view of the surroundings; less and the net no longer sees a person
+_FAR_SHARE = 0.2  # in the view of the surroundings; with less the network no longer sees a person
+_FACE_HEIGHT = 0.47  # where the middle of the face stands in a view, from above
+_SEAM = 0.08  # of the side: how far within the view around the head the other is blended in
 _STEADY_FRAMES = 12  # standard deviation of the Gaussian over time by which views follow the face
 _NEIGHBOUR_WEIGHT = 0.25  # of the frames before and after in the average of logits
+_GAP = 0.1  # of the face's extent: parts so near to each other are one person
+_SMALL_HOLE = 0.05  # of the face's extent squared
 
 
 class View(NamedTuple):
@@ -58,12 +68,13 @@ def from_colours(bgr: np.ndarray) -> np.ndarray:
     return np.where((bgr > 127).sum(-1) > 1, BACKGROUND, np.array([HEAD, NECK, TORSO])[brightest]).astype(np.uint8)
 
 
-def parse_video(frames: Iterable[np.ndarray], landmarks: Landmarks) -> Iterator[np.ndarray]:
+def parse_video(frames: Iterable[np.ndarray], landmarks: Landmarks, start: int = 0) -> Iterator[np.ndarray]:
     """The part map of each frame, also of those without a face; a few frames are held at a time.
 
     Args:
-      frames: uint8 RGB [H, W, 3], as many as `landmarks` has.
-      landmarks: of the same frames.
+      frames: uint8 RGB [H, W, 3], the frames of the video from number `start` to its end.
+      landmarks: of the whole video, so that a run that continues cuts its views as one that was not interrupted.
+      start: how many frames to leave out.
 
     Yields:
       uint8 [H, W], indices into PARTS.
@@ -73,6 +84,183 @@ def parse_video(frames: Iterable[np.ndarray], landmarks: Landmarks) -> Iterator[
     """
     if not landmarks.valid.any():
         raise UserError("no face was found in the video: it must show one person's face, upright and large enough")
-    for (rgb, index), logits in _steady(_logits_of(frames, landmarks)):
-        parts = logits.argmax(-1).astype(np.uint8)
-        yield clean(parts, landmarks.points[index, :, :2]) if rgb is not None else parts
+    points = landmarks.points[..., :2]
+    averaged = _average_neighbours(_frame_logits(frames, points, start))
+    for points_here, logits in zip(points[start:], averaged, strict=True):
+        yield clean(logits.argmax(-1).astype(np.uint8), points_here)
+
+
+def clean(parts: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """One person without holes or islands.
+
+    The head is the connected region that holds most landmarks. Neck and torso are what touches it, or nearly does.
+    Everything else that is not background takes the part next to it.
+
+    Args:
+      parts: uint8 [H, W].
+      points: [V, 2] px landmarks.
+    """
+    head = _region_at(parts == HEAD, points)
+    if not head.any():
+        return parts
+    head = _fill_holes(head, largest=None)
+    extent = np.ptp(points, axis=0).max()
+    body = ((parts == NECK) | (parts == TORSO)) & ~head
+    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * math.ceil(extent * _GAP / 2) + 1,) * 2)
+    _, regions = cv2.connectedComponents(cv2.dilate((head | body).astype(np.uint8), reach))
+    body &= regions == regions.flat[head.argmax()]
+    kept = np.where(head, HEAD, np.where(body, parts, BACKGROUND)).astype(np.uint8)
+    holes = _fill_holes(head | body, largest=_SMALL_HOLE * extent**2) & (kept == BACKGROUND)
+    return _take_nearest(kept, unknown=((parts != BACKGROUND) & (kept == BACKGROUND)) | holes)
+
+
+def _region_at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The connected region of `mask` that most points lie in; the largest where none do."""
+    _, regions = cv2.connectedComponents(mask.astype(np.uint8))
+    x, y = np.rint(points).astype(int).T
+    inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    for votes in (regions[y[inside], x[inside]], regions.ravel()):
+        counts = np.bincount(votes)[1:]  # region 0 is what the mask leaves out
+        if counts.sum():
+            return regions == 1 + counts.argmax()
+    return np.zeros_like(mask)
+
+
+def _fill_holes(mask: np.ndarray, largest: float | None) -> np.ndarray:
+    """`mask` with the regions it encloses, those up to `largest` px if given; what reaches the border is no hole."""
+    _, regions, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    left, top, width, height, area = stats.T
+    hole = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    if largest is not None:
+        hole &= area <= largest
+    hole[0] = False  # the mask itself
+    return mask | hole[regions]
+
+
+def _take_nearest(parts: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Part maps in which the unknown pixels have the part of the nearest known one."""
+    if not unknown.any() or unknown.all():
+        return parts
+    _, nearest = cv2.distanceTransformWithLabels(
+        unknown.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    of_label = np.zeros(nearest.max() + 1, np.uint8)
+    of_label[nearest[~unknown]] = parts[~unknown]
+    return of_label[nearest]
+
+
+def _views(points: np.ndarray, width: int, height: int) -> list[list[View]]:
+    """For each frame the view around the head first, then, where that does not hold the frame, the surroundings.
+
+    Args:
+      points: [N, V, 2] px.
+    """
+    low, high = points.min(1), points.max(1)
+    extents = (high - low).max(1)
+    longest = max(width, height)
+    if np.median(extents) >= _ENOUGH_SHARE * longest:
+        return [[View((width - longest) / 2, (height - longest) / 2, longest)]] * len(points)
+    centre_x, centre_y, extents = gaussian_filter1d(
+        np.c_[(low + high) / 2, extents].astype(np.float64), _STEADY_FRAMES, axis=0, mode="nearest"
+    ).T
+
+    def place(x: float, y: float, side: float) -> View:
+        return View(_start(x - side / 2, side, width), _start(y - _FACE_HEIGHT * side, side, height), side)
+
+    return [
+        [place(x, y, extent / _FACE_SHARE), place(x, y, min(longest, extent / _FAR_SHARE))]
+        for x, y, extent in zip(centre_x, centre_y, extents, strict=True)
+    ]
+
+
+def _start(start: float, side: float, length: float) -> float:
+    """Moves an interval into [0, length], or centres it where it is the longer one."""
+    return float(np.clip(start, 0, length - side)) if side <= length else (length - side) / 2
+
+
+def _frame_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) -> Iterator[np.ndarray]:
+    """Logits of the parts, float32 [H, W, 4], of each frame from number `start` on; points [N, V, 2] px of all."""
+    params = face_parsing.load(weights.path("face_parsing"))
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        return
+    views = iter(_views(points, first.shape[1], first.shape[0])[start:])
+    for group in _batches(itertools.chain([first], frames), _BATCH):
+        of_group = list(itertools.islice(views, len(group)))
+        pictures = [_cut(rgb, view) for rgb, of_frame in zip(group, of_group, strict=True) for view in of_frame]
+        cells = iter(_run(params, pictures))
+        for rgb, of_frame in zip(group, of_group, strict=True):
+            yield _assemble(list(itertools.islice(cells, len(of_frame))), of_frame, *rgb.shape[:2])
+
+
+@jax.jit
+def _part_logits(params: face_parsing.Params, rgb: jax.Array) -> jax.Array:
+    """[N, H/8, W/8, 4]: of each part its strongest class, so that the strongest part holds the strongest class."""
+    logits = face_parsing.logits(params, rgb)
+    return jnp.stack([logits[..., _CLASS_PARTS == part].max(-1) for part in range(len(PARTS))], -1)
+
+
+def _run(params: face_parsing.Params, pictures: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The network in batches of one shape; the last is filled up with copies."""
+    for batch in _batches(pictures, _BATCH):
+        padded = np.stack([*batch, *[batch[-1]] * (_BATCH - len(batch))])
+        yield from np.asarray(_part_logits(params, padded))[: len(batch)]
+
+
+def _batches(items: Iterable, count: int) -> Iterator[list]:
+    items = iter(items)
+    while batch := list(itertools.islice(items, count)):
+        yield batch
+
+
+def _cut(rgb: np.ndarray, view: View) -> np.ndarray:
+    """The view as a picture uint8 [_SIDE, _SIDE, 3]; beyond the frame its edge goes on."""
+    scale = _SIDE / view.side
+    # Shrunk by area first: a warp alone would alias.
+    size = [max(1, round(n * scale)) for n in rgb.shape[1::-1]]
+    scaled = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    ratio = np.array(size) / rgb.shape[1::-1]  # scale, but for rounding
+    start = (0.5 / scale + np.array([view.x, view.y])) * ratio - 0.5
+    affine = np.c_[np.diag(ratio / scale), start]
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(scaled, affine, (_SIDE, _SIDE), flags=how, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _assemble(cells: list[np.ndarray], views: list[View], height: int, width: int) -> np.ndarray:
+    """Logits [H, W, 4] of the frame from those of its views' cells [_SIDE/8, _SIDE/8, 4]."""
+    near, *far = [_spread(c, view, height, width) for c, view in zip(cells, views, strict=True)]
+    if not far:
+        return near
+    view = views[0]
+    inside = [_ramp(start, view.side, length) for start, length in ((view.y, height), (view.x, width))]
+    share = np.minimum(inside[0][:, None], inside[1])[..., None]
+    return far[0] + share * (near - far[0])
+
+
+def _spread(cells: np.ndarray, view: View, height: int, width: int) -> np.ndarray:
+    """Cells [n, n, 4] of a view laid over the frame by linear interpolation: [H, W, 4]."""
+    step = (_SIDE - 1) / (cells.shape[0] - 1)  # view pixels a cell; corners are aligned
+    scale = _SIDE / view.side
+    # frame pixel -> view pixel -> cell
+    affine = np.array([[scale, 0, (0.5 - view.x) * scale - 0.5], [0, scale, (0.5 - view.y) * scale - 0.5]]) / step
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(cells, affine, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _ramp(start: float, side: float, length: int) -> np.ndarray:
+    """[length] 1 inside an interval, falling to 0 at its ends where these lie within the frame."""
+    at = np.arange(length, dtype=np.float32) + 0.5
+    rise = (at - start) / (_SEAM * side) if start > 0 else np.ones_like(at)
+    fall = (start + side - at) / (_SEAM * side) if start + side < length else np.ones_like(at)
+    return np.clip(np.minimum(rise, fall), 0, 1)
+
+
+def _average_neighbours(logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Each frame's logits with a share of the frame before and the one after; the ends stand in for what is missing."""
+    before = now = None
+    for after in itertools.chain(logits, [None]):
+        if now is not None:
+            around = (now if before is None else before) + (now if after is None else after)
+            yield (1 - 2 * _NEIGHBOUR_WEIGHT) * now + _NEIGHBOUR_WEIGHT * around
+        before, now = now, after

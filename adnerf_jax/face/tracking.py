@@ -22,9 +22,9 @@ from adnerf_jax.face.landmarks import RIGID, fill_gaps
 # its own clip (0.844 over the first 497 frames at focal length 1200 px).
 UNITS_PER_CM = 0.84395 / 96.02
 
-# Gaussians over time without delay, standard deviation in frames. Turning and distance are the noisy part of a pose, the
-# place in the picture is not: with these the motion of the rigid vertices agrees best with the optical flow under them
-# (on two clips 0.57 and 0.41 px RMS a frame; 0.65 and 0.47 unsmoothed; 0.80 and 0.51 with everything at 1.0).
+# Gaussians over time without delay, standard deviation in frames. Turning and distance are the noisy part of a pose,
+# the place in the picture is not: with these the motion of the rigid vertices agrees best with the optical flow under
+# them (on two clips 0.57 and 0.41 px RMS a frame; 0.65 and 0.47 unsmoothed; 0.80 and 0.51 with everything at 1.0).
 _ROTATION_FRAMES, _DEPTH_FRAMES, _PLACE_FRAMES = 1.0, 2.0, 0.5
 _ROUNDS, _SHAPE_FRAMES = 8, 1000
 _OUTLIER = 0.12  # cm on the face: larger residuals are weighed down (Huber)

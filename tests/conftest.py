@@ -1,0 +1,42 @@
+"""What several files of tests share because it takes a few seconds to make."""
+
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from adnerf_jax.media.audio import write_wav
+from adnerf_jax.train import train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory) -> None:
+    """Many tests compile the same training step; the first one's is kept for the others of this run."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> pathlib.Path:
+    """A small dataset. Tests do not write into it."""
+    return tiny.make_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> types.SimpleNamespace:
+    """A small head and its torso, trained by `train`, with a sound to speak: root, data, head, torso, sound, configs."""
+    root = tmp_path_factory.mktemp("trained")
+    data = tiny.make_dataset(root / "dataset", channels=80, speech="logmel")
+    head = tiny.config("head", data, steps=40, checkpoint_every=15, validate_every=20)
+    torso = tiny.config("torso", data, steps=40)
+    torso.head_checkpoint = str(root / "head")
+    train(head, root / "head")
+    train(torso, root / "torso")
+    sound = root / "speech.wav"
+    write_wav(sound, np.random.default_rng(1).normal(size=round(0.3 * 16000)) * 0.1, 16000)  # 7.5 frames
+    return types.SimpleNamespace(
+        root=root, data=data, head=root / "head", torso=root / "torso", sound=sound, configs=(head, torso)
+    )

@@ -1,0 +1,213 @@
+"""A dataset and configurations small enough that training takes seconds: shared by the tests of the core rooms."""
+
+import json
+import pathlib
+
+import cv2
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from adnerf_jax import schema, sharding
+from adnerf_jax.datasets import Dataset, RaySampler, load_dataset, load_frames, make_scene, subject_parts
+from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, to_colours
+from adnerf_jax.files import write_json
+from adnerf_jax.optim import make_optimizer
+from adnerf_jax.stages import example_batch, make_stage
+from adnerf_jax.state import TrainState
+from adnerf_jax.train import make_update
+from adnerf_jax.types import Camera, Conditions, Rays, Scene
+from configs import common
+
+SIZE = 32  # pixels
+DEPTH = 0.84  # of the head, dataset units
+CLIP = 13  # frames of the clip
+DROPPED = 5  # the frame where no head was found: in time it counts, among the frames it is missing
+TRAIN, VAL = 10, 2
+
+
+def pose(yaw: float, pitch: float, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """Camera-to-head [4, 4] of a head turned by yaw and pitch (radians), `DEPTH` away."""
+    cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    transform = np.eye(4)
+    transform[:3, :3] = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]) @ np.array(
+        [[1, 0, 0], [0, cp, -sp], [0, sp, cp]]
+    )
+    transform[:3, 3] = transform[:3, :3] @ [*shift, DEPTH]
+    return transform
+
+
+def part_map(frame: int) -> np.ndarray:
+    """A disk for a head that moves a little, a neck below it, shoulders below that."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    centre = 16 + np.sin(frame)
+    parts = np.full((SIZE, SIZE), BACKGROUND, np.uint8)
+    parts[((rows - 36) ** 2 / 14**2 + (columns - 16) ** 2 / 14**2) < 1] = TORSO
+    parts[(abs(columns - 16) < 4) & (rows > 14) & (rows < 25)] = NECK
+    parts[(rows - 12) ** 2 + (columns - centre) ** 2 < 8**2] = HEAD
+    return parts
+
+
+def picture(frame: int, background: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """The person over the background, uint8 [H, W, 3]."""
+    image = background.copy()
+    image[parts == HEAD] = (200, 150, 120 + 2 * frame)
+    image[parts == NECK] = (170, 120, 100)
+    image[parts == TORSO] = (40, 60, 160)
+    return image
+
+
+def make_dataset(folder: pathlib.Path, channels: int = 8, speech: str | None = None) -> pathlib.Path:
+    """Writes every file of `adnerf_jax.schema`.
+
+    Args:
+      folder: where.
+      channels: of the speech windows, which are random numbers.
+      speech: name of the encoder in the manifest; None: DeepSpeech, as in a dataset without a manifest.
+    """
+    rng = np.random.default_rng(0)
+    for name in ("ori_imgs", "head_imgs", "com_imgs", "gt", "parsing"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    background = np.zeros((SIZE, SIZE, 3), np.uint8)
+    background[..., 0], background[..., 1] = np.mgrid[:SIZE, :SIZE] * 4 + 60
+    background[..., 2] = 90
+    _write(folder / schema.BACKGROUND, background)
+    _write(folder / schema.LOSSLESS_BACKGROUND, background)
+    frames = []
+    for i in range(CLIP):
+        if i == DROPPED:
+            continue
+        parts = part_map(i)
+        image = picture(i, background, parts)
+        _write(folder / schema.lossless_image(i), image)
+        _write(folder / schema.composite_image(i), image)
+        _write(folder / schema.original_image(i), image)
+        _write(folder / schema.head_image(i), np.where((parts == HEAD)[..., None], image, background))
+        cv2.imwrite(str(folder / schema.parsing_image(i)), to_colours(parts))
+        np.savetxt(folder / schema.landmark_file(i), 12 + 8 * rng.random((68, 2)))
+        shift = (0.01 * np.sin(i), 0.005 * np.cos(i))
+        frames.append(
+            {
+                "img_id": i,
+                "aud_id": i,
+                "transform_matrix": pose(0.2 * np.sin(0.7 * i), 0.1 * np.cos(0.9 * i), shift).tolist(),
+                "face_rect": [9, 6, 14, 12],
+            }
+        )
+    camera = {"focal_len": 2.67 * SIZE, "cx": SIZE / 2, "cy": SIZE / 2}
+    write_json(folder / schema.TRANSFORMS["train"], {**camera, "frames": frames[:TRAIN]})
+    write_json(folder / schema.TRANSFORMS["val"], {**camera, "frames": frames[TRAIN:]})
+    np.save(folder / schema.AUDIO_WINDOWS, rng.normal(size=(CLIP, schema.WINDOW, channels)).astype(np.float32))
+    np.save(folder / schema.EYES, rng.uniform(0.1, 0.3, (CLIP, 2)).astype(np.float32))
+    if speech is not None:
+        write_json(folder / schema.MANIFEST, {"speech": {"encoder": speech}})
+    return folder
+
+
+def config(stage: str, data: pathlib.Path | None = None, **train) -> ConfigDict:
+    """`:fast,smoke` made smaller still; `train` are fields of `config.train`."""
+    small = common.get_config(stage, "fast,smoke")
+    grid = dict(levels=3, table_size=2**9, coarsest=4, finest=16)
+    with small.unlocked():
+        small.data = None if data is None else str(data)
+        small.model.head.grid.update(grid)
+        small.model.head.update(width=16, geometry=7, proposal_resolution=8, coarse_samples=8, fine_samples=6)
+        if stage == "torso":
+            small.model.torso.grid.update(grid)
+            small.model.torso.update(width=16, deformation_width=8)
+        small.train.update(
+            steps=6, rays=128, frames_per_step=4, audio_components=6, log_every=1, validate_every=100,
+            checkpoint_every=100,
+        )  # fmt: skip
+        small.train.update(train)
+        small.optim.learning_rate = 2e-3
+        small.render.chunk = 256
+    return small
+
+
+def camera() -> Camera:
+    """The dataset's camera."""
+    return Camera(2.67 * SIZE, SIZE / 2, SIZE / 2, height=SIZE, width=SIZE)
+
+
+def scene(channels: int = 8, components: int = 6) -> Scene:
+    """Plausible constants of a person."""
+    rng = np.random.default_rng(3)
+    one = np.ones
+    return Scene(
+        near=np.float32(DEPTH - 0.2),
+        far=np.float32(DEPTH + 0.4),
+        box=np.array([[-0.12, -0.15, -0.2], [0.13, 0.14, 0.15]], np.float32),
+        audio_mean=rng.normal(size=channels).astype(np.float32),
+        audio_basis=rng.normal(size=(channels, components)).astype(np.float32),
+        eyes_mean=np.array([0.2, 0.25], np.float32),
+        eyes_scale=np.array([0.05, 0.1], np.float32),
+        pose_mean=0.1 * one(6, np.float32),
+        pose_scale=0.5 * one(6, np.float32),
+        torso_top=np.float32(0.5),
+    )
+
+
+def conditions(frames: int, channels: int = 8) -> Conditions:
+    """Random inputs of the condition codes."""
+    rng = np.random.default_rng(4)
+    return Conditions(
+        audio=rng.normal(size=(frames, 8, 16, channels)).astype(np.float32),
+        eyes=rng.uniform(0.1, 0.3, (frames, 2)).astype(np.float32),
+    )
+
+
+def random_rays(frames: int, count: int, seed: int = 5) -> Rays:
+    """Rays from around `DEPTH` before the head to places around it; some miss it."""
+    rng = np.random.default_rng(seed)
+    origins = rng.normal(size=(frames, count, 3)) * 0.05 + [0, 0, DEPTH]
+    targets = rng.uniform(-0.25, 0.25, (frames, count, 3))
+    directions = targets - origins
+    directions /= np.abs(directions[..., 2:])
+    return Rays(origins.astype(np.float32), directions.astype(np.float32))
+
+
+def losses_of_steps(settings: ConfigDict, devices: list[jax.Device], steps: int) -> tuple[list[float], TrainState]:
+    """Losses of the first steps of the head stage on the given devices, and the state after them."""
+    mesh = sharding.make_mesh(devices)
+    dataset = load_dataset(settings.data)
+    frames = load_frames(dataset, dataset.train)
+    stage = make_stage(settings, dataset.camera)
+    tx = make_optimizer(settings.optim)
+    example = example_batch(mesh.size, settings.train.frames_per_step, dataset.windows.shape[1:])
+    constants = make_scene(dataset, frames, settings.train.audio_components)
+
+    def create(constants: Scene) -> TrainState:
+        return TrainState.create(stage.init(jax.random.key(0), example, constants), tx, {}, constants)
+
+    state = jax.jit(create, out_shardings=sharding.replicated(mesh))(constants)
+    sampler = ray_sampler(settings, dataset)
+    update = make_update(stage, tx, settings.seed)
+    values = []
+    for step in range(steps):
+        batch = sampler.batch(step)
+        state, metrics = update(state, sharding.put(batch, sharding.batch_sharding(mesh, batch)))
+        values.append(float(metrics["loss"]))
+    return values, state
+
+
+def ray_sampler(settings: ConfigDict, dataset: Dataset, **changes) -> RaySampler:
+    """The sampler that training with these settings would use."""
+    arguments = dict(
+        frames_per_step=settings.train.frames_per_step,
+        rays_per_frame=settings.train.rays // settings.train.frames_per_step,
+        regions=dict(settings.train.regions),
+        random_background=settings.train.random_background,
+        subject=subject_parts(settings.stage),
+        seed=settings.seed,
+    )
+    return RaySampler(dataset, load_frames(dataset, dataset.train), **(arguments | changes))
+
+
+def lines(path: pathlib.Path) -> list[dict]:
+    """The objects of a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _write(path: pathlib.Path, rgb: np.ndarray) -> None:
+    cv2.imwrite(str(path), np.ascontiguousarray(rgb[..., ::-1]))
