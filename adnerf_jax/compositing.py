@@ -31,7 +31,7 @@ def composite(weights: Array, colours: Array, t: Array, background: Array) -> Re
       background: [..., 3], takes the weight that is left.
     """
     opacity = weights.sum(-1)
-    foreground = jnp.einsum("...s,...sc->...c", weights, colours)
+    foreground = (weights[..., None] * colours).sum(-2)
     return Rendered(
         rgb=foreground + (1.0 - opacity)[..., None] * background,
         foreground=foreground,

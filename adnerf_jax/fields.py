@@ -104,7 +104,8 @@ class GridField(nn.Module):
         h = ConditionedMLP(self.width, 2, 1 + self.geometry, name="density")(features, code)
         density = bounded_exp(h[..., 0]).reshape(frames, rays, samples)
         towards = positional(directions, self.direction_levels).reshape(frames * rays, -1)
-        inner = h[..., 1:].reshape(frames * rays, samples, self.geometry)
+        # The density's own channel goes along: cutting it off would cost more than the product with it.
+        inner = h.reshape(frames * rays, samples, -1)
         colours = nn.sigmoid(ConditionedMLP(self.width, 1, 3, name="colour")(inner, towards))
         return density, colours.reshape(frames, rays, samples, 3)
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import cv2
-import jax
 import numpy as np
 
 from adnerf_jax import schema
@@ -42,7 +41,6 @@ LEAST_FACES = 0.5  # of the frames
 SOUND_RATE = 16000
 SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
-PARSING_LEAD = 50  # frames parsed again when it continues: the views of the parsing follow the face over ± 48 frames
 WRITERS = 2  # threads that compress pictures while the next one is decoded
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -207,7 +205,7 @@ def _pose(job: Job, records: Records) -> Facts:
 def _parsing(job: Job, records: Records) -> Facts:
     found = _load_landmarks(job)
     missing = {i for i in np.flatnonzero(found.valid).tolist() if not (job.out / schema.parsing_image(i)).exists()}
-    first = max(min(missing, default=len(found.valid)) - PARSING_LEAD, 0)
+    first = min(missing, default=len(found.valid))
 
     def write(part: tuple[int, np.ndarray]) -> None:
         i, parts = part
@@ -217,7 +215,7 @@ def _parsing(job: Job, records: Records) -> Facts:
 
     if missing:
         frames = (rgb for _, rgb in _decode(job, range(first, len(found.valid))))
-        parts = face_parsing.parse_video(frames, jax.tree.map(lambda array: array[first:], found))
+        parts = face_parsing.parse_video(frames, found, start=first)
         for _ in track(overlapped(write, enumerate(parts, first)), "parsing", len(found.valid) - first):
             pass
     return {}

@@ -27,7 +27,7 @@ from preprocessing.subject_voice import speak
 
 FPS = 25.0
 RATE = 16000
-FOCAL = 2.67  # of the picture's width
+FOCAL = 8 / 3  # of the picture's width: the default of the preparation
 STAND = (0.0, 0.6, -92.0)  # cm: the head's origin at rest in the camera's frame
 NECK_PIVOT = np.array([0.0, -7.5, -5.5])
 LIMITS = np.radians([15.0, 12.0, 12.0])  # yaw, pitch, roll

@@ -1,5 +1,6 @@
 """What several files of tests share because it takes a few seconds to make."""
 
+import contextlib
 import pathlib
 import types
 
@@ -19,6 +20,22 @@ def _compiled_once(tmp_path_factory) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@contextlib.contextmanager
+def _hardly_optimised():
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules of tests that compile for seconds what runs for milliseconds: XLA's cheapest code."""
+    with _hardly_optimised():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> pathlib.Path:
     """A small dataset. Tests do not write into it."""
@@ -27,14 +44,15 @@ def tiny_data(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> types.SimpleNamespace:
-    """A small head and its torso, trained by `train`, with a sound to speak: root, data, head, torso, sound, configs."""
+    """A small head and its torso, trained by `train`, and a sound to speak."""
     root = tmp_path_factory.mktemp("trained")
     data = tiny.make_dataset(root / "dataset", channels=80, speech="logmel")
     head = tiny.config("head", data, steps=40, checkpoint_every=15, validate_every=20)
     torso = tiny.config("torso", data, steps=40)
     torso.head_checkpoint = str(root / "head")
-    train(head, root / "head")
-    train(torso, root / "torso")
+    with _hardly_optimised():
+        train(head, root / "head")
+        train(torso, root / "torso")
     sound = root / "speech.wav"
     write_wav(sound, np.random.default_rng(1).normal(size=round(0.3 * 16000)) * 0.1, 16000)  # 7.5 frames
     return types.SimpleNamespace(

@@ -161,8 +161,7 @@ def contents(folder):
     }
 
 
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "PARSING_LEAD", 2)
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp_path):
     run = ["--video", str(clip), "--speech", "logmel", "--out"]
     assert main([*run, str(tmp_path / "whole")]) == 0
     assert nets["parsed"] == FRAMES

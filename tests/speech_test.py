@@ -6,6 +6,7 @@ import pathlib
 import struct
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_mel_filters_are_librosas():
 
 def test_log_mel_of_a_tone_and_of_silence():
     time = np.arange(RATE) / RATE
-    mel = np.asarray(whisper.log_mel(jnp.asarray(0.5 * np.sin(2 * np.pi * 1000 * time), jnp.float32)))
+    mel = np.asarray(jax.jit(whisper.log_mel)(jnp.asarray(0.5 * np.sin(2 * np.pi * 1000 * time), jnp.float32)))
     assert mel.shape == (100, whisper.BANDS)
     # |X| of a sine at a bin's centre is amplitude * sum(Hann) / 2 = 0.5 * 200 / 2, its two neighbours' half of that.
     bins = np.array([24, 25, 26])  # 1000 Hz = bin 25
@@ -46,7 +47,7 @@ def test_log_mel_of_a_tone_and_of_silence():
     band = expected.argmax()
     assert mel[50].argmax() == band
     assert mel[50, band] * 4 - 4 == pytest.approx(expected[band], abs=1e-3)
-    silence = np.asarray(whisper.log_mel(jnp.zeros((2, 3200))))
+    silence = np.asarray(jax.jit(whisper.log_mel)(jnp.zeros((2, 3200))))
     np.testing.assert_allclose(silence, (whisper.PEAK_LOG10_POWER - 8 + 4) / 4, atol=1e-6)
 
 
@@ -81,7 +82,7 @@ def test_whisper_attends_and_normalises_as_written_out():
     x = x + linear("layer_0/self_attention/linear_1", np.concatenate(heads, 1))
     x = x + linear("layer_0/ffn/linear_1", gelu(linear("layer_0/ffn/linear_0", norm("layer_0/ffn/layer_norm", x))))
 
-    ours = whisper.encode(loaded, jnp.asarray(mel, jnp.float32), layer=0)
+    ours = jax.jit(whisper.encode, static_argnames="layer")(loaded, jnp.asarray(mel, jnp.float32), layer=0)
     np.testing.assert_allclose(ours, x, atol=2e-4)  # float32 against float64; values reach 5
 
 
@@ -99,7 +100,7 @@ def test_whisper_rejects_other_files(tmp_path):
 
 
 def test_features_have_the_length_and_rate_of_the_sound(encoder):
-    for samples in (1, 320, 321, 16000, 39999):
+    for samples in (1, 320, 321, 39999):
         features = encoder(_babble(3.0)[:samples])
         chex.assert_shape(features, (-(-samples // 320), encoder.dim))
         assert np.isfinite(features).all() and features.dtype == np.float32
@@ -136,7 +137,7 @@ def test_a_stream_gives_what_the_file_gives(encoder):
 
 def test_one_compilation_serves_every_length(encoder):
     encoder(_babble(1.0))
-    for seconds in (0.01, 0.7, 3.3):
+    for seconds in (0.01, 2.2):
         encoder(_babble(seconds))
     assert encoder.encode_windows._cache_size() == 1
 

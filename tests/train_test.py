@@ -19,6 +19,8 @@ from adnerf_jax.stages import make_stage
 from adnerf_jax.state import TrainState
 from adnerf_jax.train import make_update, train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
 def test_the_loss_falls(trained, stage):
@@ -87,10 +89,11 @@ def test_gradients_reach_every_parameter(trained, stage):
     built = make_stage(settings, dataset.camera)
     parts = _parts(getattr(trained, stage))
     batch = tiny.ray_sampler(settings, dataset).batch(0)
-    gradient_of = jax.jit(
-        jax.grad(lambda p: built.loss(p, parts["frozen"], parts["scene"], batch, jax.random.key(1))[0])
-    )
-    for path, gradient in jax.tree_util.tree_flatten_with_path(gradient_of(parts["params"]))[0]:
+
+    def loss(params):
+        return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(1))[0]
+
+    for path, gradient in jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(parts["params"]))[0]:
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
 
 
@@ -114,14 +117,14 @@ def test_the_torso_needs_a_head_of_the_same_size(trained, tmp_path):
     assert not (tmp_path / "torso" / "config.json").exists()
 
 
-def test_tuning_trains_without_held_out_frames(tiny_data, tmp_path, monkeypatch):
+def test_tuning_trains_without_held_out_frames(trained, tmp_path, monkeypatch):
     module = sys.modules["adnerf_jax.train"]
     read = []
     load = module.load_frames
     monkeypatch.setattr(module, "load_frames", lambda dataset, split: read.append(split) or load(dataset, split))
     validators = []
     monkeypatch.setattr(module, "Validator", lambda stage, data, held_out, *rest: validators.append(held_out) or Mute())
-    train(tiny.config("head", tiny_data, steps=1, tuning=True), tmp_path / "head")
+    train(tiny.config("head", trained.data, steps=1, tuning=True), tmp_path / "head")
     assert read[0].img_id.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     assert validators[0].img_id.tolist() == [10]
 

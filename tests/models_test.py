@@ -1,0 +1,155 @@
+"""Head and torso models: what their renders can be, and what depends on what."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from adnerf_jax.audio_nets import AudioAttNet, AudioNet
+from adnerf_jax.models import build_head, build_torso
+from adnerf_jax.types import Rays
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+FRAMES, COUNT = 2, 40
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A head model with parameters away from their start: render, codes, visible as functions, and what goes in."""
+    model = build_head(tiny.config("head").model.head)
+    scene, conditions = tiny.scene(), tiny.conditions(FRAMES)
+    rays = tiny.random_rays(FRAMES, COUNT)
+    background = np.random.default_rng(0).random((FRAMES, COUNT, 3)).astype(np.float32)
+
+    def once(module, conditions, rays, background):
+        return module(rays, module.codes(conditions, scene), background, scene)
+
+    params = jax.jit(lambda *args: model.init(*args, method=once))(jax.random.key(0), conditions, rays, background)
+    params = params["params"]
+    rng = np.random.default_rng(1)
+    params["proposal"]["grids"] = rng.normal(0.1, 0.2, params["proposal"]["grids"].shape).astype(np.float32)
+    params["field"]["grid"]["grids"] = rng.normal(0.0, 5.0, params["field"]["grid"]["grids"].shape).astype(np.float32)
+
+    class Head:
+        """The model's methods, compiled, and one set of inputs."""
+
+        codes = staticmethod(jax.jit(lambda p, c: model.apply({"params": p}, c, scene, method="codes")))
+        render = staticmethod(jax.jit(lambda p, r, c, b, k: model.apply({"params": p}, r, c, b, scene, k)))
+        visible = staticmethod(jax.jit(lambda p, r: model.apply({"params": p}, r, scene, method="visible")))
+
+    Head.params, Head.scene, Head.conditions, Head.rays, Head.background = params, scene, conditions, rays, background
+    return Head
+
+
+def test_a_render_is_a_mixture_of_colours(head):
+    levels = head.render(head.params, head.rays, head.codes(head.params, head.conditions), head.background, None)
+    (fine,) = levels.rendered
+    assert fine.rgb.shape == (FRAMES, COUNT, 3) and fine.weights.shape == (FRAMES, COUNT, 6)
+    chex.assert_tree_all_finite(levels)
+    rgb, opacity = np.asarray(fine.rgb), np.asarray(fine.opacity)
+    assert rgb.min() >= 0 and rgb.max() <= 1 + 1e-6
+    assert opacity.min() >= 0 and opacity.max() <= 1 + 1e-6 and opacity.max() > 0.5
+    assert levels.sampler_loss >= 0
+    # Depth is a mean of positions between near and far.
+    mean = np.asarray(fine.depth)[opacity > 0.1] / opacity[opacity > 0.1]
+    assert mean.min() >= head.scene.near and mean.max() <= head.scene.far
+
+
+def test_rays_past_the_box_show_the_background_and_train_nothing(head):
+    origins = np.full((FRAMES, COUNT, 3), [0.5, 0.0, tiny.DEPTH], np.float32)
+    rays = Rays(origins, np.broadcast_to(np.array([0, 0, -1], np.float32), origins.shape))
+    codes = head.codes(head.params, head.conditions)
+    levels = head.render(head.params, rays, codes, head.background, None)
+    np.testing.assert_allclose(levels.rendered[-1].rgb, head.background, atol=1e-6)
+    np.testing.assert_array_equal(head.visible(head.params, rays), 0.0)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        levels = head.render(params, rays, codes, head.background, jax.random.key(0))
+        return levels.rendered[-1].rgb.sum() + levels.sampler_loss
+
+    for leaf in jax.tree.leaves(gradient(head.params)):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+def test_a_frame_is_rendered_as_if_alone(head):
+    codes = head.codes(head.params, head.conditions)
+    both = head.render(head.params, head.rays, codes, head.background, None).rendered[-1]
+    alone = head.render(
+        head.params,
+        jax.tree.map(lambda a: a[1:], head.rays),
+        jax.tree.map(lambda a: a[1:], codes),
+        head.background[1:],
+        None,
+    ).rendered[-1]
+    # Another number of rays: sums in another order, steepened by densities up to e^8.
+    np.testing.assert_allclose(alone.rgb[0], both.rgb[1], atol=1e-4)
+
+
+def test_the_key_moves_samples_a_little(head):
+    codes = head.codes(head.params, head.conditions)
+    still = head.render(head.params, head.rays, codes, head.background, None).rendered[-1]
+    moved, again = (
+        head.render(head.params, head.rays, codes, head.background, jax.random.key(5)).rendered[-1] for _ in range(2)
+    )
+    chex.assert_trees_all_equal(moved, again)
+    difference = np.abs(np.asarray(moved.rgb) - np.asarray(still.rgb))
+    assert 0 < difference.mean() < 0.2
+
+
+def test_codes_are_what_their_names_say(head):
+    codes = head.codes(head.params, head.conditions)
+    assert list(codes) == ["audio", "eyes"]
+    scene = head.scene
+    np.testing.assert_allclose(codes["eyes"], (head.conditions.eyes - scene.eyes_mean) / scene.eyes_scale, rtol=1e-5)
+    features = (head.conditions.audio - scene.audio_mean) @ scene.audio_basis
+    nets = head.params["code_nets_audio"]
+    windows = jax.jit(AudioNet().apply)({"params": nets["net"]}, features)
+    smoothed = jax.jit(AudioAttNet().apply)({"params": nets["attention"]}, windows)
+    np.testing.assert_allclose(codes["audio"], smoothed, rtol=1e-4, atol=1e-5)  # projections added in another order
+
+
+def test_a_head_without_sound_has_no_audio_nets():
+    settings = tiny.config("head")
+    settings.model.head.codes = ("eyes",)
+    model = build_head(settings.model.head)
+    scene = tiny.scene()
+
+    def once(module):
+        return module(
+            tiny.random_rays(1, 2), module.codes(tiny.conditions(1), scene), np.zeros((1, 2, 3), np.float32), scene
+        )
+
+    shapes = jax.eval_shape(lambda key: model.init(key, method=once), jax.random.key(0))["params"]
+    assert shapes.keys() == {"field", "proposal"}
+    assert shapes["field"]["density"]["shift"]["kernel"].shape[0] == 2
+
+
+class TorsoTest(chex.TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(2)
+        self.scene = tiny.scene()
+        self.model = build_torso(tiny.config("torso").model.torso)
+        self.x = rng.random((FRAMES, COUNT, 2)).astype(np.float32)
+        self.transforms = np.stack([tiny.pose(0.1, 0.0), tiny.pose(-0.2, 0.1)]).astype(np.float32)
+        self.audio = rng.normal(size=(FRAMES, 64)).astype(np.float32)
+        init = jax.jit(lambda key: self.model.init(key, self.x, self.transforms, self.audio, self.scene))
+        self.params = init(jax.random.key(0))
+
+    def test_colour_is_premultiplied_and_nothing_stands_above_the_shoulders(self):
+        apply = jax.jit(lambda *args: self.model.apply(*args, self.scene))
+        colour, opacity = map(np.asarray, apply(self.params, self.x, self.transforms, self.audio))
+        assert (colour <= opacity[..., None]).all() and (colour >= 0).all()
+        above = self.x[..., 0] < self.scene.torso_top
+        assert (opacity[above] == 0).all() and (colour[above] == 0).all()
+        assert (opacity[~above] > 0).all() and above.any() and not above.all()
+
+    def test_it_moves_with_pose_and_speech(self):
+        apply = jax.jit(lambda *args: self.model.apply(*args, self.scene)[0])
+        here = apply(self.params, self.x, self.transforms, self.audio)
+        assert np.abs(here - apply(self.params, self.x, self.transforms[::-1], self.audio)).max() > 1e-5
+        assert np.abs(here - apply(self.params, self.x, self.transforms, self.audio[::-1])).max() > 1e-5

@@ -1,0 +1,145 @@
+"""Whole pictures: packing of pixels against direct evaluation, and the layers' order."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from absl.testing import parameterized
+
+from adnerf_jax.cameras import pixel_grid, rays_through
+from adnerf_jax.models import build_head, build_torso
+from adnerf_jax.rendering import Layers, head_visibility, make_renderer, map_where, render_torso, to_uint8
+from adnerf_jax.stages import example_batch, head_init
+from adnerf_jax.types import Camera
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+PLACES = 37
+
+
+def _masks() -> dict[str, np.ndarray]:
+    one = np.zeros(PLACES, bool)
+    one[-1] = True
+    random = np.random.default_rng(0).random(PLACES) < 0.4
+    return {"none": ~np.ones(PLACES, bool), "all": np.ones(PLACES, bool), "last": one, "some": random}
+
+
+class MapWhereTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.product(mask=list(_masks()), chunk=[1, 5, PLACES, 64])
+    def test_against_direct_evaluation(self, mask, chunk):
+        table = np.random.default_rng(1).normal(size=(PLACES, 3)).astype(np.float32) + 5.0
+        set_places = _masks()[mask]
+
+        def function(places):
+            chex.assert_shape(places, (chunk,))
+            return jnp.asarray(table)[places]
+
+        mapped = self.variant(lambda m: map_where(m, function, 3, chunk))(set_places)
+        np.testing.assert_array_equal(mapped, np.where(set_places[:, None], table, 0.0))
+
+    def test_cost_follows_the_set_places(self):
+        calls = []
+
+        def function(places):
+            jax.debug.callback(lambda: calls.append(1))
+            return jnp.zeros((5, 1))
+
+        compiled = jax.jit(lambda m: map_where(m, function, 1, 5))
+        for mask, chunks in (("none", 0), ("all", 8), ("last", 1)):
+            calls.clear()
+            jax.block_until_ready(compiled(_masks()[mask]))
+            jax.effects_barrier()
+            assert len(calls) == chunks
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A model and parameters whose proposal is empty but for the middle of the box."""
+    camera = Camera(60.0, 9.0, 12.0, height=23, width=18)  # odd, not square, no multiple of the stride
+    model = build_head(tiny.config("head").model.head)
+    scene = tiny.scene()
+    params = jax.jit(head_init(model, camera))(jax.random.key(0), example_batch(1, 1, (16, 8)), scene)
+    cells = np.stack(np.meshgrid(*[np.arange(9)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    middle = (np.abs(cells - [3, 4, 4]) <= 1).all(-1)
+    grid = np.zeros((9**3, 1), np.float32)
+    grid[cells @ [1, 9, 81], 0] = np.where(middle, 6.0, -12.0)
+    params["proposal"]["grids"] = grid
+    return model, params, scene, camera
+
+
+TRANSFORM = tiny.pose(0.2, 0.1).astype(np.float32)
+
+
+def test_no_pixel_of_the_head_is_skipped(head):
+    model, params, scene, camera = head
+    visible = jax.jit(lambda: head_visibility(model, params, scene, TRANSFORM, camera))()
+    rays = rays_through(pixel_grid(camera.height, camera.width)[None], TRANSFORM[None], camera)
+    opaque = jax.jit(lambda r: model.apply({"params": params}, r, scene, method="visible"))(rays)[0] > 0.01
+    assert 20 < opaque.sum() < 0.5 * len(opaque)
+    assert not np.any(opaque & ~visible)
+    # A cell of 4 and its neighbours to each side: at most 8 pixels beyond the edge.
+    near = jax.lax.reduce_window(
+        opaque.reshape(camera.height, camera.width), False, jnp.logical_or, (17, 17), (1, 1), "SAME"
+    )
+    assert not np.any(visible & ~near.reshape(-1))
+
+
+@pytest.mark.parametrize("chunk", [64, 1000])
+def test_a_whole_picture_is_its_rays_one_by_one(head, chunk):
+    model, params, scene, camera = head
+    conditions = tiny.conditions(1)
+    layers = make_renderer(model, None, camera, chunk)(params, None, scene, TRANSFORM, conditions)
+
+    @jax.jit
+    def direct(pixels):
+        codes = model.apply({"params": params}, conditions, scene, method="codes")
+        rays = rays_through(pixels[None], TRANSFORM[None], camera)
+        return model.apply({"params": params}, rays, codes, jnp.zeros((1, len(pixels), 3)), scene).rendered[-1]
+
+    every = direct(pixel_grid(camera.height, camera.width))
+    visible = np.asarray(head_visibility(model, params, scene, TRANSFORM, camera))
+    assert visible.any() and not visible.all()
+    shape = (camera.height, camera.width)
+    for image, rays in (
+        (layers.head, every.foreground),
+        (layers.head_opacity, every.opacity),
+        (layers.depth, every.depth),
+    ):
+        expected = np.where(visible.reshape(-1, *[1] * (rays.ndim - 2)), rays[0], 0.0)
+        # Other batch sizes add in another order.
+        np.testing.assert_allclose(image, expected.reshape(*shape, *rays.shape[2:]), atol=1e-5)
+    assert not np.any(layers.torso) and not np.any(layers.torso_opacity)
+
+
+def test_the_torso_fills_the_rows_below_its_top():
+    camera = Camera(60.0, 9.0, 12.0, height=23, width=18)
+    model, scene = build_torso(tiny.config("torso").model.torso), tiny.scene()
+    audio = np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
+    x = np.asarray(pixel_grid(23, 18))[None] / np.array([23, 18], np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), x, TRANSFORM[None], audio, scene)["params"]
+    colour, opacity = jax.jit(lambda: render_torso(model, params, scene, TRANSFORM, audio, camera, 50))()
+    expected, expected_opacity = jax.jit(model.apply)({"params": params}, x, TRANSFORM[None], audio, scene)
+    np.testing.assert_allclose(colour, expected.reshape(23, 18, 3), atol=1e-5)  # as above
+    np.testing.assert_allclose(opacity, expected_opacity.reshape(23, 18), atol=1e-5)
+    assert (opacity[:11] == 0).all() and (opacity[12:] > 0).all()  # torso_top is one half
+
+
+def test_layers_lie_torso_over_head_over_background():
+    def image(*values):
+        return np.array(values, np.float32).reshape(1, 1, -1)
+
+    layers = Layers(
+        head=image(0.4, 0.0, 0.0), head_opacity=np.array([[0.5]]), depth=np.zeros((1, 1)),
+        torso=image(0.0, 0.2, 0.0), torso_opacity=np.array([[0.25]]),
+    )  # fmt: skip
+    background = image(0.0, 0.0, 1.0)
+    np.testing.assert_allclose(layers.head_over(background), image(0.4, 0.0, 0.5))
+    np.testing.assert_allclose(layers.person_over(background), image(0.3, 0.2, 0.375))
+
+
+def test_bytes_are_rounded_and_clipped():
+    values = jnp.array([-1.0, 0.0, 0.499 / 255, 0.501 / 255, 1.0, 7.0])
+    assert to_uint8(values).tolist() == [0, 0, 0, 1, 255, 255]
