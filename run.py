@@ -25,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
       argv: the command line, program name first.
 
     Returns:
-      0; 2 for what the user has to mend, 1 for what the machine refuses, each with one line on standard error.
+      0; 2 for what the user has to mend, 1 for what the machine refuses, 130 when interrupted, each with one line on
+      standard error.
     """
     try:
         if len(argv) < 2 or {"-h", "--help"} & set(argv):
@@ -38,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         print(f"error: {explain_os_error(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -171,7 +171,7 @@ def load_audio_windows(data: str | pathlib.Path) -> np.ndarray:
     path = pathlib.Path(data) / AUDIO_WINDOWS
     try:
         windows = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read as an array: {error}") from None
     if windows.ndim != 3 or windows.shape[1] != WINDOW:
         raise UserError(f"{path} has shape {windows.shape}; expected [frames, {WINDOW}, features]")

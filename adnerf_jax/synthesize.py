@@ -110,15 +110,13 @@ def attention_windows(windows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     The streaming form of `datasets.neighbour_windows`.
     """
     held: collections.deque[np.ndarray] = collections.deque(maxlen=8)
-    count = 0
     for window in windows:
-        if not count:
+        if not held:
             held.extend([window] * 4)
         held.append(window)
-        count += 1
-        if count >= 4:
-            yield np.stack([held[0]] * (8 - len(held)) + list(held))
-    for _ in range(min(3, count)):
+        if len(held) == 8:
+            yield np.stack(held)
+    for _ in range(3 if held else 0):
         held.append(held[-1])
         if len(held) == 8:
             yield np.stack(held)

@@ -38,8 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 2 for a user's mistake, 1 for a failing system."""
     options = _parser().parse_args(argv)
     try:
-        from preprocessing.pipeline import prepare  # not at the top: --help must not wait for JAX
+        # Not at the top: --help must not wait for JAX.
+        from adnerf_jax.compilation import enable_cache
+        from preprocessing.pipeline import prepare
 
+        enable_cache()
         prepare(options.video, options.out, focal=options.focal, speech=options.speech, redo=options.redo)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

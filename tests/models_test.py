@@ -30,6 +30,7 @@ def head():
     params = params["params"]
     rng = np.random.default_rng(1)
     params["proposal"]["grids"] = rng.normal(0.1, 0.2, params["proposal"]["grids"].shape).astype(np.float32)
+    params["field"]["density"]["out"]["bias"] += 3.0  # so that some rays end in it
     params["field"]["grid"]["grids"] = rng.normal(0.0, 5.0, params["field"]["grid"]["grids"].shape).astype(np.float32)
 
     class Head:

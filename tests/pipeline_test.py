@@ -123,7 +123,7 @@ def nets(monkeypatch):
         points = layout + np.arange(count, dtype=np.float32)[:, None, None] * 0.01
         return Landmarks(points, valid, np.zeros((count, 52), np.float32))
 
-    def parse_video(frames, landmarks):
+    def parse_video(frames, landmarks, start=0):
         for rgb in frames:
             state["parsed"] += 1
             if state["parsed"] == state["die_at"]:

@@ -1,0 +1,73 @@
+"""Folders of runs: their configuration, and whether a run may go on there."""
+
+import pathlib
+
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.runs import apply_overrides, check_continues, flatten, load_config, run_folder, save_config
+
+
+def test_default_folders():
+    assert run_folder(()) == pathlib.Path("runs/paper")
+    assert run_folder(("fast", "smoke")) == pathlib.Path("runs/fast_smoke")
+
+
+def test_flatten():
+    assert flatten({"a": {"b": {"c": 1}, "d": (2, 3)}, "e": None}) == {"a.b.c": 1, "a.d": [2, 3], "e": None}
+
+
+def test_a_saved_configuration_comes_back(tmp_path):
+    config = tiny.config("torso")
+    save_config(config, tmp_path)
+    loaded = load_config(tmp_path)
+    assert flatten(loaded.to_dict()) == flatten(config.to_dict())
+    with pytest.raises(AttributeError):
+        loaded.train.no_such_field = 1
+    check_continues(config, tmp_path)  # the file's own settings are no difference
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(UserError, match=r"not the folder of a trained stage \(config.json is missing\)"):
+        load_config(tmp_path)
+    check_continues(tiny.config("head"), tmp_path)
+
+
+def test_what_touches_no_number_may_change(tmp_path):
+    save_config(tiny.config("head"), tmp_path)
+    longer = tiny.config("head", steps=7, log_every=2, validate_every=3, checkpoint_every=5, keep_checkpoints=1)
+    longer.render.audio = "speech.wav"
+    longer.eval.every = 5
+    check_continues(longer, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 1), ("train.rays", 256), ("optim.decay_steps", 3), ("model.head.width", 8), ("data", "elsewhere")],
+)
+def test_other_settings_are_named(tmp_path, name, value):
+    config = tiny.config("head")
+    save_config(config, tmp_path)
+    with config.unlocked():
+        config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=rf"other settings: {name} \(there .*, here {value}\)"):
+        check_continues(config, tmp_path)
+
+
+def test_the_command_line_overrides_the_saved_configuration():
+    saved = ConfigDict(tiny.config("head").to_dict())
+    merged = apply_overrides(saved, tiny.config("head"), {"render.audio": "a.wav", "render.start": 1.5}, "w")
+    assert (merged.render.audio, merged.render.start, merged.train.rays) == ("a.wav", 1.5, saved.train.rays)
+    assert saved.render.audio is None
+
+
+def test_another_stage_or_family_is_refused():
+    saved = ConfigDict(tiny.config("head").to_dict())
+    with pytest.raises(UserError, match="holds a head stage: use --config=configs/head.py"):
+        apply_overrides(saved, tiny.config("torso"), {}, "w")
+    with saved.unlocked():
+        saved.family = "paper"
+    with pytest.raises(UserError, match="trained in the paper family, --config asks for fast"):
+        apply_overrides(saved, tiny.config("head"), {}, "w")
