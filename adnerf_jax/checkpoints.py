@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from adnerf_jax.errors import UserError
@@ -82,7 +83,9 @@ def restore(workdir: str | pathlib.Path, expected: TrainState, *, what: str) -> 
         wanted = {name: getattr(expected, name) for name in _PARTS if jax.tree.leaves(getattr(expected, name))}
         _check_shapes(checkpointer, step, wanted, workdir, what)
         parts = checkpointer.load_checkpointables(step, wanted)
-    return expected.replace(step=jax.numpy.asarray(step, jax.numpy.int32), **parts)
+    # On the devices like everything else: otherwise the first step after it would be compiled for itself.
+    done = jax.device_put(np.int32(step), expected.step.sharding)
+    return expected.replace(step=done, **parts)
 
 
 def restore_params(workdir: str | pathlib.Path, expected: dict[str, Any], *, what: str) -> dict[str, Any]:

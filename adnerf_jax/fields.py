@@ -132,6 +132,6 @@ class PlanarField(nn.Module):
         """
         where = positional(x * jnp.pi, self.position_levels)
         shift = ConditionedMLP(self.deformation_width, 2, 2, name="deformation")(where, code)
-        moved = x + self.reach * jnp.tanh(shift * 0.1)
+        moved = x + self.reach * jnp.tanh(shift)
         h = ConditionedMLP(self.width, 2, 4, name="appearance")(self.grid(moved), code)
         return nn.sigmoid(h[..., :3]), nn.sigmoid(h[..., 3])

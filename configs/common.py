@@ -61,7 +61,7 @@ def _fast(config: ConfigDict) -> None:
     head.coarse_samples = 48  # intervals of the proposal
     head.fine_samples = 12  # intervals of the field
     config.optim.decay = 0.1
-    config.optim.grid_multiple = 20.0
+    config.optim.grid_multiple = 40.0
     config.train.random_background = True
     if config.stage == "head":
         config.train.steps = 1500

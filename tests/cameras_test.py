@@ -2,11 +2,14 @@
 
 import chex
 import numpy as np
+import pytest
 import tiny
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.cameras import clip_to_box, pixel_grid, pose_vector, rays_through
 from adnerf_jax.types import Camera, Rays
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # One float32 rounding is 6e-8 relative; a ray takes about ten operations on numbers of order 1.
 TOLERANCE = 2e-6

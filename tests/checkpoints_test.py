@@ -14,6 +14,8 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 META = {"stage": "head", "family": "fast"}
 
 

@@ -4,8 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from adnerf_jax.compositing import alpha_weights, composite, over
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 class WeightsTest(chex.TestCase):

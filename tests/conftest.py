@@ -48,7 +48,7 @@ def trained(tmp_path_factory) -> types.SimpleNamespace:
     root = tmp_path_factory.mktemp("trained")
     data = tiny.make_dataset(root / "dataset", channels=80, speech="logmel")
     head = tiny.config("head", data, steps=40, checkpoint_every=15, validate_every=20)
-    torso = tiny.config("torso", data, steps=40)
+    torso = tiny.config("torso", data, steps=40, checkpoint_every=15)
     torso.head_checkpoint = str(root / "head")
     with _hardly_optimised():
         train(head, root / "head")

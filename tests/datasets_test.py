@@ -1,6 +1,5 @@
 """The dataset in memory, what is derived from it, and the rays drawn from it."""
 
-import json
 import shutil
 
 import chex
@@ -152,7 +151,7 @@ def test_a_dataset_that_shows_no_head(dataset, frames):
 
 
 def test_the_scene_is_made_of_training_frames(dataset, frames):
-    scene = make_scene(dataset, frames, audio_components=6)
+    scene = make_scene(dataset, frames, audio_features=6)
     assert (scene.near, scene.far) == pytest.approx((tiny.DEPTH - 0.2, tiny.DEPTH + 0.4), abs=1e-6)
     assert scene.audio_basis.shape == (8, 6)
     np.testing.assert_allclose(scene.eyes_mean, dataset.eyes[dataset.train.aud_id].mean(0), rtol=1e-5)
@@ -237,14 +236,3 @@ def test_a_person_is_kept_as_it_is(dataset, tmp_path):
     assert (loaded.camera, loaded.speech) == (person.camera, "deepspeech")
     with pytest.raises(UserError, match="holds no trained person"):
         Person.load(tmp_path / "elsewhere")
-
-
-def test_the_small_dataset_is_one(tiny_data):
-    """What the tests stand on: every file of the schema is there."""
-    frames = [
-        f["img_id"] for n in schema.TRANSFORMS.values() for f in json.loads((tiny_data / n).read_text())["frames"]
-    ]
-    for i in frames:
-        for name in (schema.original_image, schema.head_image, schema.composite_image, schema.lossless_image):
-            assert cv2.imread(str(tiny_data / name(i))).shape == (tiny.SIZE, tiny.SIZE, 3)
-    assert len(frames) == tiny.CLIP - 1

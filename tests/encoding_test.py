@@ -11,6 +11,8 @@ from absl.testing import parameterized
 
 from adnerf_jax.encoding import grid_resolutions, interpolate_grid, multiresolution_grid, positional
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def look_up(grid: np.ndarray, x: np.ndarray, resolution: int) -> np.ndarray:
     """Multilinear interpolation at one point [D], corner by corner (Müller et al. 2022, section 3)."""

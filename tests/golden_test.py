@@ -12,6 +12,8 @@ from adnerf_jax.encoding import positional
 from adnerf_jax.optim import learning_rate
 from adnerf_jax.types import Camera
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Float32 round-off of another order of operations; an implementation from the paper alone reached it.
 TOLERANCE = 2e-6
 

@@ -3,8 +3,11 @@
 import chex
 import jax
 import numpy as np
+import pytest
 
 from adnerf_jax.losses import interlevel, photometric
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # One ray: two intervals of the field in three of the proposal; the first touches the first two, the second the last.
 EDGES = np.array([[0.0, 1.5, 3.0]], np.float32)

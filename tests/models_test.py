@@ -37,7 +37,7 @@ def head():
         """The model's methods, compiled, and one set of inputs."""
 
         codes = staticmethod(jax.jit(lambda p, c: model.apply({"params": p}, c, scene, method="codes")))
-        render = staticmethod(jax.jit(lambda p, r, c, b, k: model.apply({"params": p}, r, c, b, scene, k)))
+        render = staticmethod(jax.jit(lambda p, r, c, b, k, s=scene: model.apply({"params": p}, r, c, b, s, k)))
         visible = staticmethod(jax.jit(lambda p, r: model.apply({"params": p}, r, scene, method="visible")))
 
     Head.params, Head.scene, Head.conditions, Head.rays, Head.background = params, scene, conditions, rays, background
@@ -88,6 +88,20 @@ def test_a_frame_is_rendered_as_if_alone(head):
     ).rendered[-1]
     # Another number of rays: sums in another order, steepened by densities up to e^8.
     np.testing.assert_allclose(alone.rgb[0], both.rgb[1], atol=1e-4)
+
+
+def test_the_length_of_directions_is_only_a_unit_of_t(head):
+    codes = head.codes(head.params, head.conditions)
+    one = head.render(head.params, head.rays, codes, head.background, None, head.scene).rendered[-1]
+    rays = head.rays.replace(directions=2 * head.rays.directions)
+    scene = head.scene.replace(near=head.scene.near / 2, far=head.scene.far / 2)
+    other = head.render(head.params, rays, codes, head.background, None, scene).rendered[-1]
+    # Multiples of two are exact, norms are rounded once more, densities up to e^8 steepen that.
+    np.testing.assert_allclose(other.rgb, one.rgb, atol=1e-5)
+    np.testing.assert_allclose(other.opacity, one.opacity, atol=1e-5)
+    np.testing.assert_allclose(2 * other.depth, one.depth, atol=1e-5)
+    # Lengths count: the same density over longer rays is more opaque.
+    assert np.asarray(one.opacity).max() > 0.5
 
 
 def test_the_key_moves_samples_a_little(head):

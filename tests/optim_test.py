@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.optim import learning_rate, make_optimizer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OPTIM = ConfigDict({"learning_rate": 5e-4, "decay": 0.1, "decay_steps": 10, "grid_multiple": 20.0})
 PARAMS = {
     "field": {"grid": {"grids": np.ones((2, 3), np.float32)}, "out": {"kernel": np.ones((3, 2), np.float32)}},

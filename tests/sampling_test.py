@@ -4,8 +4,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from adnerf_jax.sampling import even_edges, overlapping_weight, resample_edges
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 RAYS, COARSE, FINE = 20, 16, 9
 

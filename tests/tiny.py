@@ -167,22 +167,29 @@ def random_rays(frames: int, count: int, seed: int = 5) -> Rays:
     return Rays(origins.astype(np.float32), directions.astype(np.float32))
 
 
-def losses_of_steps(settings: ConfigDict, devices: list[jax.Device], steps: int) -> tuple[list[float], TrainState]:
-    """Losses of the first steps of the head stage on the given devices, and the state after them."""
-    mesh = sharding.make_mesh(devices)
+def first_state(settings: ConfigDict) -> TrainState:
+    """The state of the head stage before its first step, as numpy arrays."""
     dataset = load_dataset(settings.data)
-    frames = load_frames(dataset, dataset.train)
     stage = make_stage(settings, dataset.camera)
-    tx = make_optimizer(settings.optim)
-    example = example_batch(mesh.size, settings.train.frames_per_step, dataset.windows.shape[1:])
-    constants = make_scene(dataset, frames, settings.train.audio_components)
+    example = example_batch(1, settings.train.frames_per_step, dataset.windows.shape[1:])
+    constants = make_scene(dataset, load_frames(dataset, dataset.train), settings.train.audio_components)
 
     def create(constants: Scene) -> TrainState:
-        return TrainState.create(stage.init(jax.random.key(0), example, constants), tx, {}, constants)
+        params = stage.init(jax.random.key(0), example, constants)
+        return TrainState.create(params, make_optimizer(settings.optim), {}, constants)
 
-    state = jax.jit(create, out_shardings=sharding.replicated(mesh))(constants)
+    return jax.device_get(jax.jit(create)(constants))
+
+
+def losses_of_steps(
+    settings: ConfigDict, state: TrainState, devices: list[jax.Device], steps: int
+) -> tuple[list[float], TrainState]:
+    """Losses of steps of the head stage on the given devices, and the state after them."""
+    mesh = sharding.make_mesh(devices)
+    dataset = load_dataset(settings.data)
     sampler = ray_sampler(settings, dataset)
-    update = make_update(stage, tx, settings.seed)
+    update = make_update(make_stage(settings, dataset.camera), make_optimizer(settings.optim), settings.seed)
+    state = jax.device_put(state, sharding.replicated(mesh))
     values = []
     for step in range(steps):
         batch = sampler.batch(step)

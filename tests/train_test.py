@@ -11,13 +11,11 @@ import pytest
 import tiny
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.datasets import load_dataset
+from adnerf_jax.datasets import load_dataset, load_frames
 from adnerf_jax.errors import UserError
-from adnerf_jax.optim import make_optimizer
 from adnerf_jax.person import Person
 from adnerf_jax.stages import make_stage
-from adnerf_jax.state import TrainState
-from adnerf_jax.train import make_update, train
+from adnerf_jax.train import initial_state, make_update, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -69,17 +67,16 @@ def test_the_step_is_traced_once(trained):
     settings = trained.configs[0]
     dataset = load_dataset(trained.data)
     stage = make_stage(settings, dataset.camera)
+    frames = load_frames(dataset, dataset.train)
+    state, tx = initial_state(settings, stage, dataset, frames, sharding.make_mesh(), trained.head)
     batches = tiny.ray_sampler(settings, dataset)
-    parts = _parts(trained.head)
+    shardings = sharding.batch_sharding(sharding.make_mesh(), batches.batch(0))
     chex.clear_trace_counter()
     counted = chex.assert_max_traces(stage.loss, n=1)
-    tx = make_optimizer(settings.optim)
     update = make_update(stage.replace(loss=counted), tx, settings.seed)
-    # As `train` makes it: from a compiled function, so that its types are those that come back from the step.
-    state = jax.jit(lambda p, s: TrainState.create(p, tx, {}, s))(parts["params"], parts["scene"])
     for step in range(3):
-        state, _ = update(state, batches.batch(step))
-    assert int(state.step) == 3
+        state, _ = update(state, sharding.put(batches.batch(step), shardings))
+    assert int(state.step) == 43
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])

@@ -1,0 +1,43 @@
+"""A run that was interrupted ends with the same numbers, bit for bit, as one that was not."""
+
+import shutil
+
+import chex
+import jax
+import pytest
+import tiny
+
+from adnerf_jax import checkpoints, sharding
+from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.stages import make_stage
+from adnerf_jax.train import initial_state, train
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def state_of(config, workdir):
+    """Everything in the newest checkpoint, the optimizer's moments included."""
+    dataset = load_dataset(config.data)
+    frames = load_frames(dataset, dataset.train)
+    stage = make_stage(config, dataset.camera)
+    return jax.device_get(initial_state(config, stage, dataset, frames, sharding.make_mesh(), workdir)[0])
+
+
+@pytest.mark.parametrize("stage", ["head", "torso"])
+def test_a_run_killed_after_its_last_checkpoint_ends_the_same(trained, tmp_path, stage):
+    straight, broken = getattr(trained, stage), tmp_path / "broken"
+    config = trained.configs[stage == "torso"]
+    # As the kill leaves it: the checkpoint of step 30, reports up to step 37 and a piece of one more.
+    shutil.copytree(straight, broken, ignore=shutil.ignore_patterns("40", "*.tfevents.*"))
+    reports = (straight / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (broken / "metrics.jsonl").write_text("".join(reports[:37]) + reports[37][:20])
+    assert checkpoints.latest_step(broken) == 30
+
+    train(config, broken)
+    assert checkpoints.latest_step(broken) == checkpoints.latest_step(straight) == 40
+    chex.assert_trees_all_equal(state_of(config, broken), state_of(config, straight))
+    timeless = [
+        [{key: value for key, value in line.items() if key != "rays_per_s"} for line in tiny.lines(w / "metrics.jsonl")]
+        for w in (broken, straight)
+    ]
+    assert timeless[0] == timeless[1]

@@ -1,0 +1,132 @@
+"""The command line: every mistake of a user ends in one line and status 2."""
+
+import errno
+import pathlib
+import shutil
+
+import pytest
+
+import run
+
+ROOT = pathlib.Path(run.__file__).parent
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Nothing is written into the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
+def config(name: str) -> str:
+    return f"--config={ROOT}/configs/{name}"
+
+
+def refused(capsys, *arguments: str, status: int = 2) -> str:
+    """Runs a command that must fail, and returns its one line."""
+    assert run.main(["run.py", *map(str, arguments)]) == status
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and err.rstrip().splitlines()[-1] == errors[0], err
+    assert "Traceback" not in err and out == ""
+    return errors[0]
+
+
+def test_help(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        assert run.main(["run.py", *arguments]) == 0
+        assert "usage: python run.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([config("head.py:fats")], "unknown variant fats; there are: fast, smoke"),
+        ([config("quickstart.py:fast")], "unknown variant fast"),
+        ([config("nose.py")], "nose.py"),
+        (["--workdir=w"], "--config is missing"),
+        ([config("head.py:fast"), "--mode=dance"], "dance"),
+        ([config("head.py:fast"), "--wrokdir=w"], "wrokdir"),
+        ([config("head.py:fast"), "--config.train.steps=many"], "many"),
+        ([config("head.py:fast"), "--config.train.stepz=3"], "stepz"),
+        ([config("head.py:fast"), "w"], "unexpected argument 'w'"),
+        ([config("quickstart.py"), "--mode=eval"], "--mode=eval works on one stage"),
+        ([config("quickstart.py:smoke"), "--config.video=gone.mp4"], "gone.mp4"),
+        ([config("head.py:fast"), "--config.data=gone"], "no dataset at gone"),
+        ([config("torso.py:fast"), "--mode=eval", "--workdir=w"], "w is not the folder of a trained stage"),
+        ([config("torso.py:fast"), "--mode=render", "--workdir=w"], "w is not the folder of a trained stage"),
+    ],
+)
+def test_mistakes_on_the_command_line(capsys, tmp_path, arguments, message):
+    assert message in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_torso_before_the_head(capsys, trained, tmp_path):
+    line = refused(capsys, config("torso.py:fast,smoke"), f"--config.data={trained.data}", "--workdir=new/torso")
+    assert "no checkpoint of the head in new/head: train it first" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_of_another_size(capsys, trained):
+    line = refused(
+        capsys,
+        config("torso.py:fast,smoke"),
+        f"--config.data={trained.data}",
+        f"--config.head_checkpoint={trained.head}",
+        "--config.model.head.width=24",
+        "--workdir=torso",
+    )
+    assert "the checkpoint of the head" in line and "has another model" in line
+
+
+def test_a_run_with_other_settings(capsys, trained):
+    line = refused(capsys, config("head.py:fast,smoke"), f"--config.data={trained.data}", f"--workdir={trained.head}")
+    assert "holds a run with other settings" in line
+
+
+def test_renders_that_cannot_be(capsys, trained, tmp_path):
+    render = (config("torso.py:fast"), "--mode=render", f"--workdir={trained.torso}")
+    assert "nothing to say" in refused(capsys, *render)
+    text = tmp_path / "speech.wav"
+    text.write_text("these are words, but no sound\n" * 100)
+    assert "speech.wav" in refused(capsys, *render, f"--config.render.audio={text}")
+    assert "gone.wav" in refused(capsys, *render, "--config.render.audio=gone.wav")
+    sound = f"--config.render.audio={trained.sound}"
+    assert "no sound from 7 s on" in refused(capsys, *render, sound, "--config.render.start=7")
+    assert "holds a torso stage" in refused(
+        capsys, config("head.py:fast"), "--mode=render", f"--workdir={trained.torso}", sound
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["speech.wav"]
+
+
+def test_a_workdir_without_its_checkpoints(capsys, trained, tmp_path):
+    shutil.copytree(trained.head, tmp_path / "head", ignore=shutil.ignore_patterns("checkpoints"))
+    line = refused(capsys, config("head.py:fast"), "--mode=eval", "--workdir=head")
+    assert "no checkpoint of a trained stage in head" in line
+
+
+def test_what_the_machine_refuses_is_status_one(capsys, trained, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("adnerf_jax.train.train", full)
+    line = refused(capsys, config("head.py:fast"), f"--config.data={trained.data}", status=1)
+    assert "disk is full" in line
+
+
+def test_evaluation_takes_the_saved_configuration_and_the_overrides(capsys, trained):
+    arguments = [config("torso.py:fast"), "--mode=eval", f"--workdir={trained.torso}", "--config.eval.every=2"]
+    assert run.main(["run.py", *arguments]) == 0
+    assert len((trained.torso / "eval/frames.csv").read_text().splitlines()) == 1 + 3
+    assert "full: PSNR" in capsys.readouterr().err
+
+
+def test_default_folders(monkeypatch, trained):
+    seen = []
+    monkeypatch.setattr("adnerf_jax.train.train", lambda config, workdir: seen.append((config, workdir)))
+    data = f"--config.data={trained.data}"
+    assert run.main(["run.py", config("torso.py:smoke,fast"), data]) == 0
+    settings, workdir = seen[0]
+    assert workdir == pathlib.Path("runs/fast_smoke/torso")
+    assert settings.head_checkpoint == "runs/fast_smoke/head"
