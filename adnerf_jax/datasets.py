@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from adnerf_jax import schema
-from adnerf_jax.cameras import pose_vector
+from adnerf_jax.cameras import placement_vector
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO, from_colours
 from adnerf_jax.face.tracking import UNITS_PER_CM
@@ -94,7 +94,7 @@ def load_dataset(data: str | pathlib.Path) -> Dataset:
     frames = len(windows)
     eyes = data / schema.EYES
     speech = schema.load_manifest(data).get("speech", {}).get("encoder", "deepspeech")
-    last = max(int(index.train.aud_id.max()), int(index.val.aud_id.max()) if len(index.val) else 0)
+    last = max(int(ids.max()) for s in (index.train, index.val) if len(s) for ids in (s.aud_id, s.img_id))
     if last >= frames:
         raise UserError(
             f"{data}: {schema.AUDIO_WINDOWS} has {frames} rows but the frames go up to {last}; prepare it again"
@@ -153,7 +153,7 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
     """
     mean, basis = whiten(dataset.windows[frames.split.aud_id], audio_features)
     eyes = dataset.eyes[frames.split.aud_id]
-    poses = np.asarray(pose_vector(frames.split.transforms))
+    poses = np.asarray(placement_vector(frames.split.transforms))
     torso_rows = np.flatnonzero(np.isin(frames.parts, (NECK, TORSO)).any(axis=(0, 2)))
     top = torso_rows[0] - 0.02 * dataset.camera.height if len(torso_rows) else dataset.camera.height
     near, far = dataset.near_far

@@ -38,6 +38,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     Raises:
       UserError: no checkpoint, or no held-out frames.
     """
+    if config.eval.every < 1:
+        raise UserError(f"config.eval.every is {config.eval.every}: take each n-th frame, n = 1 or more")
     folder = pathlib.Path(workdir) / "eval"
     stage = TrainedStage.load(workdir, config)
     dataset = load_dataset(config.data)

@@ -7,8 +7,9 @@ from jax import Array
 
 from adnerf_jax.encoding import grid_resolutions, interpolate_grid, multiresolution_grid, positional
 
-
 _DENSITY_GAIN = 10.0
+# The picture should move with the pose before it changes with it.
+_APPEARANCE_POSE = 0.3
 
 
 def _uniform(scale: float):
@@ -111,7 +112,7 @@ class GridField(nn.Module):
 
 
 class PlanarField(nn.Module):
-    """The `fast` torso: a picture that moves. A small network shifts the look-up into a 2-D grid of features."""
+    """The `fast` torso: a picture that moves. The pose shifts the look-up into a 2-D grid of features."""
 
     grid: MultiresolutionGrid
     width: int
@@ -120,18 +121,24 @@ class PlanarField(nn.Module):
     reach: float
 
     @nn.compact
-    def __call__(self, x: Array, code: Array) -> tuple[Array, Array]:
+    def __call__(self, x: Array, pose: Array, code: Array) -> tuple[Array, Array]:
         """Colour and opacity of pixels.
 
         Args:
           x: [F, R, 2], (row, column) as fractions of the image.
-          code: [F, D].
+          pose: [F, P], moves the picture and changes it.
+          code: [F, D], changes it.
 
         Returns:
           colours [F, R, 3] and opacity [F, R], in [0, 1].
         """
+        # Linear in the pose, with coefficients that change smoothly over the picture: unseen poses go on in a line.
         where = positional(x * jnp.pi, self.position_levels)
-        shift = ConditionedMLP(self.deformation_width, 2, 2, name="deformation")(where, code)
-        moved = x + self.reach * jnp.tanh(shift)
+        h = nn.relu(nn.Dense(self.deformation_width, name="deformation_in")(where))
+        slopes = nn.Dense(2 * pose.shape[-1], kernel_init=nn.initializers.zeros, name="deformation_out")(h)
+        shift = (slopes.reshape(*x.shape, -1) * pose[:, None, None]).sum(-1)
+        # The picture is larger than the frame by the reach, so that no look-up falls off its border.
+        moved = (x + self.reach * (1.0 + jnp.tanh(shift))) / (1.0 + 2.0 * self.reach)
+        code = jnp.concatenate([_APPEARANCE_POSE * pose, code], axis=-1)
         h = ConditionedMLP(self.width, 2, 4, name="appearance")(self.grid(moved), code)
         return nn.sigmoid(h[..., :3]), nn.sigmoid(h[..., 3])

@@ -12,6 +12,15 @@ def photometric(rgb: Array, target: Array) -> Array:
     return jnp.mean(jnp.square(rgb - target))
 
 
+def excess_opacity(outer: Array, opacity: Array) -> Array:
+    """Takes the proposal's opacity [...] down to the field's [...], a constant here: empty space must be known as empty.
+
+    `interlevel` only ever asks for more weight; where nothing is, nothing would take back the start's haze, and every
+    ray would seem to meet something.
+    """
+    return jnp.mean(jnp.square(jnp.maximum(outer - jax.lax.stop_gradient(opacity), 0.0)))
+
+
 def interlevel(edges: Array, weights: Array, outer_edges: Array, outer_weights: Array) -> Array:
     """Makes the proposal's weights an upper bound of the field's (mip-NeRF 360, equation 13).
 
@@ -25,9 +34,3 @@ def interlevel(edges: Array, weights: Array, outer_edges: Array, outer_weights: 
     weights = jax.lax.stop_gradient(weights)
     excess = jnp.maximum(weights - overlapping_weight(edges, outer_edges, outer_weights), 0.0)
     return jnp.mean(jnp.sum(jnp.square(excess) / (weights + 1e-7), axis=-1))
-
-
-def binary_entropy(opacity: Array) -> Array:
-    """Mean entropy of opacities, zero where each is 0 or 1: keeps surfaces from staying half transparent."""
-    p = jnp.clip(opacity, 1e-5, 1.0 - 1e-5)
-    return -jnp.mean(p * jnp.log(p) + (1.0 - p) * jnp.log1p(-p))

@@ -8,9 +8,8 @@ from jax import Array
 
 from adnerf_jax import losses
 from adnerf_jax.audio_nets import AudioAttNet, AudioNet
-from adnerf_jax.cameras import clip_to_box, pose_vector
+from adnerf_jax.cameras import clip_to_box, placement_vector
 from adnerf_jax.compositing import alpha_weights, composite
-from adnerf_jax.encoding import positional
 from adnerf_jax.fields import DensityGrid, GridField, MultiresolutionGrid, PlanarField
 from adnerf_jax.sampling import even_edges, resample_edges
 from adnerf_jax.types import Conditions, Rays, Rendered, Scene
@@ -27,12 +26,15 @@ class Levels:
 class AudioCode(nn.Module):
     """Speech windows of 8 neighbouring frames to one smoothed code."""
 
-    size: int = 64
+    size: int
+    noise: float
 
     @nn.compact
-    def __call__(self, conditions: Conditions, scene: Scene) -> Array:
+    def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]."""
         features = (conditions.audio - scene.audio_mean) @ scene.audio_basis
+        if key is not None:
+            features += self.noise * jax.random.normal(key, features.shape)
         return AudioAttNet(name="attention")(AudioNet(code=self.size, name="net")(features))
 
 
@@ -40,8 +42,9 @@ class EyesCode(nn.Module):
     """Openness of both eyes, standardised."""
 
     @nn.compact
-    def __call__(self, conditions: Conditions, scene: Scene) -> Array:
+    def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
         """[F, 2]."""
+        del key
         return (conditions.eyes - scene.eyes_mean) / scene.eyes_scale
 
 
@@ -54,6 +57,8 @@ class GridHead(nn.Module):
       proposal: densities that the intervals are drawn from.
       coarse, fine: numbers of intervals of the proposal and of the field.
       audio_code: size of the audio code.
+      audio_noise: standard deviation of the noise that training adds to each whitened speech feature, so that a few
+        hundred frames are not told apart by their sound.
     """
 
     code_names: tuple[str, ...]
@@ -61,15 +66,16 @@ class GridHead(nn.Module):
     proposal: DensityGrid
     coarse: int
     fine: int
-    audio_code: int = 64
+    audio_code: int
+    audio_noise: float
 
     def setup(self):
-        nets = {"audio": AudioCode(self.audio_code), "eyes": EyesCode()}
+        nets = {"audio": AudioCode(self.audio_code, self.audio_noise), "eyes": EyesCode()}
         self.code_nets = {name: nets[name] for name in self.code_names}
 
-    def codes(self, conditions: Conditions, scene: Scene) -> dict[str, Array]:
-        """The named condition codes, [F, D] each."""
-        return {name: net(conditions, scene) for name, net in self.code_nets.items()}
+    def codes(self, conditions: Conditions, scene: Scene, key: Array | None = None) -> dict[str, Array]:
+        """The named condition codes, [F, D] each; `key` draws training's noise, None adds none."""
+        return {name: net(conditions, scene, key) for name, net in self.code_nets.items()}
 
     def __call__(
         self, rays: Rays, codes: dict[str, Array], background: Array, scene: Scene, key: Array | None = None
@@ -91,7 +97,10 @@ class GridHead(nn.Module):
         density, colours = self.field(_in_box(rays, t, scene), rays.directions / length, code)
         fine_weights = alpha_weights(density, jnp.diff(fine_edges) * length)
         rendered = composite(fine_weights, colours, t, background)
-        return Levels((rendered,), losses.interlevel(fine_edges, fine_weights, edges, weights))
+        sampler_loss = losses.interlevel(fine_edges, fine_weights, edges, weights) + losses.excess_opacity(
+            weights.sum(-1), rendered.opacity
+        )
+        return Levels((rendered,), sampler_loss)
 
     def visible(self, rays: Rays, scene: Scene) -> Array:
         """Opacity [F, R] by the proposal alone, for every condition."""
@@ -106,11 +115,17 @@ class GridHead(nn.Module):
 
 
 class PlanarTorso(nn.Module):
-    """The `fast` torso: colour and opacity for each pixel of the static camera."""
+    """The `fast` torso: colour and opacity for each pixel of the static camera.
+
+    Attributes:
+      field: the picture that moves.
+      audio_channels: numbers that the audio code is reduced to.
+    """
 
     field: PlanarField
-    pose_levels: int
+    audio_channels: int
 
+    @nn.compact
     def __call__(self, x: Array, transforms: Array, audio: Array, scene: Scene) -> tuple[Array, Array]:
         """Premultiplied colour [F, R, 3] and opacity [F, R].
 
@@ -120,9 +135,10 @@ class PlanarTorso(nn.Module):
           audio: [F, D], the head's smoothed audio code.
           scene: of this person.
         """
-        pose = positional((pose_vector(transforms) - scene.pose_mean) / scene.pose_scale, self.pose_levels)
-        code = jnp.concatenate([pose, audio], axis=-1)
-        colours, opacity = self.field(x, code)
+        pose = (placement_vector(transforms) - scene.pose_mean) / scene.pose_scale
+        # A narrow way for the speech: the throat moves with it, but a whole code would name the frame.
+        speech = nn.Dense(self.audio_channels, name="speech")(audio)
+        colours, opacity = self.field(x, pose, speech)
         # Nothing taught the field what to show where no torso was ever seen.
         opacity = opacity * (x[..., 0] >= scene.torso_top)
         return colours * opacity[..., None], opacity
@@ -143,6 +159,8 @@ def build_head(model) -> nn.Module:
         proposal=DensityGrid(resolution=model.proposal_resolution),
         coarse=model.coarse_samples,
         fine=model.fine_samples,
+        audio_code=model.audio_code,
+        audio_noise=model.audio_noise,
     )
 
 
@@ -156,5 +174,5 @@ def build_torso(model) -> nn.Module:
             position_levels=model.position_levels,
             reach=model.reach,
         ),
-        pose_levels=model.pose_levels,
+        audio_channels=model.audio_channels,
     )

@@ -173,8 +173,9 @@ def load_audio_windows(data: str | pathlib.Path) -> np.ndarray:
         windows = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read as an array: {error}") from None
-    if windows.ndim != 3 or windows.shape[1] != WINDOW:
-        raise UserError(f"{path} has shape {windows.shape}; expected [frames, {WINDOW}, features]")
+    shape = getattr(windows, "shape", "an archive of arrays")
+    if len(shape) != 3 or shape[1] != WINDOW:
+        raise UserError(f"{path} holds {shape}; expected an array [frames, {WINDOW}, features]")
     return windows.astype(np.float32, copy=False)
 
 

@@ -13,6 +13,7 @@ from jax import Array
 from adnerf_jax import losses
 from adnerf_jax.cameras import rays_through
 from adnerf_jax.compositing import over
+from adnerf_jax.errors import UserError
 from adnerf_jax.models import build_head, build_torso
 from adnerf_jax.types import Batch, Camera, Conditions, Scene
 
@@ -50,8 +51,9 @@ def head_stage(head: nn.Module, camera: Camera, sampler_weight: float) -> Stage:
     def loss(params, frozen, scene: Scene, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         del frozen
         rays = rays_through(batch.pixels, batch.transforms, camera)
-        codes = head.apply({"params": params}, batch.conditions, scene, method="codes")
-        levels = head.apply({"params": params}, rays, codes, batch.background, scene, key)
+        jitter, noise = jax.random.split(key)
+        codes = head.apply({"params": params}, batch.conditions, scene, noise, method="codes")
+        levels = head.apply({"params": params}, rays, codes, batch.background, scene, jitter)
         errors = [losses.photometric(level.rgb, batch.target) for level in levels.rendered]
         total = sum(errors) + sampler_weight * levels.sampler_loss
         return total, {"mse": errors[-1], "sampler_loss": levels.sampler_loss}
@@ -83,6 +85,8 @@ def make_stage(config, camera: Camera) -> Stage:
     """The stage that a configuration names."""
     if config.stage == "head":
         return head_stage(build_head(config.model.head), camera, config.train.sampler_weight)
+    if "audio" not in config.model.head.codes:
+        raise UserError("the torso stage needs a head with an audio code: config.model.head.codes has none")
     return torso_stage(build_head(config.model.head), build_torso(config.model.torso), camera)
 
 

@@ -146,9 +146,7 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, mesh, 
     tx = make_optimizer(config.optim)
     whole = sharding.replicated(mesh)
     scene = make_scene(dataset, frames, config.train.audio_components)
-    example = example_batch(
-        rays=mesh.size, frames=min(config.train.frames_per_step, len(frames)), windows=dataset.windows.shape[1:]
-    )
+    example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
     frozen = {}
     if config.stage == "torso":
         scene, frozen = trained_head(config.head_checkpoint, stage, dataset, example, whole, scene)

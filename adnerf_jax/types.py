@@ -69,7 +69,7 @@ class Scene:
       box: float32 [2, 3], corners of the space that the head can occupy, head space.
       audio_mean: float32 [C], audio_basis: float32 [C, K], the projection of the speech features (`datasets.whiten`).
       eyes_mean, eyes_scale: float32 [2], standardisation of the eyes' openness.
-      pose_mean, pose_scale: float32 [6], standardisation of the head's pose (`cameras.pose_vector`).
+      pose_mean, pose_scale: float32 [6], standardisation of the head's pose (`cameras.placement_vector`).
       torso_top: float32 [], row above which no torso was ever seen, as a fraction of the height.
     """
 

@@ -54,6 +54,8 @@ def _fast(config: ConfigDict) -> None:
     head = config.model.head = ConfigDict()
     head.codes = ("audio", "eyes")  # condition codes, in this order
     head.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=12, finest=384))
+    head.audio_code = 64  # size of the audio code
+    head.audio_noise = 0.0  # added to the whitened speech features in training, in standard deviations
     head.width = 64  # of the two small networks
     head.geometry = 15  # features from the density network to the colour network
     head.direction_levels = 2  # positional encoding of the viewing direction
@@ -74,13 +76,13 @@ def _fast(config: ConfigDict) -> None:
         torso.width = 48
         torso.deformation_width = 32
         torso.position_levels = 3
-        torso.pose_levels = 1
+        torso.audio_channels = 4  # that the audio code is reduced to
         torso.reach = 0.1  # largest shift of a look-up, as a fraction of the image
-        config.train.steps = 2000
-        config.train.rays = 4096
-        config.train.frames_per_step = 32
+        config.train.steps = 800
+        config.train.rays = 2048
+        config.train.frames_per_step = 16
         config.train.regions = ConfigDict({"torso": 1.0})
-        config.optim.decay_steps = 2000
+        config.optim.decay_steps = 800
     config.train.log_every = 50
     config.train.validate_every = 500
     config.train.checkpoint_every = 500

@@ -1,0 +1,113 @@
+"""The quickstart's order, what it skips, and what it refuses before working; the steps themselves are stand-ins."""
+
+import json
+
+import numpy as np
+import pytest
+
+import run
+from adnerf_jax.media.audio import write_wav
+from adnerf_jax.media.video import VideoWriter
+from configs.quickstart import get_config
+from preprocessing import quickstart as module
+
+EVERYTHING = ["dataset", "head", "torso", "evaluation", "talking video"]
+METRICS = {"settings": {"full": {"psnr": 30.0, "ssim": 0.9}}}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of the steps that ran, in order."""
+    made = []
+    monkeypatch.setattr(module, "_make_subject", lambda *_: made.append("subject"))
+    monkeypatch.setattr(module, "_prepare", lambda *_: made.append("dataset"))
+    monkeypatch.setattr(module, "_train", lambda config, workdir: made.append(workdir.name))
+    monkeypatch.setattr(module, "_evaluate", lambda *_: made.append("evaluation") or METRICS)
+    monkeypatch.setattr(module, "_synthesize", lambda *_: made.append("talking video"))
+    return made
+
+
+@pytest.fixture
+def media(tmp_path):
+    """A short video with sound, and a sound."""
+    tone = np.sin(np.arange(8000) / 10).astype(np.float32)
+    write_wav(tmp_path / "speech.wav", tone, 16000)
+    with VideoWriter(tmp_path / "me.mp4", 32, 32, sound=(tone, 16000)) as writer:
+        for _ in range(12):
+            writer.write(np.zeros((32, 32, 3), np.uint8))
+    return tmp_path
+
+
+def go(workdir, **settings):
+    config = get_config()
+    for name, value in settings.items():
+        config.update_from_flattened_dict({name: value})
+    return module.quickstart(config, workdir)
+
+
+def test_runs_everything_in_order_and_then_nothing(calls, tmp_path):
+    first = go(tmp_path / "w")
+    assert calls == ["subject", *EVERYTHING]
+    assert first["settings"] == METRICS["settings"]
+    assert json.loads((tmp_path / "w/summary.json").read_text()) == first
+    calls.clear()
+    second = go(tmp_path / "w")
+    assert calls == []
+    assert second["steps"] == first["steps"] and second["settings"] == first["settings"]
+
+
+def test_a_change_redoes_its_step_and_what_follows(calls, media):
+    settings = {"video": str(media / "me.mp4"), "audio": str(media / "speech.wav")}
+    go(media / "w", **settings)
+    assert calls == EVERYTHING
+    calls.clear()
+    go(media / "w", **settings, duration=0.2)
+    assert calls == ["talking video"]
+    calls.clear()
+    go(media / "w", **settings, duration=0.2, **{"torso.train.steps": 7})
+    assert calls == ["torso", "evaluation", "talking video"]
+
+
+def test_a_killed_run_goes_on_at_the_step_it_died_in(calls, tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_evaluate", die)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "w")
+    calls.clear()
+    go(tmp_path / "w")
+    assert calls == ["evaluation", "talking video"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.video={0}/none.mp4", "none.mp4"),
+        ("--config.video={0}/notes.txt", "notes.txt"),
+        ("--config.audio={0}/none.wav", "none.wav"),
+        ("--config.audio={0}/notes.txt", "notes.txt"),
+    ],
+)
+def test_wrong_files_are_refused_before_any_work(calls, tmp_path, capsys, flag, message):
+    (tmp_path / "notes.txt").write_text("not a sound")
+    argv = ["run.py", "--config=configs/quickstart.py", f"--workdir={tmp_path}/w", flag.format(tmp_path)]
+    assert run.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert calls == [] and not (tmp_path / "w").exists()
+
+
+def test_a_disk_that_is_full_is_one_line(calls, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(module, "_prepare", full)
+    assert run.main(["run.py", "--config=configs/quickstart.py", f"--workdir={tmp_path}/w"]) == 1
+    assert "error: the disk is full (somewhere)" in capsys.readouterr().err
+
+
+def test_modes_of_one_stage_are_refused(capsys):
+    assert run.main(["run.py", "--config=configs/quickstart.py", "--mode=eval"]) == 2
+    assert "configs/torso.py" in capsys.readouterr().err
