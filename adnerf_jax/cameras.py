@@ -32,28 +32,15 @@ def rays_through(pixels: Array, transform: Array, camera: Camera) -> Rays:
     return Rays(origins=origins, directions=directions)
 
 
-def pose_vector(transform: Array) -> Array:
-    """A head pose as [..., 6] numbers: three angles in radians, then the translation.
-
-    The angles are [atan2(R12, R22), asin(−R02), atan2(−R01, R00)], R the rotation of `transform` [..., 4, 4]: the
-    arguments of the first and last are swapped in the published code.
-    """
-    return jnp.concatenate([_angles(transform), transform[..., :3, 3]], axis=-1)
-
-
 def placement_vector(transform: Array) -> Array:
-    """A head pose as [..., 6] numbers: the angles of `pose_vector`, then where the head is in the camera's space.
+    """A head pose as [..., 6] numbers: three angles in radians, then the head's place in the camera's space.
 
-    The translation of `transform` [..., 4, 4] is the camera's place in head space, which turns with the head: almost a
-    function of the angles. The head's place seen from the camera is what shoulders follow.
+    The angles are [atan2(R12, R22), asin(−R02), atan2(−R01, R00)], R the rotation of `transform` [..., 4, 4]. The
+    translation of `transform` is no good beside them: it is the camera's place in head space, which turns with the head
+    and is almost a function of the angles. Shoulders follow the head's place seen from the camera.
     """
-    place = -jnp.einsum("...ji,...j->...i", transform[..., :3, :3], transform[..., :3, 3])
-    return jnp.concatenate([_angles(transform), place], axis=-1)
-
-
-def _angles(transform: Array) -> Array:
     r = transform[..., :3, :3]
-    return jnp.stack(
+    angles = jnp.stack(
         [
             jnp.arctan2(r[..., 1, 2], r[..., 2, 2]),
             jnp.arcsin(jnp.clip(-r[..., 0, 2], -1.0, 1.0)),
@@ -61,6 +48,7 @@ def _angles(transform: Array) -> Array:
         ],
         axis=-1,
     )
+    return jnp.concatenate([angles, -jnp.einsum("...ji,...j->...i", r, transform[..., :3, 3])], axis=-1)
 
 
 def clip_to_box(rays: Rays, near: Array, far: Array, box: Array) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ def photometric(rgb: Array, target: Array) -> Array:
 
 
 def excess_opacity(outer: Array, opacity: Array) -> Array:
-    """Takes the proposal's opacity [...] down to the field's [...], a constant here: empty space must be known as empty.
+    """Takes the proposal's opacity [...] down to the field's [...], a constant here: empty space must be known.
 
     `interlevel` only ever asks for more weight; where nothing is, nothing would take back the start's haze, and every
     ray would seem to meet something.

@@ -84,7 +84,7 @@ def _fast(config: ConfigDict) -> None:
         config.train.regions = ConfigDict({"torso": 1.0})
         config.optim.decay_steps = 800
     config.train.log_every = 50
-    config.train.validate_every = 500
+    config.train.validate_every = 1000
     config.train.checkpoint_every = 500
 
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax.cameras import clip_to_box, pixel_grid, pose_vector, rays_through
+from adnerf_jax.cameras import clip_to_box, pixel_grid, placement_vector, rays_through
 from adnerf_jax.types import Camera, Rays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,7 +54,7 @@ class RaysTest(chex.TestCase):
         assert down[0] == 0 and down[1] < 0
 
 
-class PoseVectorTest(chex.TestCase):
+class PlacementVectorTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_angles_give_the_rotation_back(self):
         rng = np.random.default_rng(1)
@@ -64,18 +64,19 @@ class PoseVectorTest(chex.TestCase):
         # of the angles (a, b, c), R = Rx(−a)·Ry(−b)·Rz(c).
         transforms[:, :3, :3] = Rotation.from_euler("XYZ", angles * [-1, -1, 1]).as_matrix()
         transforms[:, :3, 3] = rng.normal(size=(50, 3))
-        vectors = self.variant(pose_vector)(transforms.astype(np.float32))
+        vectors = self.variant(placement_vector)(transforms.astype(np.float32))
         # asin is steep near ±1: at 1.5 rad a rounding of 6e-8 is 14 times as large.
         np.testing.assert_allclose(vectors[:, :3], angles, atol=1e-5)
-        np.testing.assert_allclose(vectors[:, 3:], transforms[:, :3, 3], atol=TOLERANCE)
+        # Head-to-camera is the inverse of camera-to-head.
+        np.testing.assert_allclose(vectors[:, 3:], np.linalg.inv(transforms)[:, :3, 3], atol=TOLERANCE)
 
     def test_no_turn_is_no_angle(self):
-        np.testing.assert_array_equal(pose_vector(np.eye(4, dtype=np.float32)), np.zeros(6))
+        np.testing.assert_array_equal(placement_vector(np.eye(4, dtype=np.float32)), np.zeros(6))
 
     def test_a_rounded_rotation_is_finite(self):
         transform = np.eye(4, dtype=np.float32)
         transform[0, 2] = -1.0000001
-        np.testing.assert_allclose(pose_vector(transform)[1], np.pi / 2, atol=TOLERANCE)
+        np.testing.assert_allclose(placement_vector(transform)[1], np.pi / 2, atol=TOLERANCE)
 
 
 class ClipToBoxTest(chex.TestCase):

@@ -96,6 +96,7 @@ class PlanarFieldTest(chex.TestCase):
         super().setUp()
         rng = np.random.default_rng(3)
         self.x = rng.random((2, 6, 2)).astype(np.float32)
+        self.pose = rng.normal(size=(2, 6)).astype(np.float32)
         self.code = rng.normal(size=(2, 5)).astype(np.float32)
 
     def field(self, reach: float) -> PlanarField:
@@ -103,22 +104,28 @@ class PlanarFieldTest(chex.TestCase):
 
     def test_each_pixel_is_seen_with_its_own_code(self):
         field = self.field(0.1)
-        params = shaken(jax.jit(field.init)(jax.random.key(0), self.x, self.code))
+        params = shaken(jax.jit(field.init)(jax.random.key(0), self.x, self.pose, self.code))
         apply = jax.jit(field.apply)
-        colours, opacity = apply(params, self.x, self.code)
+        colours, opacity = apply(params, self.x, self.pose, self.code)
         assert colours.shape == (2, 6, 3) and opacity.shape == (2, 6)
         assert ((colours > 0) & (colours < 1)).all() and ((opacity > 0) & (opacity < 1)).all()
         for f, r in np.ndindex(2, 6):
-            one = apply(params, self.x[f, r][None, None], self.code[f][None])
+            one = apply(params, self.x[f, r][None, None], self.pose[f][None], self.code[f][None])
             np.testing.assert_allclose(one[0][0, 0], colours[f, r], atol=TOLERANCE)
             np.testing.assert_allclose(one[1].item(), opacity[f, r], atol=TOLERANCE)
+
+    def test_the_picture_stands_still_at_first(self):
+        field = self.field(0.1)
+        params = jax.jit(field.init)(jax.random.key(0), self.x, self.pose, self.code)
+        _, kept = field.apply(params, self.x, self.pose, self.code, capture_intermediates=True, mutable="intermediates")
+        np.testing.assert_array_equal(kept["intermediates"]["deformation_out"]["__call__"][0], 0.0)
 
     def test_the_look_up_moves_no_further_than_its_reach(self):
         # A picture whose only entries lie at the left: seen from within reach of them, from nowhere else.
         grid = dict(levels=1, features=1, table_size=121, coarsest=10, finest=10)
         field = PlanarField(MultiresolutionGrid(**grid), width=8, deformation_width=6, position_levels=2, reach=0.2)
-        params = shaken(jax.jit(field.init)(jax.random.key(0), self.x, self.code))["params"]
-        params["deformation"] = jax.tree.map(lambda a: 100 * a, params["deformation"])  # as far as it can
+        params = shaken(jax.jit(field.init)(jax.random.key(0), self.x, self.pose, self.code))["params"]
+        params["deformation_out"] = jax.tree.map(lambda a: 100 * a, params["deformation_out"])  # as far as it can
         table = np.zeros((1, 121, 1), np.float32)
         blank = {"params": params | {"grid": {"grids": table}}}
         table = table.copy()
@@ -126,9 +133,12 @@ class PlanarFieldTest(chex.TestCase):
         drawn = {"params": params | {"grid": {"grids": table}}}
         x = np.random.default_rng(4).random((2, 200, 2)).astype(np.float32)
         apply = jax.jit(field.apply)
-        changed = np.abs(apply(drawn, x, self.code)[0] - apply(blank, x, self.code)[0]).max(-1) > 0
-        assert changed.any() and x[changed][:, 1].max() > 0.1  # beyond the cell itself: it did move
-        assert x[changed][:, 1].max() < 0.1 + 0.2
+        changed = (
+            np.abs(apply(drawn, x, self.pose, self.code)[0] - apply(blank, x, self.pose, self.code)[0]).max(-1) > 0
+        )
+        # The picture is the frame with a border of 0.2: its first cells end at 1.4 / 10 − 0.2, outside the frame, and
+        # 0.2 further right when moved as far as it goes.
+        assert changed.any() and x[changed][:, 1].max() < 0.14
 
 
 def test_tables_are_called_grids_so_that_the_optimizer_finds_them():
