@@ -9,14 +9,18 @@ import numpy as np
 from flax import struct
 
 from adnerf_jax import schema
+from adnerf_jax.articulation import fit_ridge, lip_shapes, principal
 from adnerf_jax.cameras import placement_vector
 from adnerf_jax.errors import UserError
+from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO, from_colours
 from adnerf_jax.face.tracking import UNITS_PER_CM
 from adnerf_jax.types import Batch, Camera, Conditions, Scene
 
 # Depth of the head's box, behind and before its origin between the ears.
 _BOX_DEPTH = (-20.0 * UNITS_PER_CM, 12.0 * UNITS_PER_CM)
+# Components of the lips' shape that are estimated from speech.
+LIPS = 3
 
 
 @struct.dataclass
@@ -54,6 +58,7 @@ class Dataset:
       windows: float32 [N, 16, C], speech windows of all frames of the clip.
       eyes: float32 [N, 2], openness of both eyes in all frames of the clip.
       mouth_rect: int32 [N, 4], x, y, width, height around the lips in all frames of the clip.
+      lips: float32 [N, L], `articulation.lip_shapes` of all frames of the clip; L = 1 where it has no landmarks.
       speech: name of the speech encoder.
     """
 
@@ -66,6 +71,7 @@ class Dataset:
     windows: np.ndarray
     eyes: np.ndarray
     mouth_rect: np.ndarray
+    lips: np.ndarray
     speech: str = struct.field(pytree_node=False)
 
     def conditions(self, aud_id: np.ndarray) -> Conditions:
@@ -109,6 +115,7 @@ def load_dataset(data: str | pathlib.Path) -> Dataset:
         windows=windows,
         eyes=np.load(eyes, allow_pickle=False) if eyes.exists() else np.zeros((frames, 2), np.float32),
         mouth_rect=_mouth_rects(data, frames, index),
+        lips=_lips(data, frames),
         speech=speech,
     )
 
@@ -151,7 +158,12 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
       frames: its training frames.
       audio_features: K, the number of components that the speech features are projected to.
     """
-    mean, basis = whiten(dataset.windows[frames.split.aud_id], audio_features)
+    windows = dataset.windows[frames.split.aud_id]
+    mean, basis = whiten(windows, audio_features)
+    weights, bias, noise = fit_ridge(
+        (windows - mean).reshape(len(windows), -1).astype(np.float64),
+        principal(dataset.lips[frames.split.aud_id], LIPS),
+    )
     eyes = dataset.eyes[frames.split.aud_id]
     poses = np.asarray(placement_vector(frames.split.transforms))
     torso_rows = np.flatnonzero(np.isin(frames.parts, (NECK, TORSO)).any(axis=(0, 2)))
@@ -163,6 +175,9 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
         box=head_box(frames, dataset.camera),
         audio_mean=mean,
         audio_basis=basis,
+        lips_weights=weights.reshape(*windows.shape[1:], -1).astype(np.float32),
+        lips_bias=bias.astype(np.float32),
+        lips_noise=noise.astype(np.float32),
         eyes_mean=eyes.mean(0).astype(np.float32),
         eyes_scale=eyes.std(0).astype(np.float32) + np.float32(1e-3),
         pose_mean=poses.mean(0).astype(np.float32),
@@ -336,6 +351,11 @@ def _mouth_rects(data: pathlib.Path, frames: int, index: schema.Index) -> np.nda
                 centre = (low + high) / 2
                 rects[i] = [*np.floor(centre - size), *np.ceil(2 * size)]
     return rects
+
+
+def _lips(data: pathlib.Path, frames: int) -> np.ndarray:
+    path = data / schema.LANDMARKS
+    return lip_shapes(Landmarks.load(path).points)[:frames] if path.exists() else np.zeros((frames, 1), np.float32)
 
 
 def _read(path: pathlib.Path) -> np.ndarray:

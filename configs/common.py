@@ -52,8 +52,10 @@ def _fast(config: ConfigDict) -> None:
     config.family = "fast"
     config.model = ConfigDict()
     head = config.model.head = ConfigDict()
-    head.codes = ("audio", "eyes")  # condition codes, in this order
+    head.codes = ("audio", "lips", "eyes")  # condition codes, in this order
     head.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=12, finest=384))
+    head.shape_codes = ("lips", "eyes")  # those that weight the grids of shapes: 3 + 2 numbers
+    head.shape_grid = ConfigDict(dict(levels=5, features=10, table_size=2**14, coarsest=16, finest=160))
     head.audio_code = 64  # size of the audio code
     head.audio_noise = 0.0  # added to the whitened speech features in training, in standard deviations
     head.width = 64  # of the two small networks
