@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
       standard error.
     """
     try:
-        if len(argv) < 2 or {"-h", "--help"} & set(argv):
+        if {"-h", "--help"} & set(argv):
             print(_USAGE)
             return 0
         _dispatch(*_parse(list(argv)))
@@ -93,8 +93,9 @@ def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir:
 
 def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path) -> None:
     """Fills in what the command line left open, then trains."""
-    from adnerf_jax.train import train
+    from adnerf_jax.train import check_settings, train
 
+    check_settings(config)
     if config.data is None:
         from preprocessing.quickstart import builtin_dataset
 

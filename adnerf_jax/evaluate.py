@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.datasets import load_dataset, load_frames, tuning_split
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.files import write_bytes, write_json
@@ -43,7 +43,10 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     folder = pathlib.Path(workdir) / "eval"
     stage = TrainedStage.load(workdir, config)
     dataset = load_dataset(config.data)
-    split = dataset.val.take(slice(None, None, config.eval.every))
+    held_out, described = dataset.val, "held-out frames, the last 1/11 of the clip"
+    if config.train.tuning:
+        held_out, described = tuning_split(dataset.train)[1], "frames for tuning, the last tenth of the training frames"
+    split = held_out.take(slice(None, None, config.eval.every))
     if not len(split):
         raise UserError(f"{config.data} has no held-out frames to evaluate on: the clip is too short")
     background = dataset.background.astype(np.float32) / 255.0
@@ -69,7 +72,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     names = list(dict.fromkeys(row["setting"] for row in rows))
     result = {
         "protocol": {
-            "frames": f"{len(split)} held-out frames, the last 1/11 of the clip, every {config.eval.every}",
+            "frames": f"{len(split)} {described}, every {config.eval.every}",
             "truth": "lossless, background replaced by the clean background",
             "psnr": "per frame, whole frame, values in [0, 1], capped at 100 dB, mean over frames; psnr_face: inside "
             "the face rectangle",

@@ -49,6 +49,17 @@ class Person:
                 speech=np.array(self.speech),
             )
 
+    def check_continues(self, workdir: pathlib.Path) -> None:
+        """Raises UserError where a workdir was begun with other data."""
+        if not (workdir / _FILE).exists():
+            return
+        old = Person.load(workdir)
+        pairs = ((old.transforms, self.transforms), (old.background, self.background), (old.eyes, self.eyes))
+        if not all(np.array_equal(a, b) for a, b in pairs) or old.speech != self.speech:
+            raise UserError(
+                f"the dataset has changed since {workdir} was begun: delete that folder, or use another one"
+            )
+
     @classmethod
     def load(cls, workdir: pathlib.Path) -> "Person":
         """Reads `person.npz`.

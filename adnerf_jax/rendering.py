@@ -14,7 +14,7 @@ from adnerf_jax.types import Camera, Conditions, Scene
 
 # Rays are tested for occupied space on every 4th pixel of every 4th row, and the answer holds for its neighbourhood.
 _VISIBILITY_STRIDE = 4
-_MIN_OPACITY = 0.01
+_MIN_OPACITY = 0.1
 
 
 @struct.dataclass

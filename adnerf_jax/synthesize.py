@@ -50,6 +50,10 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     audio = pathlib.Path(settings.audio)
     frames = count_frames(audio, settings.start, settings.duration)
     out = pathlib.Path(settings.out) if settings.out else workdir / f"{audio.stem}.mp4"
+    if out.resolve() == audio.resolve():
+        raise UserError(
+            f"the video would replace the sound it is made from: give another --config.render.out than {out}"
+        )
     stage = TrainedStage.load(workdir, config)
     person = stage.person
     encoder = speech.get_encoder(person.speech)
@@ -164,6 +168,10 @@ def resume(folder: pathlib.Path, job: dict) -> set[int]:
     except (OSError, json.JSONDecodeError):
         same = False
     if not same:
+        if folder.exists() and not path.exists():
+            raise UserError(
+                f"{folder} is in the way and no render made it: move it, or give another --config.render.out"
+            )
         shutil.rmtree(folder, ignore_errors=True)
         write_json(path, job)
     return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}

@@ -46,8 +46,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
       UserError: bad data, a missing head, or a workdir of another run.
     """
     workdir = pathlib.Path(workdir)
-    if config.family != "fast":
-        raise UserError("the paper's family of fields is not part of this version: use the variant :fast")
+    check_settings(config)
     check_continues(config, workdir)
 
     dataset = load_dataset(config.data)
@@ -59,11 +58,14 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         f"{jax.devices()[0].platform} device(s), into {workdir}"
     )
 
+    person = Person.of(dataset)
+    person.check_continues(workdir)
+
     mesh = sharding.make_mesh()
     stage = make_stage(config, dataset.camera)
     state, tx = initial_state(config, stage, dataset, frames, mesh, workdir)
     save_config(config, workdir)
-    Person.of(dataset).save(workdir)
+    person.save(workdir)
 
     sampler = RaySampler(
         dataset,
@@ -120,6 +122,21 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         say(f"{workdir} is trained already ({first} steps)")
 
 
+def check_settings(config: ConfigDict) -> None:
+    """Raises UserError for settings that cannot be trained with."""
+    if config.family != "fast":
+        raise UserError("the paper's family of fields is not part of this version: use the variant :fast")
+    counts = ("rays", "frames_per_step", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+    for name in counts:
+        if config.train[name] < 1:
+            raise UserError(f"config.train.{name} is {config.train[name]}: it must be at least 1")
+    if config.train.rays < config.train.frames_per_step:
+        raise UserError(
+            f"{config.train.rays} rays a step are too few for {config.train.frames_per_step} frames: raise "
+            f"config.train.rays or lower config.train.frames_per_step"
+        )
+
+
 def make_update(stage: Stage, tx, seed: int):
     """The compiled step: state, batch → state, metrics. The state is donated."""
 
@@ -156,7 +173,13 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, mesh, 
         return TrainState.create(params, tx, frozen, scene)
 
     if checkpoints.latest_step(workdir) is not None:
-        return checkpoints.restore(workdir, _abstract(create, whole, scene, frozen), what="this run"), tx
+        state = checkpoints.restore(workdir, _abstract(create, whole, scene, frozen), what="this run")
+        if not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.frozen, frozen)):
+            raise UserError(
+                f"the head in {config.head_checkpoint} has been trained on since this torso began: delete {workdir} to "
+                f"train the torso for it, or use another --workdir"
+            )
+        return state, tx
     return jax.jit(create, out_shardings=whole)(scene, frozen), tx
 
 

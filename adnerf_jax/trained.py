@@ -3,7 +3,6 @@
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
@@ -67,7 +66,3 @@ class TrainedStage:
           conditions: of one frame.
         """
         return self._render(self._head, self._torso, self.scene, transform, conditions)
-
-    def parameter_count(self) -> int:
-        """Numbers in the networks and grids."""
-        return sum(a.size for a in jax.tree.leaves((self._head, self._torso)))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from adnerf_jax.datasets import Dataset, load_frames
-from adnerf_jax.files import atomic_path
+from adnerf_jax.files import write_bytes
 from adnerf_jax.rendering import Layers, make_renderer
 from adnerf_jax.schema import Split
 from adnerf_jax.stages import Stage
@@ -97,6 +97,7 @@ def write_image(path: pathlib.Path, image: np.ndarray) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    with atomic_path(path) as temporary:
-        if not cv2.imwrite(str(temporary), np.ascontiguousarray(image[..., ::-1])):
-            raise OSError(f"cannot write {path}")
+    whole, encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not whole:
+        raise OSError(f"cannot encode {path}")
+    write_bytes(path, encoded.tobytes())

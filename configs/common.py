@@ -92,8 +92,11 @@ def _fast(config: ConfigDict) -> None:
 
 def _smoke(config: ConfigDict) -> None:
     """Seconds: small enough for a test of the whole way; the result is rough."""
+    if config.family != "fast":
+        raise UserError("the variant smoke goes with fast: use :fast,smoke")
     scale = dict(table_size=2**13, levels=6, finest=96)
     config.model.head.grid.update(scale)
+    config.model.head.shape_grid.update(table_size=2**12, levels=3, finest=64)
     if config.stage == "torso":
         config.model.torso.grid.update(scale)
     config.train.steps = 300

@@ -205,7 +205,8 @@ def _pose(job: Job, records: Records) -> Facts:
 def _parsing(job: Job, records: Records) -> Facts:
     found = _load_landmarks(job)
     missing = {i for i in np.flatnonzero(found.valid).tolist() if not (job.out / schema.parsing_image(i)).exists()}
-    first = min(missing, default=len(found.valid))
+    # One before: the parts of a frame depend on its neighbours.
+    first = max(min(missing, default=len(found.valid)) - 1, 0)
 
     def write(part: tuple[int, np.ndarray]) -> None:
         i, parts = part

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import pathlib
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from adnerf_jax.progress import duration, say
 
 _SUMMARY = "summary.json"
 _TALKING = "talking.mp4"
+_STAGES = ("head", "torso")
 
 
 def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -37,18 +39,20 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     summary = Summary(workdir, fingerprint(config, video, audio))
     subject = workdir / "subject"
     if video is None:
-        summary.step("subject", lambda: _make_subject(subject, config.subject))
+        summary.step("subject", lambda: _make_subject(subject, config.subject), subject)
         video, audio = subject / "subject.mp4", audio or subject / "driving.wav"
     head, torso = prepared_stages(config, workdir)
-    summary.step("dataset", lambda: _prepare(video, workdir / "dataset", config.speech))
-    summary.step("head", functools.partial(_train, head, workdir / "head"))
-    summary.step("torso", functools.partial(_train, torso, workdir / "torso"))
-    summary.step("evaluation", lambda: summary.record_settings(_evaluate(torso, workdir / "torso")))
+    dataset = workdir / "dataset"
+    summary.step("dataset", lambda: _prepare(video, dataset, config.speech), dataset)
+    for name, stage in (("head", head), ("torso", torso)):
+        summary.step(name, functools.partial(_train, stage, workdir / name), workdir / name)
+    evaluation = workdir / "torso" / "eval"
+    summary.step("evaluation", lambda: summary.record_settings(_evaluate(torso, workdir / "torso")), evaluation)
     render = ConfigDict(torso.to_dict())
     render.render.update(
         audio=str(audio or video), out=str(workdir / _TALKING), start=config.start, duration=config.duration
     )
-    summary.step("talking video", lambda: _synthesize(render, workdir / "torso"))
+    summary.step("talking video", lambda: _synthesize(render, workdir / "torso"), workdir / _TALKING)
     return summary.finish([f"dataset/, head/, torso/ in {workdir}", str(workdir / _TALKING), str(workdir / _SUMMARY)])
 
 
@@ -103,6 +107,7 @@ def prepared_stages(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDi
     head, torso = ConfigDict(config.head.to_dict()), ConfigDict(config.torso.to_dict())
     head.data = torso.data = str(workdir / "dataset")
     torso.head_checkpoint = str(workdir / "head")
+    torso.model.head = head.model.head
     return head, torso
 
 
@@ -123,15 +128,18 @@ class Summary:
         self._steps: list[dict[str, Any]] = []
         self._settings = old.get("settings", {})
 
-    def step(self, name: str, run: Callable[[], object]) -> None:
-        """Runs a step unless the workdir has it, made from the same inputs."""
+    def step(self, name: str, run: Callable[[], object], output: pathlib.Path) -> None:
+        """Runs a step unless the workdir has its output, made from the same inputs."""
         self._chain = hashlib.sha256(f"{self._chain}{name}{self._inputs[name]}".encode()).hexdigest()[:16]
         old = self._old.get(name)
-        if old and old.get("inputs") == self._chain:
+        if old and old.get("inputs") == self._chain and output.exists():
             say(f"[{name}] done before ({duration(old['seconds'])})")
             self._steps.append(old)
             return
         say(f"[{name}]")
+        if old and old.get("inputs") != self._chain and name in _STAGES:
+            # What it was trained from is gone; nothing of it can be continued.
+            shutil.rmtree(output, ignore_errors=True)
         start = time.monotonic()
         run()
         # ru_maxrss counts KiB, on macOS bytes.

@@ -73,20 +73,27 @@ class ConditionedMLPTest(chex.TestCase):
 GRID = dict(levels=2, features=2, table_size=64, coarsest=2, finest=5)
 
 
+def grid_field() -> GridField:
+    grids = (MultiresolutionGrid(**{**GRID, "features": features}) for features in (2, 4))
+    return GridField(*grids, width=8, geometry=3, direction_levels=2)
+
+
 def test_the_head_field_sees_each_point_with_its_own_ray_and_frame():
     rng = np.random.default_rng(2)
     x = rng.random((2, 3, 4, 3)).astype(np.float32)
     directions = rng.normal(size=(2, 3, 3)).astype(np.float32)
     code = rng.normal(size=(2, 5)).astype(np.float32)
-    field = GridField(MultiresolutionGrid(**GRID), width=8, geometry=3, direction_levels=2)
-    params = shaken(jax.jit(field.init)(jax.random.key(0), x, directions, code))
+    shape = rng.normal(size=(2, 2)).astype(np.float32)
+    field = grid_field()
+    params = shaken(jax.jit(field.init)(jax.random.key(0), x, directions, code, shape))
     apply = jax.jit(field.apply)
-    density, colours = apply(params, x, directions, code)
+    density, colours = apply(params, x, directions, code, shape)
     assert density.shape == (2, 3, 4) and colours.shape == (2, 3, 4, 3)
     assert (density > 0).all() and (colours > 0).all() and (colours < 1).all()
     assert density.std() > 0.01 and colours.std() > 0.01
     for f, r, s in np.ndindex(2, 3, 4):
-        one = apply(params, x[f, r, s][None, None, None], directions[f, r][None, None], code[f][None])
+        alone = x[f, r, s][None, None, None], directions[f, r][None, None], code[f][None], shape[f][None]
+        one = apply(params, *alone)
         np.testing.assert_allclose(one[0].item(), density[f, r, s], rtol=10 * TOLERANCE)  # an exponential
         np.testing.assert_allclose(one[1][0, 0, 0], colours[f, r, s], atol=TOLERANCE)
 
@@ -142,8 +149,11 @@ class PlanarFieldTest(chex.TestCase):
 
 
 def test_tables_are_called_grids_so_that_the_optimizer_finds_them():
-    field = GridField(MultiresolutionGrid(**GRID), width=8, geometry=3, direction_levels=2)
+    field = grid_field()
     x = jnp.zeros((1, 1, 1, 3))
-    shapes = jax.eval_shape(field.init, jax.random.key(0), x, x[:, :, 0], jnp.zeros((1, 2)))["params"]
-    tables = [p for p, a in jax.tree_util.tree_flatten_with_path(shapes)[0] if a.shape == (2, 64, 2)]
-    assert [jax.tree_util.keystr(p, simple=True, separator="/") for p in tables] == ["grid/grids"]
+    shapes = jax.eval_shape(field.init, jax.random.key(0), x, x[:, :, 0], jnp.zeros((1, 2)), jnp.zeros((1, 2)))[
+        "params"
+    ]
+    tables = [p for p, a in jax.tree_util.tree_flatten_with_path(shapes)[0] if a.shape[:2] == (2, 64)]
+    names = {jax.tree_util.keystr(p, simple=True, separator="/") for p in tables}
+    assert names == {"grid/grids", "shapes/grids"}

@@ -19,11 +19,23 @@ METRICS = {"settings": {"full": {"psnr": 30.0, "ssim": 0.9}}}
 def calls(monkeypatch):
     """Names of the steps that ran, in order."""
     made = []
-    monkeypatch.setattr(module, "_make_subject", lambda *_: made.append("subject"))
-    monkeypatch.setattr(module, "_prepare", lambda *_: made.append("dataset"))
-    monkeypatch.setattr(module, "_train", lambda config, workdir: made.append(workdir.name))
-    monkeypatch.setattr(module, "_evaluate", lambda *_: made.append("evaluation") or METRICS)
-    monkeypatch.setattr(module, "_synthesize", lambda *_: made.append("talking video"))
+
+    def stand_in(name, output, result=None):
+        def run(*args):
+            path = output(*args)
+            path.mkdir(parents=True, exist_ok=True)
+            made.append(name or path.name)
+            return result
+
+        return run
+
+    monkeypatch.setattr(module, "_make_subject", stand_in("subject", lambda out, _: out))
+    monkeypatch.setattr(module, "_prepare", stand_in("dataset", lambda _, out, __: out))
+    monkeypatch.setattr(module, "_train", stand_in(None, lambda _, workdir: workdir))
+    monkeypatch.setattr(module, "_evaluate", stand_in("evaluation", lambda _, workdir: workdir / "eval", METRICS))
+    monkeypatch.setattr(
+        module, "_synthesize", stand_in("talking video", lambda _, workdir: workdir.parent / "talking.mp4")
+    )
     return made
 
 
@@ -79,6 +91,14 @@ def test_a_killed_run_goes_on_at_the_step_it_died_in(calls, tmp_path, monkeypatc
     calls.clear()
     go(tmp_path / "w")
     assert calls == ["evaluation", "talking video"]
+
+
+def test_a_step_whose_output_is_gone_is_done_again(calls, tmp_path):
+    go(tmp_path / "w")
+    (tmp_path / "w/talking.mp4").rmdir()
+    calls.clear()
+    go(tmp_path / "w")
+    assert calls == ["talking video"]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def config(stage: str, data: pathlib.Path | None = None, **train) -> ConfigDict:
     with small.unlocked():
         small.data = None if data is None else str(data)
         small.model.head.grid.update(grid)
+        small.model.head.shape_grid.update(grid)
         small.model.head.update(width=16, geometry=7, proposal_resolution=8, coarse_samples=8, fine_samples=6)
         if stage == "torso":
             small.model.torso.grid.update(grid)
@@ -140,6 +141,9 @@ def scene(channels: int = 8, components: int = 6) -> Scene:
         box=np.array([[-0.12, -0.15, -0.2], [0.13, 0.14, 0.15]], np.float32),
         audio_mean=rng.normal(size=channels).astype(np.float32),
         audio_basis=rng.normal(size=(channels, components)).astype(np.float32),
+        lips_weights=rng.normal(size=(16, channels, 3)).astype(np.float32) / 16,
+        lips_bias=0.1 * one(3, np.float32),
+        lips_noise=0.2 * one(3, np.float32),
         eyes_mean=np.array([0.2, 0.25], np.float32),
         eyes_scale=np.array([0.05, 0.1], np.float32),
         pose_mean=0.1 * one(6, np.float32),
