@@ -27,14 +27,12 @@ class AudioCode(nn.Module):
     """Speech windows of 8 neighbouring frames to one smoothed code."""
 
     size: int
-    noise: float
 
     @nn.compact
     def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]."""
+        del key
         features = (conditions.audio - scene.audio_mean) @ scene.audio_basis
-        if key is not None:
-            features += self.noise * jax.random.normal(key, features.shape)
         return AudioAttNet(name="attention")(AudioNet(code=self.size, name="net")(features))
 
 
@@ -72,8 +70,6 @@ class GridHead(nn.Module):
       proposal: densities that the intervals are drawn from.
       coarse, fine: numbers of intervals of the proposal and of the field.
       audio_code: size of the audio code.
-      audio_noise: standard deviation of the noise that training adds to each whitened speech feature, so that a few
-        hundred frames are not told apart by their sound.
     """
 
     code_names: tuple[str, ...]
@@ -83,10 +79,9 @@ class GridHead(nn.Module):
     coarse: int
     fine: int
     audio_code: int
-    audio_noise: float
 
     def setup(self):
-        nets = {"audio": AudioCode(self.audio_code, self.audio_noise), "lips": LipsCode(), "eyes": EyesCode()}
+        nets = {"audio": AudioCode(self.audio_code), "lips": LipsCode(), "eyes": EyesCode()}
         self.code_nets = {name: nets[name] for name in self.code_names}
 
     def codes(self, conditions: Conditions, scene: Scene, key: Array | None = None) -> dict[str, Array]:
@@ -185,7 +180,6 @@ def build_head(model) -> nn.Module:
         coarse=model.coarse_samples,
         fine=model.fine_samples,
         audio_code=model.audio_code,
-        audio_noise=model.audio_noise,
     )
 
 

@@ -57,7 +57,6 @@ def _fast(config: ConfigDict) -> None:
     head.shape_codes = ("lips", "eyes")  # those that weight the grids of shapes: 3 + 2 numbers
     head.shape_grid = ConfigDict(dict(levels=5, features=10, table_size=2**14, coarsest=16, finest=160))
     head.audio_code = 64  # size of the audio code
-    head.audio_noise = 0.0  # added to the whitened speech features in training, in standard deviations
     head.width = 64  # of the two small networks
     head.geometry = 15  # features from the density network to the colour network
     head.direction_levels = 2  # positional encoding of the viewing direction

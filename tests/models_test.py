@@ -117,9 +117,14 @@ def test_the_key_moves_samples_a_little(head):
 
 def test_codes_are_what_their_names_say(head):
     codes = head.codes(head.params, head.conditions)
-    assert list(codes) == ["audio", "eyes"]
+    assert list(codes) == ["audio", "lips", "eyes"]
     scene = head.scene
     np.testing.assert_allclose(codes["eyes"], (head.conditions.eyes - scene.eyes_mean) / scene.eyes_scale, rtol=1e-5)
+    # Three frames, the middle one twice as heavy, through the linear map.
+    now = np.asarray(head.conditions.audio)[:, 3:6] - scene.audio_mean
+    now = (now[:, 0] + 2 * now[:, 1] + now[:, 2]) / 4
+    lips = np.einsum("ftc,tcm->fm", now, scene.lips_weights) + scene.lips_bias
+    np.testing.assert_allclose(codes["lips"], lips, rtol=1e-4, atol=1e-5)  # sums of 128 terms in another order
     features = (head.conditions.audio - scene.audio_mean) @ scene.audio_basis
     nets = head.params["code_nets_audio"]
     windows = jax.jit(AudioNet().apply)({"params": nets["net"]}, features)
@@ -129,7 +134,7 @@ def test_codes_are_what_their_names_say(head):
 
 def test_a_head_without_sound_has_no_audio_nets():
     settings = tiny.config("head")
-    settings.model.head.codes = ("eyes",)
+    settings.model.head.update(codes=("eyes",), shape_codes=("eyes",))
     model = build_head(settings.model.head)
     scene = tiny.scene()
 

@@ -33,7 +33,7 @@ def refused(capsys, *arguments: str, status: int = 2) -> str:
 
 
 def test_help(capsys):
-    for arguments in ([], ["--help"], ["-h"]):
+    for arguments in (["--help"], ["-h"]):
         assert run.main(["run.py", *arguments]) == 0
         assert "usage: python run.py" in capsys.readouterr().out
 
