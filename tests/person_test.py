@@ -1,0 +1,34 @@
+"""What a workdir keeps of the training video."""
+
+import numpy as np
+import pytest
+import tiny
+
+from adnerf_jax.datasets import load_dataset
+from adnerf_jax.errors import UserError
+from adnerf_jax.person import Person
+
+
+def test_round_trip(tiny_data, tmp_path):
+    person = Person.of(load_dataset(tiny_data))
+    person.save(tmp_path)
+    again = Person.load(tmp_path)
+    assert again.camera == person.camera and again.speech == person.speech
+    for name in ("background", "transforms", "eyes"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(person, name))
+    assert len(again.transforms) == tiny.TRAIN
+
+
+def test_a_workdir_goes_on_with_its_own_data_only(tiny_data, tmp_path):
+    person = Person.of(load_dataset(tiny_data))
+    person.check_continues(tmp_path)
+    person.save(tmp_path)
+    person.check_continues(tmp_path)
+    moved = person.replace(transforms=person.transforms + np.float32(0.01))
+    with pytest.raises(UserError, match="dataset has changed"):
+        moved.check_continues(tmp_path)
+
+
+def test_a_folder_without_a_person_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no trained person"):
+        Person.load(tmp_path)
