@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import explain_os_error
+from adnerf_jax.progress import exit_status
 from adnerf_jax.runs import apply_overrides, load_config, run_folder
 
 _USAGE = (
@@ -25,24 +25,12 @@ def main(argv: Sequence[str]) -> int:
       argv: the command line, program name first.
 
     Returns:
-      0; 2 for what the user has to mend, 1 for what the machine refuses, 130 when interrupted, each with one line on
-      standard error.
+      the exit status (`progress.exit_status`).
     """
-    try:
-        if {"-h", "--help"} & set(argv):
-            print(_USAGE)
-            return 0
-        _dispatch(*_parse(list(argv)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {explain_os_error(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to continue", file=sys.stderr)
-        return 130
-    return 0
+    if {"-h", "--help"} & set(argv):
+        print(_USAGE)
+        return 0
+    return exit_status(lambda: _dispatch(*_parse(list(argv))))
 
 
 def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Path | None]:

@@ -2,8 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import explain_os_error
 
 T = TypeVar("T")
 
@@ -77,6 +80,27 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
         yield item
         bar.update()
     bar.close()
+
+
+def exit_status(command: Callable[[], None]) -> int:
+    """Runs a command for the command line.
+
+    Returns:
+      0; 2 for what the user has to mend (`UserError`), 1 for what the machine refuses (`OSError`), 130 when interrupted;
+      each of them with one line on standard error.
+    """
+    try:
+        command()
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except OSError as error:
+        say(f"error: {explain_os_error(error)}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted: run the same command again to continue")
+        return 130
+    return 0
 
 
 def say(message: str) -> None:

@@ -4,8 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from adnerf_jax.errors import UserError
-from adnerf_jax.files import explain_os_error
+from adnerf_jax.progress import exit_status
 
 DESCRIPTION = """Makes a dataset to train on from a portrait video: one person who talks to the camera before a
 still background, 3 to 5 minutes at best. Run the same command again to continue after an interruption."""
@@ -35,25 +34,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 2 for a user's mistake, 1 for a failing system."""
+    """Runs the command line; returns the exit status (`progress.exit_status`)."""
     options = _parser().parse_args(argv)
-    try:
+
+    def command() -> None:
         # Not at the top: --help must not wait for JAX.
         from adnerf_jax.compilation import enable_cache
         from preprocessing.pipeline import prepare
 
         enable_cache()
         prepare(options.video, options.out, focal=options.focal, speech=options.speech, redo=options.redo)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {explain_os_error(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to continue", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(command)
 
 
 if __name__ == "__main__":
