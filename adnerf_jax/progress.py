@@ -86,8 +86,8 @@ def exit_status(command: Callable[[], None]) -> int:
     """Runs a command for the command line.
 
     Returns:
-      0; 2 for what the user has to mend (`UserError`), 1 for what the machine refuses (`OSError`), 130 when interrupted;
-      each of them with one line on standard error.
+      0; 2 for what the user has to mend (`UserError`), 1 for what the machine refuses (`OSError`), 130 when
+      interrupted; each of them with one line on standard error.
     """
     try:
         command()
