@@ -15,7 +15,6 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.files import read_json
 
 FPS = 25.0
-FEATURES_PER_SECOND = 50
 WINDOW = 16
 
 MANIFEST = "manifest.json"
