@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -36,45 +38,34 @@ def grid_resolutions(levels: int, coarsest: int, finest: int) -> tuple[int, ...]
     return tuple(int(round(coarsest * growth**level)) for level in range(levels))
 
 
-def _corners(x: Array, resolution: int) -> tuple[list[Array], list[Array]]:
-    """Per corner of the cell that holds x [..., D] in [0, 1]: integer coordinates [..., D] and weights [...]."""
-    scaled = jnp.clip(x, 0.0, 1.0) * resolution
-    low = jnp.minimum(jnp.floor(scaled), resolution - 1)
-    fraction = scaled - low
-    low = low.astype(jnp.uint32)
-    coordinates, weights = [], []
-    for offset in itertools.product((0, 1), repeat=x.shape[-1]):
-        coordinates.append(low + np.array(offset, np.uint32))
-        sides = [fraction[..., d] if bit else 1.0 - fraction[..., d] for d, bit in enumerate(offset)]
-        weight = sides[0]
-        for side in sides[1:]:
-            weight = weight * side
-        weights.append(weight)
-    return coordinates, weights
-
-
-def _dense_index(corner: Array, resolution: int) -> Array:
-    index, stride = corner[..., 0], 1
-    for d in range(1, corner.shape[-1]):
-        stride *= resolution + 1
-        index = index + corner[..., d] * np.uint32(stride)
-    return index
-
-
-def _hash_index(corner: Array, size: int) -> Array:
-    index = corner[..., 0] * np.uint32(_PRIMES[0])
-    for d in range(1, corner.shape[-1]):
-        index = index ^ (corner[..., d] * np.uint32(_PRIMES[d]))
-    return index % np.uint32(size)
-
-
-def _lookup(grid: Array, x: Array, resolution: int) -> tuple[list[Array], list[Array]]:
-    """Per corner: rows of the grid [...] and weights [...]."""
-    size = grid.shape[0]
+def _corners(x: Array, resolution: int, shape: tuple[int, ...]) -> tuple[list[Array], list[Array]]:
+    """Per corner of the cell that holds x [..., D]: its row, int32 [...], in a grid of some shape, and weight [...]."""
+    *groups, size, _ = shape
+    start = np.arange(math.prod(groups), dtype=np.uint32).reshape(
+        *groups, *[1] * (x.ndim - 1 - len(groups))
+    ) * np.uint32(size)
     dense = (resolution + 1) ** x.shape[-1] <= size
-    coordinates, weights = _corners(x, resolution)
-    indices = [_dense_index(c, resolution) if dense else _hash_index(c, size) for c in coordinates]
-    return [index.astype(jnp.int32) for index in indices], weights
+    sides, terms = [], []
+    for d in range(x.shape[-1]):
+        scaled = jnp.clip(x[..., d], 0.0, 1.0) * resolution
+        low = jnp.minimum(jnp.floor(scaled), resolution - 1)
+        sides.append((1.0 - (scaled - low), scaled - low))
+        factor = np.uint32((resolution + 1) ** d if dense else _PRIMES[d])
+        first = low.astype(jnp.uint32) * factor
+        terms.append((first, first + factor))
+    rows, weights = [], []
+    for corner in itertools.product((0, 1), repeat=x.shape[-1]):
+        chosen = [terms[d][bit] for d, bit in enumerate(corner)]
+        row = functools.reduce(operator.add if dense else operator.xor, chosen)
+        rows.append((row if dense else row % np.uint32(size)) + start)
+        weights.append(functools.reduce(operator.mul, [sides[d][bit] for d, bit in enumerate(corner)]))
+    return rows, weights
+
+
+def _gather(grid: Array, rows: list[Array], weights: list[Array]) -> Array:
+    grid = grid.reshape(-1, grid.shape[-1])
+    # Corner by corner the sum stays in registers: on CPUs 4 to 10 times as fast as one gather of all corners.
+    return sum(w[..., None] * jnp.take(grid, row, axis=0, mode="clip") for row, w in zip(rows, weights, strict=True))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -82,46 +73,69 @@ def interpolate_grid(grid: Array, x: Array, resolution: int) -> Array:
     """Multilinear look-up in one level.
 
     Args:
-      grid: [T, features]. Dense, at index Σ corner_d·(resolution + 1)^d, if it has room; hashed otherwise.
+      grid: [*G, T, features]. Dense, at row Σ corner_d·(resolution + 1)^d, if it has room; hashed otherwise.
+      x: [*G, ..., D] in [0, 1]; outside is clamped to the border. Each of the leading axes G has a grid of its own.
+      resolution: cells along each axis.
+
+    Returns:
+      [*G, ..., features].
+    """
+    return _interpolate_forward(grid, x, resolution)[0]
+
+
+def _interpolate_forward(grid: Array, x: Array, resolution: int):
+    # Rows and weights are computed once: compilers would do it again for each feature, and again for the gradient.
+    rows, weights = jax.lax.optimization_barrier(_corners(x, resolution, grid.shape))
+    return _gather(grid, rows, weights), (grid, x, rows, weights)
+
+
+def _interpolate_backward(resolution: int, saved, cotangent: Array):
+    grid, x, rows, weights = saved
+    at = jnp.stack(rows).reshape(-1)
+    # A scatter for each feature: they run side by side, and each stays in the cache.
+    to_grid = [
+        jnp.zeros(grid.size // grid.shape[-1])
+        .at[at]
+        .add((jnp.stack(weights) * cotangent[..., f]).reshape(-1), mode="drop")
+        for f in range(grid.shape[-1])
+    ]
+    _, to_x = jax.vjp(lambda x: _gather(grid, *_corners(x, resolution, grid.shape)), x)
+    return jnp.stack(to_grid, axis=-1).reshape(grid.shape), to_x(cotangent)[0]
+
+
+interpolate_grid.defvjp(_interpolate_forward, _interpolate_backward)
+
+
+def nearest_cell(cells: Array, x: Array, resolution: int) -> Array:
+    """Look-up in a grid of constant cells.
+
+    Args:
+      cells: [resolution^D]; cell (c_0, c_1, …) stands at Σ c_d·resolution^d.
       x: [..., D] in [0, 1]; outside is clamped to the border.
       resolution: cells along each axis.
 
     Returns:
-      [..., features].
+      [...].
     """
-    # A sum over corners stays in registers (on CPUs 4 to 10 times as fast as one gather of all corners) …
-    indices, weights = _lookup(grid, x, resolution)
-    return sum(w[..., None] * jnp.take(grid, i, axis=0, mode="clip") for i, w in zip(indices, weights, strict=True))
-
-
-def _interpolate_forward(grid: Array, x: Array, resolution: int):
-    return interpolate_grid(grid, x, resolution), (grid, x)
-
-
-def _interpolate_backward(resolution: int, saved, cotangent: Array):
-    # … while its gradient is one scatter of all corners, not one for each.
-    def gathered(grid: Array, x: Array) -> Array:
-        indices, weights = _lookup(grid, x, resolution)
-        values = jnp.take(grid, jnp.stack(indices, axis=-1), axis=0, mode="clip")
-        return jnp.einsum("...c,...cf->...f", jnp.stack(weights, axis=-1), values)
-
-    return jax.vjp(gathered, *saved)[1](cotangent)
-
-
-interpolate_grid.defvjp(_interpolate_forward, _interpolate_backward)
+    at = 0
+    for d in range(x.shape[-1]):
+        cell = jnp.clip(jnp.floor(x[..., d] * resolution), 0, resolution - 1)
+        at = at + cell.astype(jnp.int32) * resolution**d
+    return jnp.take(cells, jax.lax.optimization_barrier(at), mode="clip")
 
 
 def multiresolution_grid(grids: Array, x: Array, resolutions: tuple[int, ...]) -> Array:
     """Features of all levels, side by side (Instant NGP, section 3).
 
     Args:
-      grids: [L, T, features].
-      x: [..., D] in [0, 1].
+      grids: [L, *G, T, features].
+      x: [*G, ..., D] in [0, 1]. Each of the leading axes G has grids of its own.
       resolutions: L of them.
 
     Returns:
-      [..., L·features].
+      [*G, ..., L·features].
     """
+    x = jax.lax.optimization_barrier(x)
     return jnp.concatenate(
         [interpolate_grid(grids[level], x, resolution) for level, resolution in enumerate(resolutions)], axis=-1
     )

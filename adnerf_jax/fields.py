@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from adnerf_jax.encoding import grid_resolutions, interpolate_grid, multiresolution_grid, positional
+from adnerf_jax.encoding import grid_resolutions, multiresolution_grid, nearest_cell, positional
 
 _DENSITY_GAIN = 10.0
 # The picture should move with the pose before it changes with it.
@@ -47,6 +47,30 @@ class MultiresolutionGrid(nn.Module):
         return multiresolution_grid(grids, x, grid_resolutions(self.levels, self.coarsest, self.finest))
 
 
+class BlendedGrid(nn.Module):
+    """A set of trainable grids for each entry of a shape code; points of a group see the sum that the code weights.
+
+    What lips and lids do is learned at the pace of grids (after Gao et al. 2022, "Reconstructing Personalized Semantic
+    Facial NeRF Models", section 3.2). The sum comes first and the look-up second, which makes many rays of a frame as
+    cheap as with a single set.
+    """
+
+    levels: int
+    features: int
+    table_size: int
+    coarsest: int
+    finest: int
+
+    @nn.compact
+    def __call__(self, x: Array, shape: Array) -> Array:
+        """x: [G, ..., D] in [0, 1], shape: [G, M]; returns [G, ..., levels·features]."""
+        size = (self.levels, self.table_size, self.features)
+        grids = self.param("grids", _uniform(1e-2), (shape.shape[-1], *size))
+        blended = (shape @ grids.reshape(len(grids), -1)).reshape(len(shape), *size)
+        resolutions = grid_resolutions(self.levels, self.coarsest, self.finest)
+        return multiresolution_grid(blended.swapaxes(0, 1), x, resolutions)
+
+
 class DensityGrid(nn.Module):
     """Density by look-up alone: the proposal that tells the head field where to look."""
 
@@ -55,9 +79,9 @@ class DensityGrid(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., 3] in [0, 1] to densities [...]."""
-        grid = self.param("grids", nn.initializers.zeros, ((self.resolution + 1) ** 3, 1))
+        cells = self.param("grids", nn.initializers.zeros, (self.resolution**3,))
         # Densities span e^±8, which steps of Adam's size would take too long to cross.
-        return bounded_exp(_DENSITY_GAIN * interpolate_grid(grid, x, self.resolution)[..., 0])
+        return bounded_exp(_DENSITY_GAIN * nearest_cell(cells, x, self.resolution))
 
 
 class ConditionedMLP(nn.Module):
@@ -83,13 +107,11 @@ class ConditionedMLP(nn.Module):
 class GridField(nn.Module):
     """The `fast` head: grids of features, read by small networks; the code shifts the first layer.
 
-    A second set of grids holds one set of features for each entry of a short shape code, and is summed by them: what
-    lips and lids do is learned at the pace of grids (after Gao et al. 2022, "Reconstructing Personalized Semantic
-    Facial NeRF Models", section 3.2).
+    A shape code weights further grids, which are read beside them.
     """
 
     grid: MultiresolutionGrid
-    shapes: MultiresolutionGrid
+    shapes: BlendedGrid
     width: int
     geometry: int
     direction_levels: int
@@ -102,16 +124,14 @@ class GridField(nn.Module):
           x: [F, R, S, 3] in [0, 1].
           directions: [F, R, 3], unit.
           code: [F, D].
-          shape: [F, M], weights of the grids of shapes; the grids hold a multiple of M features.
+          shape: [F, M], weights of the grids of shapes.
 
         Returns:
           density [F, R, S] (non-negative, per unit), colours [F, R, S, 3] in [0, 1].
         """
         frames, rays, samples, _ = x.shape
-        x = x.reshape(frames * rays * samples, 3)
-        moving = self.shapes(x).reshape(frames, rays * samples, -1, shape.shape[-1])
-        moving = (moving * shape[:, None, None]).sum(-1)
-        features = jnp.concatenate([self.grid(x).reshape(frames, rays * samples, -1), moving], axis=-1)
+        x = x.reshape(frames, rays * samples, 3)
+        features = jnp.concatenate([self.grid(x), self.shapes(x, shape)], axis=-1)
         h = ConditionedMLP(self.width, 2, 1 + self.geometry, name="density")(features, code)
         density = bounded_exp(h[..., 0]).reshape(frames, rays, samples)
         towards = positional(directions, self.direction_levels).reshape(frames * rays, -1)

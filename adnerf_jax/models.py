@@ -10,9 +10,12 @@ from adnerf_jax import losses
 from adnerf_jax.audio_nets import AudioAttNet, AudioNet
 from adnerf_jax.cameras import clip_to_box, placement_vector
 from adnerf_jax.compositing import alpha_weights, composite
-from adnerf_jax.fields import DensityGrid, GridField, MultiresolutionGrid, PlanarField
+from adnerf_jax.fields import BlendedGrid, DensityGrid, GridField, MultiresolutionGrid, PlanarField
 from adnerf_jax.sampling import even_edges, resample_edges
 from adnerf_jax.types import Conditions, Rays, Rendered, Scene
+
+# One ray in so many trains the proposal.
+_SAMPLER_SHARE = 4
 
 
 @struct.dataclass
@@ -32,7 +35,7 @@ class AudioCode(nn.Module):
     def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]."""
         del key
-        features = (conditions.audio - scene.audio_mean) @ scene.audio_basis
+        features = conditions.audio @ scene.audio_basis - scene.audio_mean @ scene.audio_basis
         return AudioAttNet(name="attention")(AudioNet(code=self.size, name="net")(features))
 
 
@@ -110,9 +113,11 @@ class GridHead(nn.Module):
         density, colours = self.field(_in_box(rays, t, scene), rays.directions / length, code, shape)
         fine_weights = alpha_weights(density, jnp.diff(fine_edges) * length)
         rendered = composite(fine_weights, colours, t, background)
-        sampler_loss = losses.interlevel(fine_edges, fine_weights, edges, weights) + losses.excess_opacity(
-            weights.sum(-1), rendered.opacity
-        )
+        # A part of the rays teaches the proposal as well as all of them.
+        some = slice(0, -(-weights.shape[1] // _SAMPLER_SHARE))
+        sampler_loss = losses.interlevel(
+            fine_edges[:, some], fine_weights[:, some], edges[:, some], weights[:, some]
+        ) + losses.excess_opacity(weights[:, some].sum(-1), rendered.opacity[:, some])
         return Levels((rendered,), sampler_loss)
 
     def visible(self, rays: Rays, scene: Scene) -> Array:
@@ -171,7 +176,7 @@ def build_head(model) -> nn.Module:
         shape_names=tuple(model.shape_codes),
         field=GridField(
             grid=grid,
-            shapes=MultiresolutionGrid(**model.shape_grid, name=None),
+            shapes=BlendedGrid(**model.shape_grid, name=None),
             width=model.width,
             geometry=model.geometry,
             direction_levels=model.direction_levels,

@@ -22,8 +22,7 @@ def even_edges(near: Array, far: Array, intervals: int) -> Array:
 def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | None, padding: float) -> Array:
     """Edges of new intervals that hold equal shares of the weights (inverse transform sampling).
 
-    Search and interpolation are written as comparisons over all edges at once: for a few dozen intervals that is
-    several times faster than a search for each ray.
+    Written without a search: for a few dozen intervals, looking at all of them is several times faster on any device.
 
     Args:
       edges: [..., N + 1], increasing.
@@ -37,22 +36,17 @@ def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | No
     """
     share = weights + padding
     share = share / share.sum(-1, keepdims=True)
-    cdf = jnp.concatenate([jnp.zeros_like(share[..., :1]), jnp.cumsum(share, axis=-1)], axis=-1)
+    cdf = jnp.cumsum(share, axis=-1) - share
     u = (jnp.arange(intervals + 1) + 0.5) / (intervals + 1)
     if key is None:
         u = jnp.broadcast_to(u, (*weights.shape[:-1], intervals + 1))
     else:
         shift = jax.random.uniform(key, (*weights.shape[:-1], 1), minval=-0.5, maxval=0.5)
         u = u + shift / (intervals + 1)
-    # The last interval that begins at or before u, found by counting.
-    count = (u[..., :, None] >= cdf[..., None, 1:-1]).sum(-1)
-    chosen = jax.nn.one_hot(count, share.shape[-1], dtype=share.dtype)
-    low, step, start, width = (
-        jnp.einsum("...mn,...n->...m", chosen, a)
-        for a in (cdf[..., :-1], share, edges[..., :-1], edges[..., 1:] - edges[..., :-1])
-    )
-    fraction = jnp.clip((u - low) / jnp.maximum(step, 1e-9), 0.0, 1.0)
-    return jax.lax.stop_gradient(start + fraction * width)
+    # The inverse of the cumulative distribution, as the sum of what each interval adds on the way up to u.
+    passed = jnp.clip((u[..., :, None] - cdf[..., None, :]) / jnp.maximum(share, 1e-9)[..., None, :], 0.0, 1.0)
+    travelled = (passed * jnp.diff(edges)[..., None, :]).sum(-1)
+    return jax.lax.stop_gradient(edges[..., :1] + travelled)
 
 
 def overlapping_weight(edges: Array, outer_edges: Array, outer_weights: Array) -> Array:
@@ -68,5 +62,4 @@ def overlapping_weight(edges: Array, outer_edges: Array, outer_weights: Array) -
     """
     starts_before = outer_edges[..., None, :-1] < edges[..., 1:, None]
     ends_after = outer_edges[..., None, 1:] > edges[..., :-1, None]
-    touches = (starts_before & ends_after).astype(outer_weights.dtype)
-    return jnp.einsum("...mn,...n->...m", touches, outer_weights)
+    return jnp.where(starts_before & ends_after, outer_weights[..., None, :], 0.0).sum(-1)

@@ -55,20 +55,21 @@ def _fast(config: ConfigDict) -> None:
     head.codes = ("audio", "lips", "eyes")  # condition codes, in this order
     head.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=12, finest=384))
     head.shape_codes = ("lips", "eyes")  # those that weight the grids of shapes: 3 + 2 numbers
-    head.shape_grid = ConfigDict(dict(levels=5, features=10, table_size=2**14, coarsest=16, finest=160))
+    head.shape_grid = ConfigDict(dict(levels=5, features=2, table_size=2**14, coarsest=16, finest=160))
     head.audio_code = 64  # size of the audio code
     head.width = 64  # of the two small networks
     head.geometry = 15  # features from the density network to the colour network
     head.direction_levels = 2  # positional encoding of the viewing direction
     head.proposal_resolution = 48
     head.coarse_samples = 48  # intervals of the proposal
-    head.fine_samples = 12  # intervals of the field
+    head.fine_samples = 10  # intervals of the field
     config.optim.decay = 0.1
     config.optim.grid_multiple = 40.0
     config.train.random_background = True
     if config.stage == "head":
         config.train.steps = 1500
-        config.train.frames_per_step = 16
+        config.train.rays = 1024
+        config.train.frames_per_step = 8
         config.train.regions = ConfigDict({"head": 0.55, "face": 0.25, "mouth": 0.15, "frame": 0.05})
         config.optim.decay_steps = 1500
     else:
@@ -79,11 +80,11 @@ def _fast(config: ConfigDict) -> None:
         torso.position_levels = 3
         torso.audio_channels = 4  # that the audio code is reduced to
         torso.reach = 0.1  # largest shift of a look-up, as a fraction of the image
-        config.train.steps = 800
+        config.train.steps = 600
         config.train.rays = 2048
         config.train.frames_per_step = 16
         config.train.regions = ConfigDict({"torso": 1.0})
-        config.optim.decay_steps = 800
+        config.optim.decay_steps = 600
     config.train.log_every = 50
     config.train.validate_every = 1000
     config.train.checkpoint_every = 500

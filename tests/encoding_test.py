@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from adnerf_jax.encoding import grid_resolutions, interpolate_grid, multiresolution_grid, positional
+from adnerf_jax.encoding import grid_resolutions, interpolate_grid, multiresolution_grid, nearest_cell, positional
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -108,3 +108,49 @@ def test_vertices_of_a_dense_grid_hold_their_own_entries():
     corners = np.array(list(itertools.product(range(4), range(4))), np.float32)
     values = interpolate_grid(grid, corners[:, ::-1] / 3, 3)
     np.testing.assert_allclose(values[:, 0], np.arange(16), atol=1e-5)  # the first coordinate runs fastest
+
+
+def test_groups_have_grids_of_their_own():
+    rng = np.random.default_rng(4)
+    grids = rng.normal(size=(3, 50, 2)).astype(np.float32)
+    x = rng.random((3, 7, 3)).astype(np.float32)
+    cotangent = rng.normal(size=(3, 7, 2)).astype(np.float32)
+
+    def both(grid, x, cotangent):
+        values, pull = jax.vjp(lambda g, x: interpolate_grid(g, x, 9), grid, x)
+        return values, *pull(cotangent)
+
+    together = both(grids, x, cotangent)
+    for g in range(3):
+        for one, many in zip(both(grids[g], x[g], cotangent[g]), together, strict=True):
+            np.testing.assert_allclose(many[g], one, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("resolution", "size"), [(4, 125), (50, 64)])
+def test_gradients_against_those_of_plain_indexing(resolution, size):
+    rng = np.random.default_rng(5)
+    grid = rng.normal(size=(size, 2)).astype(np.float32)
+    x = rng.random((30, 3)).astype(np.float32)
+
+    def plain(grid, x):
+        low = jnp.floor(x * resolution)
+        value = 0.0
+        for offset in itertools.product((0, 1), repeat=3):
+            weight = jnp.prod(jnp.where(jnp.array(offset) == 1, x * resolution - low, 1 - (x * resolution - low)), -1)
+            corner = (low + jnp.array(offset)).astype(jnp.uint32)
+            dense = corner[:, 0] + corner[:, 1] * (resolution + 1) + corner[:, 2] * (resolution + 1) ** 2
+            mixed = corner[:, 0] ^ corner[:, 1] * np.uint32(2654435761) ^ corner[:, 2] * np.uint32(805459861)
+            row = dense if (resolution + 1) ** 3 <= size else mixed % size
+            value += weight[:, None] * grid[row]
+        return jnp.sum(jnp.sin(value))
+
+    ours = jax.grad(lambda g, x: jnp.sum(jnp.sin(interpolate_grid(g, x, resolution))), argnums=(0, 1))(grid, x)
+    for mine, theirs in zip(ours, jax.grad(plain, argnums=(0, 1))(grid, x), strict=True):
+        # Sums of up to 240 terms of order `resolution`.
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5 * resolution)
+
+
+def test_cells_are_constant_and_the_border_belongs_to_the_last():
+    cells = np.arange(9, dtype=np.float32)
+    x = np.array([(0.0, 0.0), (0.32, 0.34), (1.0, 0.5), (-1.0, 2.0)], np.float32)
+    np.testing.assert_array_equal(nearest_cell(cells, x, 3), [0.0, 3.0, 5.0, 6.0])

@@ -304,15 +304,16 @@ def test_one_view_where_the_face_is_large_two_where_it_is_small():
     assert (corner.x, corner.y) == (0, 0)
 
 
+@pytest.mark.parametrize("side", [parsing._SIDE, parsing._SMALL_SIDE])
 @pytest.mark.parametrize("view", [parsing.View(0, 0, 100), parsing.View(-30, 20, 300), parsing.View(40.3, 10.6, 37.0)])
-def test_cells_return_to_where_their_pixels_came_from(view):
+def test_cells_return_to_where_their_pixels_came_from(view, side):
     """A horizontal and a vertical ramp, cut out as the network sees them, read at its cells and laid over the frame."""
     height, width = 90, 120
     ramp = np.stack(np.broadcast_arrays(np.arange(width) * 2.0, np.arange(height)[:, None] * 2.0, 0.0), -1)
-    picture = parsing._cut(ramp.astype(np.uint8), view).astype(np.float32)
-    at = np.linspace(0, parsing._SIDE - 1, parsing._SIDE // 8)
+    picture = parsing._cut(ramp.astype(np.uint8), view, side).astype(np.float32)
+    at = np.linspace(0, side - 1, side // 8)
     low = at.astype(int)
-    high = np.minimum(low + 1, parsing._SIDE - 1)
+    high = np.minimum(low + 1, side - 1)
     share = (at - low)[:, None]
     rows = picture[low] * (1 - share[..., None]) + picture[high] * share[..., None]
     cells = rows[:, low] * (1 - share) + rows[:, high] * share

@@ -6,12 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adnerf_jax.fields import ConditionedMLP, DensityGrid, GridField, MultiresolutionGrid, PlanarField, bounded_exp
+from adnerf_jax.fields import (
+    BlendedGrid,
+    ConditionedMLP,
+    DensityGrid,
+    GridField,
+    MultiresolutionGrid,
+    PlanarField,
+    bounded_exp,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Sums of up to 64 float32 products of order 1, three layers deep.
 TOLERANCE = 1e-5
+GRID = dict(levels=2, features=2, table_size=64, coarsest=2, finest=5)
 
 
 def dense(params: dict, x: np.ndarray) -> np.ndarray:
@@ -44,12 +53,24 @@ def test_density_grid_starts_at_density_one_and_reads_its_own_entries():
     x = np.array([[0.0, 0.5, 1.0], [0.25, 0.0, 0.0]], np.float32)
     params = grid.init(jax.random.key(0), x)
     np.testing.assert_array_equal(grid.apply(params, x), 1.0)
-    gain = np.log(grid.apply({"params": {"grids": np.full((27, 1), 0.1, np.float32)}}, x)[0]) / 0.1
+    gain = np.log(grid.apply({"params": {"grids": np.full(8, 0.1, np.float32)}}, x)[0]) / 0.1
     assert gain > 0
-    entries = np.log(np.arange(1.0, 28.0, dtype=np.float32))[:, None] / gain
+    entries = np.log(np.arange(1.0, 9.0, dtype=np.float32)) / gain
     density = grid.apply({"params": {"grids": entries}}, x)
-    # Vertex (0, 1, 2) has index 0 + 1·3 + 2·9; halfway between the entries 0 and 1 in the exponent is √(1·2).
-    np.testing.assert_allclose(density, [22.0, np.sqrt(2.0)], rtol=1e-5)
+    # The cells (0, 1, 1), the border being the last cell's, and (0, 0, 0).
+    np.testing.assert_allclose(density, [7.0, 1.0], rtol=1e-5)
+
+
+class BlendedGridTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_is_the_sum_of_look_ups_that_the_code_weights(self):
+        rng = np.random.default_rng(4)
+        x, shape = rng.random((3, 5, 3)).astype(np.float32), rng.normal(size=(3, 2)).astype(np.float32)
+        blended, single = BlendedGrid(**GRID), MultiresolutionGrid(**GRID)
+        params = shaken(blended.init(jax.random.key(0), x, shape)["params"])
+        looked_up = [np.asarray(single.apply({"params": {"grids": grids}}, x)) for grids in params["grids"]]
+        expected = sum(shape[:, m, None, None] * looked_up[m] for m in range(2))
+        np.testing.assert_allclose(self.variant(blended.apply)({"params": params}, x, shape), expected, atol=TOLERANCE)
 
 
 class ConditionedMLPTest(chex.TestCase):
@@ -70,12 +91,8 @@ class ConditionedMLPTest(chex.TestCase):
         np.testing.assert_allclose(out, dense(params["out"], h), rtol=TOLERANCE, atol=TOLERANCE)
 
 
-GRID = dict(levels=2, features=2, table_size=64, coarsest=2, finest=5)
-
-
 def grid_field() -> GridField:
-    grids = (MultiresolutionGrid(**{**GRID, "features": features}) for features in (2, 4))
-    return GridField(*grids, width=8, geometry=3, direction_levels=2)
+    return GridField(MultiresolutionGrid(**GRID), BlendedGrid(**GRID), width=8, geometry=3, direction_levels=2)
 
 
 def test_the_head_field_sees_each_point_with_its_own_ray_and_frame():
@@ -154,6 +171,6 @@ def test_tables_are_called_grids_so_that_the_optimizer_finds_them():
     shapes = jax.eval_shape(field.init, jax.random.key(0), x, x[:, :, 0], jnp.zeros((1, 2)), jnp.zeros((1, 2)))[
         "params"
     ]
-    tables = [p for p, a in jax.tree_util.tree_flatten_with_path(shapes)[0] if a.shape[:2] == (2, 64)]
+    tables = [p for p, a in jax.tree_util.tree_flatten_with_path(shapes)[0] if 64 in a.shape]
     names = {jax.tree_util.keystr(p, simple=True, separator="/") for p in tables}
     assert names == {"grid/grids", "shapes/grids"}

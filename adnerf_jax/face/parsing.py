@@ -35,7 +35,8 @@ _CLASS_PARTS = np.array(
 # Side of the network's picture. Overlap of head / torso with the labels at 512 px (220 ms a frame on two cores), on a
 # 450 px clip and on a 256 px one: at 320 .975 / .989 and .989 / .972 (50 ms), at 384 .988 / .993 and .993 / .979
 # (72 ms), at 416 .990 / .994 and .994 / .984 (86 ms). Below 300 the network loses faces.
-_SIDE = 416
+_SIDE, _SMALL_SIDE = 416, 320  # the smaller one where views of the frames have no more pixels themselves
+_CELL = 8  # pixels of the network's picture that share their logits
 _BATCH = 4  # views a call: a quarter faster than one by one; more gain nothing
 _FACE_SHARE = 0.45  # extent of the landmarks in the side of the view around the head
 _ENOUGH_SHARE = 0.38  # from here on one view of the whole frame serves
@@ -185,10 +186,13 @@ def _frame_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) 
     first = next(frames, None)
     if first is None:
         return
-    views = iter(_views(points, first.shape[1], first.shape[0])[start:])
+    views = _views(points, first.shape[1], first.shape[0])
+    pixels = np.median([view.side for of_frame in views for view in of_frame])
+    side = _SMALL_SIDE if pixels <= _SMALL_SIDE else _SIDE
+    views = iter(views[start:])
     for group in _batches(itertools.chain([first], frames), _BATCH):
         of_group = list(itertools.islice(views, len(group)))
-        pictures = [_cut(rgb, view) for rgb, of_frame in zip(group, of_group, strict=True) for view in of_frame]
+        pictures = [_cut(rgb, view, side) for rgb, of_frame in zip(group, of_group, strict=True) for view in of_frame]
         cells = iter(_run(params, pictures))
         for rgb, of_frame in zip(group, of_group, strict=True):
             yield _assemble(list(itertools.islice(cells, len(of_frame))), of_frame, *rgb.shape[:2])
@@ -214,9 +218,9 @@ def _batches(items: Iterable, count: int) -> Iterator[list]:
         yield batch
 
 
-def _cut(rgb: np.ndarray, view: View) -> np.ndarray:
-    """The view as a picture uint8 [_SIDE, _SIDE, 3]; beyond the frame its edge goes on."""
-    scale = _SIDE / view.side
+def _cut(rgb: np.ndarray, view: View, side: int) -> np.ndarray:
+    """The view as a picture uint8 [side, side, 3]; beyond the frame its edge goes on."""
+    scale = side / view.side
     # Shrunk by area first: a warp alone would alias.
     size = [max(1, round(n * scale)) for n in rgb.shape[1::-1]]
     scaled = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -224,11 +228,11 @@ def _cut(rgb: np.ndarray, view: View) -> np.ndarray:
     start = (0.5 / scale + np.array([view.x, view.y])) * ratio - 0.5
     affine = np.c_[np.diag(ratio / scale), start]
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(scaled, affine, (_SIDE, _SIDE), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(scaled, affine, (side, side), flags=how, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _assemble(cells: list[np.ndarray], views: list[View], height: int, width: int) -> np.ndarray:
-    """Logits [H, W, 4] of the frame from those of its views' cells [_SIDE/8, _SIDE/8, 4]."""
+    """Logits [H, W, 4] of the frame from those of its views' cells [side/8, side/8, 4]."""
     near, *far = [_spread(c, view, height, width) for c, view in zip(cells, views, strict=True)]
     if not far:
         return near
@@ -240,8 +244,9 @@ def _assemble(cells: list[np.ndarray], views: list[View], height: int, width: in
 
 def _spread(cells: np.ndarray, view: View, height: int, width: int) -> np.ndarray:
     """Cells [n, n, 4] of a view laid over the frame by linear interpolation: [H, W, 4]."""
-    step = (_SIDE - 1) / (cells.shape[0] - 1)  # view pixels a cell; corners are aligned
-    scale = _SIDE / view.side
+    side = _CELL * len(cells)
+    step = (side - 1) / (len(cells) - 1)  # view pixels a cell; corners are aligned
+    scale = side / view.side
     # frame pixel -> view pixel -> cell
     affine = np.array([[scale, 0, (0.5 - view.x) * scale - 0.5], [0, scale, (0.5 - view.y) * scale - 0.5]]) / step
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
