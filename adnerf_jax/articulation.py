@@ -43,7 +43,16 @@ def principal(shapes: np.ndarray, components: int) -> np.ndarray:
     return kept / max(float(kept[:, 0].std()), 1e-9)
 
 
-def fit_ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def centre_taper(length: int) -> np.ndarray:
+    """Importance [length] of a window's features, which come at 50 Hz: what is nearest in time tells most of the lips.
+
+    Cross-validated correlation with the opening, on two clips: .60 and .79 without, .66 and .81 with a spread of 2
+    (.65 and .80 with 4).
+    """
+    return np.exp(-0.5 * ((np.arange(length) - (length - 1) / 2) / 2.0) ** 2)
+
+
+def fit_ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression; cross-validation over blocks of time chooses each target's penalty.
 
     Args:
@@ -51,8 +60,7 @@ def fit_ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
       targets: [N, M].
 
     Returns:
-      weights [D, M], bias [M], and noise [M]: the standard deviation of what the fit knows about its own frames beyond
-      what it would know about others, √(error² on left-out blocks − error² on its own frames).
+      weights [D, M] and bias [M].
     """
     fold = np.arange(len(inputs)) * _FOLDS // len(inputs)
     gram = inputs @ inputs.T
@@ -71,9 +79,7 @@ def fit_ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
     bias = targets.mean(0)
     best = trials.argmin(0)
     duals = [_solve(gram, _PENALTIES[k] * scale, targets[:, m] - bias[m]) for m, k in enumerate(best)]
-    weights = inputs.T @ np.stack(duals, axis=1)
-    own = np.square(inputs @ weights + bias - targets).mean(0)
-    return weights, bias, np.sqrt(np.maximum(trials.min(0) - own, 0.0))
+    return inputs.T @ np.stack(duals, axis=1), bias
 
 
 def _solve(gram: np.ndarray, penalty: float, targets: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from adnerf_jax import schema
-from adnerf_jax.articulation import fit_ridge, lip_shapes, principal
+from adnerf_jax.articulation import centre_taper, fit_ridge, lip_shapes, principal
 from adnerf_jax.cameras import placement_vector
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
@@ -160,8 +160,9 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
     """
     windows = dataset.windows[frames.split.aud_id]
     mean, basis = whiten(windows, audio_features)
-    weights, bias, noise = fit_ridge(
-        (windows - mean).reshape(len(windows), -1).astype(np.float64),
+    taper = centre_taper(windows.shape[1])[:, None]
+    weights, bias = fit_ridge(
+        ((windows - mean) * taper).reshape(len(windows), -1).astype(np.float64),
         principal(dataset.lips[frames.split.aud_id], LIPS),
     )
     eyes = dataset.eyes[frames.split.aud_id]
@@ -175,9 +176,8 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
         box=head_box(frames, dataset.camera),
         audio_mean=mean,
         audio_basis=basis,
-        lips_weights=weights.reshape(*windows.shape[1:], -1).astype(np.float32),
+        lips_weights=(weights.reshape(*windows.shape[1:], -1) * taper[..., None]).astype(np.float32),
         lips_bias=bias.astype(np.float32),
-        lips_noise=noise.astype(np.float32),
         eyes_mean=eyes.mean(0).astype(np.float32),
         eyes_scale=eyes.std(0).astype(np.float32) + np.float32(1e-3),
         pose_mean=poses.mean(0).astype(np.float32),

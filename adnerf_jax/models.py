@@ -32,9 +32,8 @@ class AudioCode(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
+    def __call__(self, conditions: Conditions, scene: Scene) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]."""
-        del key
         features = conditions.audio @ scene.audio_basis - scene.audio_mean @ scene.audio_basis
         return AudioAttNet(name="attention")(AudioNet(code=self.size, name="net")(features))
 
@@ -43,23 +42,18 @@ class LipsCode(nn.Module):
     """The lips' shape that the speech lets expect, as a linear map fitted beforehand says; nothing to train."""
 
     @nn.compact
-    def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
+    def __call__(self, conditions: Conditions, scene: Scene) -> Array:
         """[F, M] from `conditions.audio` [F, 8, 16, C], averaged over three frames."""
         now = jnp.einsum("fwtc,w->ftc", conditions.audio[:, 3:6], jnp.array([0.25, 0.5, 0.25]))
-        lips = jnp.einsum("ftc,tcm->fm", now - scene.audio_mean, scene.lips_weights) + scene.lips_bias
-        if key is not None:
-            # The fit knows its own frames too well: in training it errs as it will on speech that it never heard.
-            lips += scene.lips_noise * jax.random.normal(key, lips.shape)
-        return lips
+        return jnp.einsum("ftc,tcm->fm", now - scene.audio_mean, scene.lips_weights) + scene.lips_bias
 
 
 class EyesCode(nn.Module):
     """Openness of both eyes, standardised."""
 
     @nn.compact
-    def __call__(self, conditions: Conditions, scene: Scene, key: Array | None) -> Array:
+    def __call__(self, conditions: Conditions, scene: Scene) -> Array:
         """[F, 2]."""
-        del key
         return (conditions.eyes - scene.eyes_mean) / scene.eyes_scale
 
 
@@ -87,10 +81,9 @@ class GridHead(nn.Module):
         nets = {"audio": AudioCode(self.audio_code), "lips": LipsCode(), "eyes": EyesCode()}
         self.code_nets = {name: nets[name] for name in self.code_names}
 
-    def codes(self, conditions: Conditions, scene: Scene, key: Array | None = None) -> dict[str, Array]:
-        """The named condition codes, [F, D] each; `key` draws training's noise, None adds none."""
-        keys = [None] * len(self.code_nets) if key is None else jax.random.split(key, len(self.code_nets))
-        return {name: net(conditions, scene, k) for (name, net), k in zip(self.code_nets.items(), keys, strict=True)}
+    def codes(self, conditions: Conditions, scene: Scene) -> dict[str, Array]:
+        """The named condition codes, [F, D] each."""
+        return {name: net(conditions, scene) for name, net in self.code_nets.items()}
 
     def __call__(
         self, rays: Rays, codes: dict[str, Array], background: Array, scene: Scene, key: Array | None = None

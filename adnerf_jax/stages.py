@@ -51,9 +51,8 @@ def head_stage(head: nn.Module, camera: Camera, sampler_weight: float) -> Stage:
     def loss(params, frozen, scene: Scene, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         del frozen
         rays = rays_through(batch.pixels, batch.transforms, camera)
-        jitter, noise = jax.random.split(key)
-        codes = head.apply({"params": params}, batch.conditions, scene, noise, method="codes")
-        levels = head.apply({"params": params}, rays, codes, batch.background, scene, jitter)
+        codes = head.apply({"params": params}, batch.conditions, scene, method="codes")
+        levels = head.apply({"params": params}, rays, codes, batch.background, scene, key)
         errors = [losses.photometric(level.rgb, batch.target) for level in levels.rendered]
         total = sum(errors) + sampler_weight * levels.sampler_loss
         return total, {"mse": errors[-1], "sampler_loss": levels.sampler_loss}

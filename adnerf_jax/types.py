@@ -68,8 +68,8 @@ class Scene:
       near, far: float32 [], range of t of the samples.
       box: float32 [2, 3], corners of the space that the head can occupy, head space.
       audio_mean: float32 [C], audio_basis: float32 [C, K], the projection of the speech features (`datasets.whiten`).
-      lips_weights: float32 [16, C, M], lips_bias, lips_noise: float32 [M], the lips' shape as a linear function of the
-        features of a window, and the noise that training adds to it (`articulation.fit_ridge`).
+      lips_weights: float32 [16, C, M], lips_bias: float32 [M], the lips' shape as a linear function of the
+        features of a window (`articulation.fit_ridge`).
       eyes_mean, eyes_scale: float32 [2], standardisation of the eyes' openness.
       pose_mean, pose_scale: float32 [6], standardisation of the head's pose (`cameras.placement_vector`).
       torso_top: float32 [], row above which no torso was ever seen, as a fraction of the height.
@@ -82,7 +82,6 @@ class Scene:
     audio_basis: Array
     lips_weights: Array
     lips_bias: Array
-    lips_noise: Array
     eyes_mean: Array
     eyes_scale: Array
     pose_mean: Array

@@ -55,7 +55,7 @@ def _fast(config: ConfigDict) -> None:
     head.codes = ("audio", "lips", "eyes")  # condition codes, in this order
     head.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=12, finest=384))
     head.shape_codes = ("lips", "eyes")  # those that weight the grids of shapes: 3 + 2 numbers
-    head.shape_grid = ConfigDict(dict(levels=5, features=2, table_size=2**14, coarsest=16, finest=160))
+    head.shape_grid = ConfigDict(dict(levels=6, features=2, table_size=2**14, coarsest=16, finest=160))
     head.audio_code = 64  # size of the audio code
     head.width = 64  # of the two small networks
     head.geometry = 15  # features from the density network to the colour network
@@ -67,11 +67,11 @@ def _fast(config: ConfigDict) -> None:
     config.optim.grid_multiple = 40.0
     config.train.random_background = True
     if config.stage == "head":
-        config.train.steps = 1500
+        config.train.steps = 1200
         config.train.rays = 1024
         config.train.frames_per_step = 8
-        config.train.regions = ConfigDict({"head": 0.55, "face": 0.25, "mouth": 0.15, "frame": 0.05})
-        config.optim.decay_steps = 1500
+        config.train.regions = ConfigDict({"head": 0.45, "face": 0.2, "mouth": 0.3, "frame": 0.05})
+        config.optim.decay_steps = 1200
     else:
         torso = config.model.torso = ConfigDict()
         torso.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=8, finest=512))

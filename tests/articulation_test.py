@@ -30,15 +30,14 @@ def test_the_fit_finds_what_is_there_and_keeps_out_what_is_not():
     inputs = rng.normal(size=(300, 40))
     truth = inputs @ rng.normal(size=40)
     targets = np.stack([truth, rng.normal(size=300)], axis=1)
-    weights, bias, noise = fit_ridge(inputs[:200], targets[:200])
+    weights, bias = fit_ridge(inputs[:200], targets[:200])
     guess = inputs[200:] @ weights + bias
     assert np.corrcoef(guess[:, 0], truth[200:])[0, 1] > 0.99
     assert guess[:, 1].std() < 0.3 * targets[:, 1].std()
-    assert noise[0] < 0.1 * truth.std()
 
 
 def test_more_inputs_than_frames():
     rng = np.random.default_rng(3)
     inputs = rng.normal(size=(60, 500))
-    weights, bias, noise = fit_ridge(inputs, inputs[:, :2])
-    assert weights.shape == (500, 2) and bias.shape == (2,) and (noise >= 0).all() and np.isfinite(weights).all()
+    weights, bias = fit_ridge(inputs, inputs[:, :2])
+    assert weights.shape == (500, 2) and bias.shape == (2,) and np.isfinite(weights).all()

@@ -143,7 +143,6 @@ def scene(channels: int = 8, components: int = 6) -> Scene:
         audio_basis=rng.normal(size=(channels, components)).astype(np.float32),
         lips_weights=rng.normal(size=(16, channels, 3)).astype(np.float32) / 16,
         lips_bias=0.1 * one(3, np.float32),
-        lips_noise=0.2 * one(3, np.float32),
         eyes_mean=np.array([0.2, 0.25], np.float32),
         eyes_scale=np.array([0.05, 0.1], np.float32),
         pose_mean=0.1 * one(6, np.float32),
