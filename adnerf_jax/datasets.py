@@ -4,7 +4,6 @@ import concurrent.futures
 import pathlib
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from flax import struct
 
@@ -13,8 +12,9 @@ from adnerf_jax.articulation import centre_taper, fit_ridge, lip_shapes, princip
 from adnerf_jax.cameras import placement_vector
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.face.parsing import HEAD, NECK, TORSO, from_colours
+from adnerf_jax.face.parsing import HEAD, NECK, TORSO, read_parts
 from adnerf_jax.face.tracking import UNITS_PER_CM
+from adnerf_jax.media.image import read_image
 from adnerf_jax.types import Batch, Camera, Conditions, Scene
 
 # Depth of the head's box, behind and before its origin between the ears.
@@ -95,7 +95,7 @@ def load_dataset(data: str | pathlib.Path) -> Dataset:
     index = schema.load_index(data)
     windows = schema.load_audio_windows(data)
     lossless = data / schema.LOSSLESS_BACKGROUND
-    background = _read(lossless if lossless.exists() else data / schema.BACKGROUND)
+    background = read_image(lossless if lossless.exists() else data / schema.BACKGROUND)
     height, width = background.shape[:2]
     frames = len(windows)
     eyes = data / schema.EYES
@@ -133,11 +133,11 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
     def load(row: int) -> None:
         i = int(split.img_id[row])
         lossless = dataset.path / schema.lossless_image(i)
-        image = _read(lossless if lossless.exists() else dataset.path / schema.composite_image(i))
+        image = read_image(lossless if lossless.exists() else dataset.path / schema.composite_image(i))
         if image.shape != images.shape[1:]:
             raise UserError(f"frame {i} of {dataset.path} is {image.shape[1]}x{image.shape[0]}, its background is not")
         images[row] = image
-        parts[row] = from_colours(_read(dataset.path / schema.parsing_image(i))[..., ::-1])
+        parts[row] = read_parts(dataset.path / schema.parsing_image(i))
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(load, range(len(split))))
@@ -356,11 +356,3 @@ def _mouth_rects(data: pathlib.Path, frames: int, index: schema.Index) -> np.nda
 def _lips(data: pathlib.Path, frames: int) -> np.ndarray:
     path = data / schema.LANDMARKS
     return lip_shapes(Landmarks.load(path).points)[:frames] if path.exists() else np.zeros((frames, 1), np.float32)
-
-
-def _read(path: pathlib.Path) -> np.ndarray:
-    """An RGB image, uint8 [H, W, 3]."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"cannot read the image {path}: it is missing or damaged; prepare the dataset again")
-    return image[..., ::-1]

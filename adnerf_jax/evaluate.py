@@ -13,11 +13,12 @@ from adnerf_jax.datasets import load_dataset, load_frames, tuning_split
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.files import write_bytes, write_json
+from adnerf_jax.media.image import write_image
 from adnerf_jax.metrics import crop, psnr, ssim
 from adnerf_jax.progress import say, track
 from adnerf_jax.rendering import Layers
 from adnerf_jax.trained import TrainedStage
-from adnerf_jax.validation import contact_sheet, write_image
+from adnerf_jax.validation import contact_sheet
 
 _SHEET_FRAMES = 6
 

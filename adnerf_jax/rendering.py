@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from adnerf_jax.cameras import rays_through
+from adnerf_jax.cameras import pixel_grid, rays_through
 from adnerf_jax.compositing import over
 from adnerf_jax.types import Camera, Conditions, Scene
 
@@ -76,8 +76,8 @@ def head_visibility(head: nn.Module, params, scene: Scene, transform: Array, cam
     """Pixels whose rays can meet the head: bool [H·W]."""
     stride = _VISIBILITY_STRIDE
     rows, columns = -(-camera.height // stride), -(-camera.width // stride)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij"), axis=-1) * stride + stride / 2
-    rays = rays_through(grid.reshape(1, -1, 2), transform[None], camera)
+    middles = pixel_grid(rows, columns) * stride + stride / 2
+    rays = rays_through(middles[None], transform[None], camera)
     opaque = head.apply({"params": params}, rays, scene, method="visible") > _MIN_OPACITY
     near = jax.lax.reduce_window(opaque.reshape(rows, columns), False, jnp.logical_or, (3, 3), (1, 1), "SAME")
     return near.repeat(stride, 0).repeat(stride, 1)[: camera.height, : camera.width].reshape(-1)

@@ -14,8 +14,8 @@ from flax import struct
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import read_json
 
-FPS = 25.0
-WINDOW = 16
+FPS = 25.0  # of the frames; speech features come twice as often
+WINDOW = 16  # speech features that a frame sees
 
 MANIFEST = "manifest.json"
 TRANSFORMS = {"train": "transforms_train.json", "val": "transforms_val.json"}
@@ -56,7 +56,7 @@ def lossless_image(i: int) -> str:
 
 
 def parsing_image(i: int) -> str:
-    """Part map in the reference's colours (`face.parsing.to_colours`)."""
+    """Part map in the reference's colours (`face.parsing.write_parts`)."""
     return f"parsing/{i}.png"
 
 

@@ -16,11 +16,10 @@ import numpy as np
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.pretrained import weights, whisper
+from adnerf_jax.schema import FPS, WINDOW
 
 SAMPLE_RATE = 16000
 RATE = 50  # features a second
-FPS = 25.0  # of the dataset's frames, two features each
-WINDOW = 16  # features that a frame sees
 SAMPLES_PER_FEATURE = SAMPLE_RATE // RATE
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FPS)
 
@@ -108,9 +107,9 @@ def get_encoder(name: str) -> Encoder:
     Raises:
       UserError: no such encoder; Whisper's weights cannot be had.
     """
-    if name not in _ENCODERS:
-        raise UserError(f"there is no speech encoder called {name!r}: take one of {', '.join(sorted(_ENCODERS))}")
-    return _ENCODERS[name]()
+    if name not in ENCODERS:
+        raise UserError(f"there is no speech encoder called {name!r}: take one of {', '.join(sorted(ENCODERS))}")
+    return ENCODERS[name]()
 
 
 @functools.cache
@@ -136,12 +135,12 @@ def _logmel_encoder() -> Encoder:
     return Encoder("logmel", whisper.BANDS, left_seconds=0.1, right_seconds=0.1, encode=encode)
 
 
-_ENCODERS: dict[str, Callable[[], Encoder]] = {"whisper": _whisper_encoder, "logmel": _logmel_encoder}
+ENCODERS: dict[str, Callable[[], Encoder]] = {"whisper": _whisper_encoder, "logmel": _logmel_encoder}
 
 
-def frames_for(samples: np.ndarray) -> int:
-    """Number of 25 fps frames that a driving sound lasts, begun ones counted: ceil(seconds * 25)."""
-    return -(-len(samples) // SAMPLES_PER_FRAME)
+def frames_for(samples: int) -> int:
+    """Number of 25 fps frames that so many samples of driving sound last, begun ones counted: ceil(seconds * 25)."""
+    return -(-samples // SAMPLES_PER_FRAME)
 
 
 def windows(features: np.ndarray, frames: int, first: int = 0) -> np.ndarray:
@@ -229,7 +228,7 @@ def stream_windows(encoder: Encoder, blocks: Iterable[np.ndarray]) -> Iterator[n
         batch = np.stack([_cut(sound, start - dropped, stop - dropped) for start, stop in spans])
         features = np.concatenate([features, np.asarray(encoder.encode_windows(batch)).reshape(-1, encoder.dim)])
         chunk += BATCH
-        last = -(-(dropped + len(sound)) // SAMPLES_PER_FRAME) if ended else None
+        last = frames_for(dropped + len(sound)) if ended else None
         while 2 * frame + lead <= first + len(features):
             if frame == last:
                 return

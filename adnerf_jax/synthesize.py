@@ -7,7 +7,6 @@ import pathlib
 import shutil
 from collections.abc import Iterable, Iterator
 
-import cv2
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,13 +15,13 @@ from adnerf_jax import speech
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import write_json
 from adnerf_jax.media.audio import read_blocks
+from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.rendering import to_uint8
 from adnerf_jax.schema import FPS
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
-from adnerf_jax.validation import write_image
 
 _JOB = "job.json"
 
@@ -85,7 +84,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         duration=settings.duration,
     ) as writer:
         for i in range(frames):
-            writer.write(cv2.imread(str(folder / f"{i:06d}.png"))[..., ::-1])
+            writer.write(read_image(folder / f"{i:06d}.png"))
     shutil.rmtree(folder)
     say(f"wrote {out}")
     return out
@@ -105,7 +104,7 @@ def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> i
     samples = sum(len(block) for block in sound_blocks(audio, start, duration))
     if not samples:
         raise UserError(f"{audio} has no sound from {start:g} s on: start earlier or give a longer file")
-    return -(-samples // speech.SAMPLES_PER_FRAME)
+    return speech.frames_for(samples)
 
 
 def attention_windows(windows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from adnerf_jax.datasets import Dataset, load_frames
-from adnerf_jax.files import write_bytes
+from adnerf_jax.media.image import write_image
 from adnerf_jax.rendering import Layers, make_renderer
 from adnerf_jax.schema import Split
 from adnerf_jax.stages import Stage
@@ -89,15 +89,3 @@ def panels(truth: np.ndarray, rgb: np.ndarray, depth: np.ndarray, opacity: np.nd
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Images of one size, uint8 [H, W, 3], as a table."""
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-
-
-def write_image(path: pathlib.Path, image: np.ndarray) -> None:
-    """Writes an RGB image uint8 [H, W, 3] as PNG, atomically.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    whole, encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not whole:
-        raise OSError(f"cannot encode {path}")
-    write_bytes(path, encoded.tobytes())

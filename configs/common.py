@@ -63,15 +63,14 @@ def _fast(config: ConfigDict) -> None:
     head.proposal_resolution = 48
     head.coarse_samples = 48  # intervals of the proposal
     head.fine_samples = 10  # intervals of the field
-    config.optim.decay = 0.1
+    config.optim.decay_steps = config.train.get_oneway_ref("steps")  # tenfold over the run, however long
     config.optim.grid_multiple = 40.0
     config.train.random_background = True
     if config.stage == "head":
-        config.train.steps = 1200
+        config.train.steps = 2400
         config.train.rays = 1024
         config.train.frames_per_step = 8
         config.train.regions = ConfigDict({"head": 0.45, "face": 0.2, "mouth": 0.3, "frame": 0.05})
-        config.optim.decay_steps = 1200
     else:
         torso = config.model.torso = ConfigDict()
         torso.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=8, finest=512))
@@ -84,7 +83,6 @@ def _fast(config: ConfigDict) -> None:
         config.train.rays = 2048
         config.train.frames_per_step = 16
         config.train.regions = ConfigDict({"torso": 1.0})
-        config.optim.decay_steps = 600
     config.train.log_every = 50
     config.train.validate_every = 1000
     config.train.checkpoint_every = 500
@@ -99,10 +97,9 @@ def _smoke(config: ConfigDict) -> None:
     config.model.head.shape_grid.update(table_size=2**12, levels=3, finest=64)
     if config.stage == "torso":
         config.model.torso.grid.update(scale)
-    config.train.steps = 300
-    config.optim.decay_steps = 300
+    config.train.steps = 200
     config.train.rays = 1024
-    config.train.validate_every = config.train.checkpoint_every = 300
+    config.train.validate_every = config.train.checkpoint_every = 200
     config.train.validate_frames = 1
 
 

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from adnerf_jax import schema
@@ -27,6 +26,7 @@ from adnerf_jax.face import parsing as face_parsing
 from adnerf_jax.face import tracking
 from adnerf_jax.files import atomic_path, read_json, write_bytes
 from adnerf_jax.media.audio import read_audio, write_wav
+from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.media.video import VideoInfo, probe, read_frames
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import FaceLandmarker
@@ -211,8 +211,7 @@ def _parsing(job: Job, records: Records) -> Facts:
     def write(part: tuple[int, np.ndarray]) -> None:
         i, parts = part
         if i in missing:
-            colours = face_parsing.to_colours(parts)
-            write_bytes(job.out / schema.parsing_image(i), _encode(".png", colours, cv2.IMWRITE_PNG_COMPRESSION, 3))
+            face_parsing.write_parts(job.out / schema.parsing_image(i), parts)
 
     if missing:
         frames = (rgb for _, rgb in _decode(job, range(first, len(found.valid))))
@@ -226,7 +225,7 @@ def _background(job: Job, records: Records) -> Facts:
     training, _ = transforms.split(_usable(job))
     chosen = background.choose_frames(training, job.video.height, job.video.width)
     frames = (
-        (rgb, _load_parts(job, i) != face_parsing.BACKGROUND)
+        (rgb, face_parsing.read_parts(job.out / schema.parsing_image(i)) != face_parsing.BACKGROUND)
         for i, rgb in track(_decode(job, chosen), "background", len(chosen))
     )
     clean, seen = background.clean_background(frames)
@@ -236,13 +235,13 @@ def _background(job: Job, records: Records) -> Facts:
 
 
 def _images(job: Job, records: Records) -> Facts:
-    clean = _read_image(job.out / schema.LOSSLESS_BACKGROUND)
+    clean = read_image(job.out / schema.LOSSLESS_BACKGROUND)
     names = (schema.head_image, schema.composite_image, schema.lossless_image)
     missing = [i for i in _usable(job) if not all((job.out / name(i)).exists() for name in names)]
 
     def write(frame: tuple[int, np.ndarray]) -> None:
         i, rgb = frame
-        parts = _load_parts(job, i)[..., None]
+        parts = face_parsing.read_parts(job.out / schema.parsing_image(i))[..., None]
         composite = np.where(parts == face_parsing.BACKGROUND, clean, rgb)
         write_image(job.out / schema.head_image(i), np.where(parts == face_parsing.HEAD, rgb, clean), TARGET_QUALITY)
         write_image(job.out / schema.composite_image(i), composite, TARGET_QUALITY)
@@ -305,21 +304,6 @@ def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
             yield pending.popleft().result()
 
 
-def write_image(path: pathlib.Path, rgb: np.ndarray, quality: int | None = None) -> None:
-    """Writes uint8 RGB [H, W, 3] atomically: `.png` lossless and quickly, `.jpg` at `quality`."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    setting = (cv2.IMWRITE_PNG_COMPRESSION, 1) if quality is None else (cv2.IMWRITE_JPEG_QUALITY, quality)
-    write_bytes(path, _encode(path.suffix, bgr, *setting))
-
-
-def _encode(suffix: str, bgr: np.ndarray, *setting: int) -> bytes:
-    return cv2.imencode(suffix, bgr, setting)[1].tobytes()
-
-
-def _read_image(path: pathlib.Path) -> np.ndarray:
-    return cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
 def _decode(job: Job, ids: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
     """The video's frames of these numbers, in order of time: (number, uint8 RGB [H, W, 3])."""
     wanted = {int(i) for i in ids}
@@ -333,10 +317,6 @@ def _decode(job: Job, ids: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
 def canonical_face() -> np.ndarray:
     """The mesh that the landmarks are vertices of: float [468, 3] cm."""
     return FaceLandmarker(weights.path("face_landmarker")).canonical
-
-
-def _load_parts(job: Job, i: int) -> np.ndarray:
-    return face_parsing.from_colours(cv2.imread(str(job.out / schema.parsing_image(i)), cv2.IMREAD_COLOR))
 
 
 def _usable(job: Job) -> np.ndarray:

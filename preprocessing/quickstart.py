@@ -79,12 +79,21 @@ def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path 
     """The given video and sound, opened once so that a wrong path fails before an hour of work, not after."""
     from adnerf_jax.media.audio import has_sound
     from adnerf_jax.media.video import probe
+    from adnerf_jax.speech import ENCODERS
+    from adnerf_jax.synthesize import count_frames
 
     video, audio = (pathlib.Path(path) if path else None for path in (config.video, config.audio))
     if video is not None:
         probe(video)
     if audio is not None and not has_sound(audio):
         raise UserError(f"{audio} has no sound track: give a sound file, or a video with sound")
+    if audio is not None:
+        count_frames(audio, config.start, config.duration)
+    if config.speech not in ENCODERS:
+        raise UserError(
+            f"config.speech is {config.speech!r}, but new speech has to be encoded too: use one of "
+            f"{', '.join(sorted(ENCODERS))}"
+        )
     return video, audio
 
 
@@ -105,6 +114,8 @@ def fingerprint(config: ConfigDict, video: pathlib.Path | None, audio: pathlib.P
 def prepared_stages(config: ConfigDict, workdir: pathlib.Path) -> tuple[ConfigDict, ConfigDict]:
     """The stages' configurations with the quickstart's folders filled in."""
     head, torso = ConfigDict(config.head.to_dict()), ConfigDict(config.torso.to_dict())
+    if config.video is None:
+        head.train.steps = head.optim.decay_steps = min(head.train.steps, config.subject.head_steps)
     head.data = torso.data = str(workdir / "dataset")
     torso.head_checkpoint = str(workdir / "head")
     torso.model.head = head.model.head

@@ -195,7 +195,7 @@ def test_training_images_show_the_part_over_the_clean_background(nets, clip, tmp
     slope = np.linspace(40, 120, SIZE)[None, :, None]
     assert np.abs(clean[:, 3:-3] - slope[:, 3:-3]).max() < 12  # H.264 at CRF 18, and the fill behind the square
     i, original = 10, list(read_frames(clip))[10][..., ::-1]
-    parts = parsing.from_colours(cv2.imread(str(tmp_path / "d" / schema.parsing_image(i))))
+    parts = parsing.read_parts(tmp_path / "d" / schema.parsing_image(i))
     lossless = cv2.imread(str(tmp_path / "d" / schema.lossless_image(i)))
     background = parts == parsing.BACKGROUND
     np.testing.assert_array_equal(lossless[background], clean[background])

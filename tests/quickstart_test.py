@@ -108,6 +108,8 @@ def test_a_step_whose_output_is_gone_is_done_again(calls, tmp_path):
         ("--config.video={0}/notes.txt", "notes.txt"),
         ("--config.audio={0}/none.wav", "none.wav"),
         ("--config.audio={0}/notes.txt", "notes.txt"),
+        ("--config.speech=mfcc", "mfcc"),
+        ("--config.speech={0}/deepspeech.npy", "deepspeech.npy"),
     ],
 )
 def test_wrong_files_are_refused_before_any_work(calls, tmp_path, capsys, flag, message):
@@ -117,6 +119,12 @@ def test_wrong_files_are_refused_before_any_work(calls, tmp_path, capsys, flag, 
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert calls == [] and not (tmp_path / "w").exists()
+
+
+def test_a_start_behind_the_end_of_the_sound_is_refused_before_any_work(calls, media, tmp_path, capsys):
+    argv = ["run.py", "--config=configs/quickstart.py", f"--workdir={tmp_path}/w", "--config.start=60"]
+    assert run.main([*argv, f"--config.audio={media}/speech.wav"]) == 2
+    assert "has no sound from 60 s on" in capsys.readouterr().err and calls == []
 
 
 def test_a_disk_that_is_full_is_one_line(calls, tmp_path, monkeypatch, capsys):

@@ -9,10 +9,10 @@ from adnerf_jax import speech, synthesize
 from adnerf_jax.datasets import neighbour_windows
 from adnerf_jax.errors import UserError
 from adnerf_jax.media.audio import write_wav
+from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.runs import load_config
 from adnerf_jax.synthesize import attention_windows, check_features, count_frames, mirrored, resume, sound_blocks
-from adnerf_jax.validation import write_image
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax import schema, sharding
 from adnerf_jax.datasets import Dataset, RaySampler, load_dataset, load_frames, make_scene, subject_parts
-from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, to_colours
+from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, write_parts
 from adnerf_jax.files import write_json
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.stages import example_batch, make_stage
@@ -83,7 +83,7 @@ def make_dataset(folder: pathlib.Path, channels: int = 8, speech: str | None = N
         _write(folder / schema.composite_image(i), image)
         _write(folder / schema.original_image(i), image)
         _write(folder / schema.head_image(i), np.where((parts == HEAD)[..., None], image, background))
-        cv2.imwrite(str(folder / schema.parsing_image(i)), to_colours(parts))
+        write_parts(folder / schema.parsing_image(i), parts)
         np.savetxt(folder / schema.landmark_file(i), 12 + 8 * rng.random((68, 2)))
         shift = (0.01 * np.sin(i), 0.005 * np.cos(i))
         frames.append(
@@ -121,7 +121,7 @@ def config(stage: str, data: pathlib.Path | None = None, **train) -> ConfigDict:
             checkpoint_every=100,
         )  # fmt: skip
         small.train.update(train)
-        small.optim.learning_rate = 2e-3
+        small.optim.update(learning_rate=2e-3, decay_steps=300)
         small.render.chunk = 256
     return small
 

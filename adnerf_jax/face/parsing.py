@@ -7,6 +7,7 @@ labels, are averaged over three frames and brought to the frame's size, which ke
 
 import itertools
 import math
+import pathlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,12 +19,13 @@ from scipy.ndimage import gaussian_filter1d
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.pretrained import face_parsing, weights
 
 PARTS = ("background", "head", "neck", "torso")
 BACKGROUND, HEAD, NECK, TORSO = range(4)
 # The colours of the published dataset's `parsing/*.png`, in OpenCV's order blue, green, red.
-COLOURS_BGR = np.array([(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+_COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 0), (255, 0, 0)], np.uint8)  # RGB
 
 _CLASS_PARTS = np.array(
     [
@@ -57,16 +59,21 @@ class View(NamedTuple):
     side: float
 
 
-def to_colours(parts: np.ndarray) -> np.ndarray:
-    """Part maps [..., H, W] as the published dataset's colours, uint8 [..., H, W, 3] in BGR (`cv2.imwrite`)."""
-    return COLOURS_BGR[parts]
+def write_parts(path: pathlib.Path, parts: np.ndarray) -> None:
+    """Writes a part map [H, W] as a picture in the published dataset's colours, atomically."""
+    write_image(path, _COLOURS[parts])
 
 
-def from_colours(bgr: np.ndarray) -> np.ndarray:
-    """Part maps uint8 [..., H, W] of uint8 BGR pictures [..., H, W, 3]: the nearest of the four colours."""
+def read_parts(path: pathlib.Path) -> np.ndarray:
+    """A part map uint8 [H, W] from a picture in about the published dataset's colours.
+
+    Raises:
+      UserError: the picture is missing or damaged.
+    """
+    rgb = read_image(path)
     # Head, neck and torso are blue, green and red alone; all three together are background.
-    brightest = np.argmax(bgr, axis=-1)
-    return np.where((bgr > 127).sum(-1) > 1, BACKGROUND, np.array([HEAD, NECK, TORSO])[brightest]).astype(np.uint8)
+    brightest = np.argmax(rgb, axis=-1)
+    return np.where((rgb > 127).sum(-1) > 1, BACKGROUND, np.array([TORSO, NECK, HEAD])[brightest]).astype(np.uint8)
 
 
 def parse_video(frames: Iterable[np.ndarray], landmarks: Landmarks, start: int = 0) -> Iterator[np.ndarray]:

@@ -1,0 +1,39 @@
+"""Pictures on disk: RGB arrays to and from PNG and JPEG."""
+
+import pathlib
+
+import cv2
+import numpy as np
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import write_bytes
+
+
+def write_image(path: pathlib.Path, rgb: np.ndarray, quality: int | None = None) -> None:
+    """Writes a picture atomically.
+
+    Args:
+      path: ends in `.png` or `.jpg`.
+      rgb: uint8 [H, W, 3].
+      quality: of a JPEG, to 100; None writes a PNG, quickly rather than small.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    setting = (cv2.IMWRITE_PNG_COMPRESSION, 1) if quality is None else (cv2.IMWRITE_JPEG_QUALITY, quality)
+    encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR), setting)
+    if not encoded:
+        raise OSError(f"cannot encode {path}")
+    write_bytes(path, data.tobytes())
+
+
+def read_image(path: pathlib.Path) -> np.ndarray:
+    """A picture as uint8 RGB [H, W, 3].
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"cannot read the image {path}: it is missing or damaged; make it again")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
