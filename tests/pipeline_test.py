@@ -15,6 +15,7 @@ from adnerf_jax import schema
 from adnerf_jax.face import parsing
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.tracking import HeadTrack
+from adnerf_jax.media import image
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, read_frames
 from preprocessing import pipeline, transforms
@@ -281,7 +282,7 @@ def test_a_folder_that_belongs_to_something_else_is_refused_untouched(nets, clip
 
 
 def test_a_full_disk_ends_in_one_line_and_the_next_run_continues(nets, clip, tmp_path, capsys, monkeypatch):
-    write = pipeline.write_bytes
+    write = image.write_bytes
 
     def full(path, data):
         if pathlib.Path(path).parent.name == "gt":
@@ -289,9 +290,9 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_continues(nets, clip, tmp
         write(path, data)
 
     run = ("--video", clip, "--out", tmp_path / "d", "--speech", "logmel")
-    monkeypatch.setattr(pipeline, "write_bytes", full)
+    monkeypatch.setattr(image, "write_bytes", full)
     assert "the disk is full" in fails(capsys, *run, status=1)
-    monkeypatch.setattr(pipeline, "write_bytes", write)
+    monkeypatch.setattr(image, "write_bytes", write)
     assert main([str(a) for a in run]) == 0
 
 

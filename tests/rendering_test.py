@@ -62,10 +62,10 @@ def head():
     model = build_head(tiny.config("head").model.head)
     scene = tiny.scene()
     params = jax.jit(head_init(model, camera))(jax.random.key(0), example_batch(1, 1, (16, 8)), scene)
-    cells = np.stack(np.meshgrid(*[np.arange(9)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    cells = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     middle = (np.abs(cells - [3, 4, 4]) <= 1).all(-1)
-    grid = np.zeros((9**3, 1), np.float32)
-    grid[cells @ [1, 9, 81], 0] = np.where(middle, 6.0, -12.0)
+    grid = np.zeros(8**3, np.float32)
+    grid[cells @ [1, 8, 64]] = np.where(middle, 6.0, -12.0)
     params["proposal"]["grids"] = grid
     return model, params, scene, camera
 

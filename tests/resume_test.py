@@ -9,6 +9,7 @@ import tiny
 
 from adnerf_jax import checkpoints, sharding
 from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.errors import UserError
 from adnerf_jax.stages import make_stage
 from adnerf_jax.train import initial_state, train
 
@@ -41,3 +42,12 @@ def test_a_run_killed_after_its_last_checkpoint_ends_the_same(trained, tmp_path,
         for w in (broken, straight)
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_a_torso_does_not_go_on_in_front_of_another_head(trained, tmp_path):
+    other = tmp_path / "head"
+    shutil.copytree(trained.head, other, ignore=shutil.ignore_patterns("40", "*.tfevents.*"))
+    config = trained.configs[1].copy_and_resolve_references()
+    config.head_checkpoint = str(other)
+    with pytest.raises(UserError, match="trained on since this torso began: delete .*torso"):
+        state_of(config, trained.torso)
