@@ -37,13 +37,18 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
       what `metrics.json` holds.
 
     Raises:
-      UserError: no checkpoint, or no held-out frames.
+      UserError: no checkpoint, no held-out frames, or a dataset that the person cannot be compared with.
     """
     if config.eval.every < 1:
         raise UserError(f"config.eval.every is {config.eval.every}: take each n-th frame, n = 1 or more")
     folder = pathlib.Path(workdir) / "eval"
     stage = TrainedStage.load(workdir, config)
     dataset = load_dataset(config.data)
+    if dataset.camera != stage.person.camera or dataset.windows.shape[2] != len(stage.scene.audio_mean):
+        raise UserError(
+            f"{config.data} was filmed by another camera, or has other speech features, than what {workdir} learned "
+            f"from: give the dataset of that person with --config.data"
+        )
     held_out, described = dataset.val, "held-out frames, the last 1/11 of the clip"
     if config.train.tuning:
         held_out, described = tuning_split(dataset.train)[1], "frames for tuning, the last tenth of the training frames"

@@ -76,6 +76,8 @@ def main() -> None:
     args = parser.parse_args()
 
     rate = matrix_rate()
+    if args.workdir.exists() and not (args.workdir / "summary.json").exists():
+        raise SystemExit(f"{args.workdir} exists and no quickstart made it: give another --workdir")
     shutil.rmtree(args.workdir, ignore_errors=True)
     command = ["run.py", f"--config=configs/quickstart.py{':smoke' if args.smoke else ''}", f"--workdir={args.workdir}"]
     command += [f"--config.{k}={v}" for k in ("video", "audio", "duration") if (v := getattr(args, k)) is not None]

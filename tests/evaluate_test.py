@@ -93,3 +93,14 @@ def test_a_clip_without_held_out_frames(trained, tmp_path):
     config.data = str(data)
     with pytest.raises(UserError, match="no held-out frames to evaluate on"):
         evaluate(config, trained.head)
+
+
+def test_a_dataset_of_another_camera_is_refused(trained, tmp_path):
+    data = tiny.make_dataset(tmp_path / "dataset", channels=80)
+    for name in ("train", "val"):
+        path = data / f"transforms_{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"focal_len": 99.0}))
+    config = load_config(trained.head)
+    config.data = str(data)
+    with pytest.raises(UserError, match="filmed by another camera"):
+        evaluate(config, trained.head)
