@@ -39,7 +39,7 @@ def grid_resolutions(levels: int, coarsest: int, finest: int) -> tuple[int, ...]
 
 
 def _corners(x: Array, resolution: int, shape: tuple[int, ...]) -> tuple[list[Array], list[Array]]:
-    """Per corner of the cell that holds x [..., D]: its row, uint32 [...], in a grid of some shape, and weight [...]."""
+    """Per corner of the cell that holds x [..., D]: its row in a grid of some shape, uint32 [...], and its weight."""
     *groups, size, _ = shape
     start = np.arange(math.prod(groups), dtype=np.uint32).reshape(
         *groups, *[1] * (x.ndim - 1 - len(groups))

@@ -25,10 +25,16 @@ def _parser() -> argparse.ArgumentParser:
         help="speech features: whisper (default), logmel, or DeepSpeech's own in a file path/to/deepspeech.npy",
     )
     parser.add_argument(
+        "--audio_offset",
+        type=float,
+        metavar="S",
+        help="seconds by which the sound is late against the lips, negative where early (default: measured)",
+    )
+    parser.add_argument(
         "--redo",
         metavar="STEP",
         help="do this step again, and those that use its results: "
-        "frames, sound, landmarks, pose, parsing, background, images or index",
+        "frames, landmarks, sound, pose, parsing, background, images or index",
     )
     return parser
 
@@ -43,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from preprocessing.pipeline import prepare
 
         enable_cache()
-        prepare(options.video, options.out, focal=options.focal, speech=options.speech, redo=options.redo)
+        prepare(
+            options.video,
+            options.out,
+            focal=options.focal,
+            speech=options.speech,
+            audio_offset=options.audio_offset,
+            redo=options.redo,
+        )
 
     return exit_status(command)
 

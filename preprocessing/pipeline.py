@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adnerf_jax import schema
+from adnerf_jax.articulation import lip_shapes
 from adnerf_jax.errors import UserError
 from adnerf_jax.face import landmarks as face_landmarks
 from adnerf_jax.face import parsing as face_parsing
@@ -32,13 +33,15 @@ from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import FaceLandmarker
 from adnerf_jax.progress import duration, say, track
 from adnerf_jax.speech import get_encoder, load_deepspeech, speech_windows
-from preprocessing import background, transforms
+from preprocessing import background, sync, transforms
 from preprocessing.resume import Facts, Step, run_steps
 
 FOCAL_PER_WIDTH = 8 / 3  # 1200 at 450 pixels, as the published tracker finds for its example
 SHORTEST = 1.5  # seconds
 LEAST_FACES = 0.5  # of the frames
 SOUND_RATE = 16000
+LEAST_OFFSET = 1 / schema.FPS  # seconds: smaller ones are left as they are
+MOST_OFFSET = 5.0  # seconds that can be given
 SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 WRITERS = 2  # threads that compress pictures while the next one is decoded
@@ -56,12 +59,14 @@ class Job:
       out: the dataset's folder.
       focal: focal length in pixels.
       speech: name of a speech encoder, or the path of a DeepSpeech `.npy`.
+      audio_offset: seconds by which the sound is late; None: measured.
     """
 
     video: VideoInfo
     out: pathlib.Path
     focal: float
     speech: str
+    audio_offset: float | None = None
 
     @property
     def speech_is_file(self) -> bool:
@@ -75,6 +80,7 @@ def prepare(
     *,
     focal: float | None = None,
     speech: str = "whisper",
+    audio_offset: float | None = None,
     redo: str | None = None,
 ) -> None:
     """Makes a dataset of a portrait video; what an earlier run has finished is kept.
@@ -84,6 +90,8 @@ def prepare(
       out: the dataset's folder (`adnerf_jax.schema` says what is in it).
       focal: focal length in pixels; 8/3 of the width by default.
       speech: "whisper", "logmel", or the path of DeepSpeech features (`.npy`).
+      audio_offset: seconds by which the sound is late against the lips (negative: early), and is moved back. By
+        default it is measured, and moved back where the measurement is clear and says more than a frame.
       redo: name of a step to do again; those that use its results follow.
 
     Raises:
@@ -95,7 +103,11 @@ def prepare(
     _check_video(info)
     if focal is not None and not (math.isfinite(focal) and focal > 0):
         raise UserError(f"the focal length is in pixels and greater than 0, not {focal}")
-    job = Job(info, out, float(focal or FOCAL_PER_WIDTH * info.width), str(speech))
+    if audio_offset is not None and not abs(audio_offset) <= MOST_OFFSET:
+        raise UserError(
+            f"the sound's offset is in seconds, from -{MOST_OFFSET:g} to {MOST_OFFSET:g}, not {audio_offset}"
+        )
+    job = Job(info, out, float(focal or FOCAL_PER_WIDTH * info.width), str(speech), audio_offset)
     header = {
         "video": {"name": info.path.name, "sha256": _digest(info.path), "width": info.width, "height": info.height},
         "focal": job.focal,
@@ -126,8 +138,15 @@ def make_steps(job: Job) -> list[Step]:
 
     return [
         step("frames", _frames, ("ori_imgs/*.jpg",)),
-        step("sound", _sound, (schema.SOUND, schema.AUDIO_WINDOWS), "frames", **speech),
         step("landmarks", _landmarks, (schema.LANDMARKS, schema.EYES, "ori_imgs/*.lms"), "frames"),
+        step(
+            "sound",
+            _sound,
+            (schema.SOUND, schema.AUDIO_WINDOWS),
+            "landmarks",
+            **speech,
+            audio_offset=job.audio_offset,
+        ),
         step("pose", _pose, (schema.TRACK,), "landmarks", focal=job.focal),
         step("parsing", _parsing, ("parsing/*.png",), "landmarks"),
         step("background", _background, (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND), "pose", "parsing"),
@@ -167,9 +186,40 @@ def _sound(job: Job, records: Records) -> Facts:
         windows = windows[np.minimum(np.arange(frames), len(windows) - 1)]
     else:
         windows = speech_windows(get_encoder(job.speech), samples, frames)
+    seconds, facts = _offset(job, windows)
+    if seconds:
+        samples = sync.moved_earlier(samples, seconds, SOUND_RATE)
+        if job.speech_is_file:
+            windows = windows[np.clip(np.arange(frames) + round(seconds * schema.FPS), 0, frames - 1)]
+        else:
+            windows = speech_windows(get_encoder(job.speech), samples, frames)
     write_wav(job.out / schema.SOUND, samples, SOUND_RATE)
     _save_arrays(job.out / schema.AUDIO_WINDOWS, windows)
-    return {"features": windows.shape[-1]}
+    return {"features": windows.shape[-1], **facts}
+
+
+def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
+    """Seconds by which the sound is to be moved earlier, and what the manifest says of it."""
+    if job.audio_offset is not None:
+        return job.audio_offset, {"moved_earlier_s": job.audio_offset}
+    found = _load_landmarks(job)
+    frames = min(len(windows), len(found.valid))
+    offset = sync.measure_offset(windows[:frames], lip_shapes(found.points[:frames]), found.valid[:frames])
+    if offset is None:
+        return 0.0, {"moved_earlier_s": 0.0}
+    moved = offset.seconds if offset.clear and abs(offset.seconds) > LEAST_OFFSET else 0.0
+    late = "late" if offset.seconds > 0 else "early"
+    say(
+        f"sound: {abs(offset.seconds):.2f} s {late} against the lips, a {'clear' if offset.clear else 'doubtful'} "
+        f"measurement (fit {offset.fit:.2f}, {offset.margin:.2f} above other lags); "
+        f"{'moved back' if moved else 'left as it is'}"
+    )
+    return moved, {
+        "moved_earlier_s": round(moved, 4),
+        "offset_s": round(offset.seconds, 4),
+        "offset_fit": round(offset.fit, 3),
+        "offset_margin": round(offset.margin, 3),
+    }
 
 
 def _landmarks(job: Job, records: Records) -> Facts:

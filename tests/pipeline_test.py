@@ -296,6 +296,18 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_continues(nets, clip, tmp
     assert main([str(a) for a in run]) == 0
 
 
+def test_a_given_offset_moves_the_sound(nets, clip, tmp_path, capsys):
+    run = ("--video", clip, "--out", tmp_path / "d", "--speech", "logmel")
+    assert main([str(a) for a in (*run, "--audio_offset", "0")]) == 0
+    before = read_audio(tmp_path / "d" / schema.SOUND, 16000)
+    assert main([str(a) for a in (*run, "--audio_offset", "0.2")]) == 0
+    after = read_audio(tmp_path / "d" / schema.SOUND, 16000)
+    np.testing.assert_array_equal(after, np.append(before[3200:], np.zeros(3200, np.float32)))
+    record = json.loads((tmp_path / "d" / schema.MANIFEST).read_text())["steps"]["sound"]
+    assert record["moved_earlier_s"] == 0.2
+    assert "-5 to 5, not 7" in fails(capsys, *run, "--audio_offset", "7")
+
+
 def test_help_is_quick_and_names_the_steps_and_the_licence(tmp_path, clip):
     program = (
         "import sys; from preprocessing.__main__ import main\n"

@@ -1,0 +1,73 @@
+"""How late the sound is against the lips."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter1d
+
+from adnerf_jax import speech
+from adnerf_jax.articulation import lip_shapes
+from adnerf_jax.face.landmarks import detect_video
+from adnerf_jax.media.audio import read_audio
+from adnerf_jax.media.video import read_frames
+from preprocessing.sync import measure_offset, moved_earlier
+
+FRAMES = 300
+
+
+def clip(lag: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Speech windows of 20 channels, and lips that follow six of them, `lag` frames before the sound."""
+    rng = np.random.default_rng(seed)
+    features = gaussian_filter1d(rng.normal(size=(2 * FRAMES + 100, 20)), 3.0, axis=0) * 4
+    at = 50 + 2 * np.arange(FRAMES)
+    lips = features[at + 2 * lag, :6] @ rng.normal(size=(6, 12)) + 0.3 * rng.normal(size=(FRAMES, 12))
+    return features[at[:, None] + np.arange(-8, 8)], lips
+
+
+@pytest.mark.parametrize("lag", [-8, -6, -4, -2, 0, 2, 4, 6, 8])
+def test_an_offset_that_was_put_in_is_found(lag):
+    windows, lips = clip(lag)
+    found = measure_offset(windows, lips, np.ones(FRAMES, bool))
+    assert found.clear and found.seconds == pytest.approx(lag / 25, abs=0.02)  # half a frame
+    assert found.curve.shape == (31,) and found.curve.argmax() == 15 + lag
+
+
+def test_frames_without_a_face_are_left_out():
+    windows, lips = clip(3)
+    valid = np.ones(FRAMES, bool)
+    valid[100:140] = False
+    lips[100:140] = np.nan
+    assert measure_offset(windows, lips, valid).seconds == pytest.approx(3 / 25, abs=0.02)
+
+
+def test_lips_that_do_not_follow_the_sound_are_not_clear():
+    windows, _ = clip(0)
+    _, other = clip(0, seed=1)
+    assert not measure_offset(windows, other, np.ones(FRAMES, bool)).clear
+
+
+def test_a_short_clip_is_not_measured():
+    windows, lips = clip(0)
+    assert measure_offset(windows[:100], lips[:100], np.ones(100, bool)) is None
+
+
+def test_sound_is_moved_and_keeps_its_length():
+    sound = np.arange(1.0, 11.0, dtype=np.float32)
+    np.testing.assert_array_equal(moved_earlier(sound, 0.3, 10), [4, 5, 6, 7, 8, 9, 10, 0, 0, 0])
+    np.testing.assert_array_equal(moved_earlier(sound, -0.2, 10), [0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+    np.testing.assert_array_equal(moved_earlier(sound, 0.0, 10), sound)
+    np.testing.assert_array_equal(moved_earlier(sound, 2.0, 10), np.zeros(10))
+
+
+@pytest.mark.parametrize(("name", "late"), [("obama_20s_450_late_sound.mp4", 0.24), ("obama_20s_450.mp4", 0.0)])
+def test_a_real_recording(name, late):
+    root = os.environ.get("ADNERF_TEST_DATA")
+    if not root:
+        pytest.skip("ADNERF_TEST_DATA does not name the folder with the real recordings")
+    video = pathlib.Path(root) / "obama" / name
+    found = detect_video(read_frames(video))
+    windows = speech.speech_windows(speech.get_encoder("whisper"), read_audio(video, 16000), len(found.valid))
+    offset = measure_offset(windows, lip_shapes(found.points), found.valid)
+    assert offset.clear and offset.seconds == pytest.approx(late, abs=0.04)
