@@ -18,8 +18,9 @@ from adnerf_jax.face.tracking import HeadTrack
 from adnerf_jax.media import image
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, read_frames
-from preprocessing import pipeline, transforms
+from preprocessing import pipeline, steps, transforms
 from preprocessing.__main__ import main
+from preprocessing.clip import Clip
 from preprocessing.resume import Step, run_steps
 
 FRAMES, SIZE = 44, 64
@@ -142,10 +143,10 @@ def nets(monkeypatch):
         tracked = valid & (np.arange(len(valid)) != WITHOUT_POSE)
         return HeadTrack(transform, tracked, np.where(tracked, 0.5, np.nan), np.zeros((468, 3), np.float32))
 
-    monkeypatch.setattr(pipeline.face_landmarks, "detect_video", detect_video)
-    monkeypatch.setattr(pipeline.face_parsing, "parse_video", parse_video)
-    monkeypatch.setattr(pipeline.tracking, "track_head", track_head)
-    monkeypatch.setattr(pipeline, "canonical_face", lambda: np.zeros((468, 3)))
+    monkeypatch.setattr(steps.face_landmarks, "detect_video", detect_video)
+    monkeypatch.setattr(steps.face_parsing, "parse_video", parse_video)
+    monkeypatch.setattr(steps.tracking, "track_head", track_head)
+    monkeypatch.setattr(steps, "canonical_face", lambda: np.zeros((468, 3)))
     return state
 
 
@@ -209,13 +210,13 @@ def test_training_images_show_the_part_over_the_clean_background(nets, clip, tmp
 def test_a_held_out_frame_does_not_reach_the_background(nets, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        pipeline.background,
+        steps.background,
         "clean_background",
         lambda frames: (np.zeros((SIZE, SIZE, 3), np.uint8), np.array([seen.append(f) is None for f in frames])),
     )
     chosen = []
     monkeypatch.setattr(
-        pipeline.background, "choose_frames", lambda ids, height, width: chosen.extend(ids.tolist()) or ids
+        steps.background, "choose_frames", lambda ids, height, width: chosen.extend(ids.tolist()) or ids
     )
     pipeline.prepare(write_video(tmp_path / "v.mp4"), tmp_path / "d", speech="logmel")
     val = schema.load_index(tmp_path / "d").val.img_id
@@ -317,7 +318,8 @@ def test_help_is_quick_and_names_the_steps_and_the_licence(tmp_path, clip):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr.strip() == "heavy imports:"
     assert "non-commercial" in done.stdout
-    job = pipeline.Job(pipeline.probe(clip), tmp_path, 1.0, "logmel")
+    info = pipeline.probe(clip)
+    job = steps.Job(Clip(info, 0.0, info.duration, SIZE, SIZE), tmp_path, 1.0, "logmel")
     assert all(step.name in done.stdout for step in pipeline.make_steps(job))
 
 
