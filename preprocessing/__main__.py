@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "--redo",
         metavar="STEP",
         help="do this step again, and those that use its results: "
-        "frames, landmarks, sound, pose, parsing, background, images or index",
+        "frames, landmarks, sound, parsing, pose, background, images or index",
     )
     return parser
 

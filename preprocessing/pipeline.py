@@ -99,8 +99,8 @@ def make_steps(job: Job) -> list[Step]:
             **speech,
             audio_offset=job.audio_offset,
         ),
-        step("pose", steps.track_pose, (schema.TRACK,), "landmarks", focal=job.focal),
         step("parsing", steps.parse, ("parsing/*.png",), "landmarks"),
+        step("pose", steps.track_pose, (schema.TRACK,), "landmarks", "parsing", focal=job.focal),
         step(
             "background", steps.recover_background, (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND), "pose", "parsing"
         ),

@@ -19,6 +19,7 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.face import landmarks as face_landmarks
 from adnerf_jax.face import parsing as face_parsing
 from adnerf_jax.face import tracking
+from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.files import atomic_path, write_bytes
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import read_image, write_image
@@ -28,6 +29,7 @@ from adnerf_jax.progress import say, track
 from adnerf_jax.speech import get_encoder, load_deepspeech, speech_windows
 from preprocessing import background, sync, transforms
 from preprocessing.clip import Clip
+from preprocessing.poses import refine_track
 from preprocessing.resume import Facts
 
 SHORTEST = 1.5  # seconds
@@ -151,14 +153,19 @@ def find_landmarks(job: Job, records: Records) -> Facts:
 
 def track_pose(job: Job, records: Records) -> Facts:
     found = _load_landmarks(job)
-    centre = job.clip.width / 2, job.clip.height / 2
-    head = tracking.track_head(found.points, found.valid, job.focal, *centre, canonical_face())
+    camera = Pinhole(job.focal, job.clip.width / 2, job.clip.height / 2)
+    head = tracking.track_head(found.points, found.valid, *camera, canonical_face())
     if head.valid.sum() < 2:
         raise UserError(
             f"the head could not be tracked in {job.clip.video.path}: check the focal length, {job.focal:g} pixels"
         )
+
+    def head_of(i: int) -> np.ndarray:
+        return face_parsing.read_parts(job.out / schema.parsing_image(i)) == face_parsing.HEAD
+
+    head, facts = refine_track(head, found, job.clip, head_of, camera)
     _save_arrays(job.out / schema.TRACK, focal=job.focal, **dataclasses.asdict(head))
-    return {"usable": int(head.valid.sum()), "reprojection_px": round(float(np.nanmean(head.reprojection_px)), 3)}
+    return {"usable": int(head.valid.sum()), **facts}
 
 
 def parse(job: Job, records: Records) -> Facts:

@@ -146,6 +146,7 @@ def nets(monkeypatch):
     monkeypatch.setattr(steps.face_landmarks, "detect_video", detect_video)
     monkeypatch.setattr(steps.face_parsing, "parse_video", parse_video)
     monkeypatch.setattr(steps.tracking, "track_head", track_head)
+    monkeypatch.setattr(steps, "refine_track", lambda head, *others: (head, {"reprojection_px": 0.5}))
     monkeypatch.setattr(steps, "canonical_face", lambda: np.zeros((468, 3)))
     return state
 

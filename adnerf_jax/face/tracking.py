@@ -9,7 +9,6 @@ The focal length is given: near-frontal frames of a person of unknown size do no
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from flax import struct
@@ -17,6 +16,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import RIGID, fill_gaps
+from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix, similarity
 
 # Dataset units for one centimetre of the canonical face, so that the mean depth equals that of the published tracker on
 # its own clip (0.844 over the first 497 frames at focal length 1200 px).
@@ -54,45 +54,6 @@ class HeadTrack:
     shape: np.ndarray
 
 
-class _Camera(NamedTuple):
-    focal: float
-    cx: float
-    cy: float
-
-    def project(self, x: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] of points [..., 3] before the camera (z < 0)."""
-        return np.stack(
-            [self.cx - self.focal * x[..., 0] / x[..., 2], self.cy + self.focal * x[..., 1] / x[..., 2]], -1
-        )
-
-    def derivative(self, x: np.ndarray) -> np.ndarray:
-        """d pixels / d point, [..., 2, 3]."""
-        zero = np.zeros_like(x[..., 0])
-        u = np.stack([-1 / x[..., 2], zero, x[..., 0] / x[..., 2] ** 2], -1)
-        v = np.stack([zero, 1 / x[..., 2], -x[..., 1] / x[..., 2] ** 2], -1)
-        return self.focal * np.stack([u, v], -2)
-
-    def unproject(self, pixels: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """The points [..., 3] with this z [...] seen at these pixels [..., 2]."""
-        x = -(pixels[..., 0] - self.cx) / self.focal * z
-        y = (pixels[..., 1] - self.cy) / self.focal * z
-        return np.stack([x, y, z], -1)
-
-
-class _Poses(NamedTuple):
-    """Head-to-camera: rotation [N, 3, 3] and translation [N, 3] in cm."""
-
-    rotation: np.ndarray
-    translation: np.ndarray
-
-    def move(self, shape: np.ndarray) -> np.ndarray:
-        """[N, V, 3] in the camera's frame, of points [V, 3] in the head's."""
-        return np.einsum("nij,vj->nvi", self.rotation, shape) + self.translation[:, None]
-
-    def take(self, rows: np.ndarray | slice) -> "_Poses":
-        return _Poses(self.rotation[rows], self.translation[rows])
-
-
 def track_head(
     points: np.ndarray, valid: np.ndarray, focal: float, cx: float, cy: float, canonical: np.ndarray
 ) -> HeadTrack:
@@ -110,7 +71,7 @@ def track_head(
     valid = np.asarray(valid, bool)
     if not valid.any():
         raise UserError("no face was found in the video: it must show one person's face, upright and large enough")
-    camera = _Camera(float(focal), float(cx), float(cy))
+    camera = Pinhole(float(focal), float(cx), float(cy))
     seen = points[valid].astype(np.float64)
     poses = _initial_poses(seen[:, RIGID], canonical[RIGID], camera)
 
@@ -132,27 +93,17 @@ def track_head(
 
     reprojection = np.full(len(valid), np.nan)
     reprojection[measured] = _reprojection(seen[kept][:, RIGID], poses.take(measured), shape, camera)
-    return HeadTrack(_camera_to_head(poses), measured, reprojection, mesh * UNITS_PER_CM)
+    return HeadTrack(camera_to_head(poses), measured, reprojection, mesh * UNITS_PER_CM)
 
 
-def _umeyama(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation [N, 3, 3] and scale [N] of the similarities that best take points [V, 3] to points [N, V, 3]."""
-    source = source - source.mean(0)
-    target = target - target.mean(1, keepdims=True)
-    u, s, vt = np.linalg.svd(np.einsum("nvi,vj->nij", target, source))
-    signs = np.ones_like(s)
-    signs[:, 2] = np.linalg.det(u @ vt)
-    return u @ (signs[..., None] * vt), (s * signs).sum(-1) / (source**2).sum()
-
-
-def _initial_poses(points: np.ndarray, shape: np.ndarray, camera: _Camera) -> _Poses:
+def _initial_poses(points: np.ndarray, shape: np.ndarray, camera: Pinhole) -> Poses:
     """Poses by weak perspective, where the landmarks' depth has the scale of their pixels."""
-    rotation, scale = _umeyama(shape, points * (1, -1, -1))
+    rotation, scale = similarity(shape, points * (1, -1, -1))
     centre = camera.unproject(points[..., :2].mean(1), -camera.focal / scale)
-    return _Poses(rotation, centre - rotation @ shape.mean(0))
+    return Poses(rotation, centre - rotation @ shape.mean(0))
 
 
-def _fit_shape(points: np.ndarray, poses: _Poses, canonical: np.ndarray, camera: _Camera) -> np.ndarray:
+def _fit_shape(points: np.ndarray, poses: Poses, canonical: np.ndarray, camera: Pinhole) -> np.ndarray:
     """The person's rigid vertices [V, 3] in cm, from landmarks [N, V, 3] px: poses and shape in turn.
 
     Size and axes stay those of the canonical face: depth and size cannot be told apart.
@@ -169,12 +120,12 @@ def _fit_shape(points: np.ndarray, poses: _Poses, canonical: np.ndarray, camera:
         matrix = np.einsum("nvik,nvil,nv->vkl", slope, slope, weight) + _SHAPE_PRIOR * np.eye(3)
         vector = np.einsum("nvik,nvi,nv->vk", slope, residual, weight) + _SHAPE_PRIOR * (shape - canonical)
         shape = shape - np.linalg.solve(matrix, vector[..., None])[..., 0]
-        turn, size = _umeyama(shape, canonical[None])
+        turn, size = similarity(shape, canonical[None])
         shape = size[0] * (shape - shape.mean(0)) @ turn[0].T + canonical.mean(0)
     return shape
 
 
-def _refine_poses(points: np.ndarray, poses: _Poses, shape: np.ndarray, camera: _Camera, steps: int) -> _Poses:
+def _refine_poses(points: np.ndarray, poses: Poses, shape: np.ndarray, camera: Pinhole, steps: int) -> Poses:
     """Gauss-Newton on landmarks [N, V, 3] px, for all frames at once.
 
     The increment is a rotation about the head's origin and a shift. Depths count with the scale of the pixels and
@@ -184,7 +135,7 @@ def _refine_poses(points: np.ndarray, poses: _Poses, shape: np.ndarray, camera: 
     for _ in range(steps):
         x = poses.move(shape)
         scale = _pixels_per_cm(poses, camera)
-        motion = np.concatenate([-_cross_matrix(x - poses.translation[:, None]), eye], -1)
+        motion = np.concatenate([-cross_matrix(x - poses.translation[:, None]), eye], -1)
         residual = camera.project(x) - points[..., :2]
         slope = camera.derivative(x) @ motion
         depth = scale[:, None] * x[..., 2] + points[..., 2]
@@ -198,12 +149,11 @@ def _refine_poses(points: np.ndarray, poses: _Poses, shape: np.ndarray, camera: 
         # The damping is far below what any face gives; it keeps a degenerate frame from stopping the rest.
         matrix += 1e-9 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] * np.eye(6)
         step = -np.linalg.solve(matrix, vector[..., None])[..., 0]
-        turn = Rotation.from_rotvec(step[:, :3]).as_matrix()
-        poses = _Poses(turn @ poses.rotation, poses.translation + step[:, 3:])
+        poses = poses.stepped(step)
     return poses
 
 
-def _pixels_per_cm(poses: _Poses, camera: _Camera) -> np.ndarray:
+def _pixels_per_cm(poses: Poses, camera: Pinhole) -> np.ndarray:
     return -camera.focal / poses.translation[:, 2]
 
 
@@ -213,20 +163,13 @@ def _huber(residual: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return limit / np.maximum(limit, np.linalg.norm(residual, axis=-1))
 
 
-def _cross_matrix(v: np.ndarray) -> np.ndarray:
-    """[..., 3, 3] that multiplies as v × does."""
-    x, y, z = np.moveaxis(v, -1, 0)
-    zero = np.zeros_like(x)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*v.shape, 3)
-
-
-def _reprojection(points: np.ndarray, poses: _Poses, shape: np.ndarray, camera: _Camera) -> np.ndarray:
+def _reprojection(points: np.ndarray, poses: Poses, shape: np.ndarray, camera: Pinhole) -> np.ndarray:
     """Mean distance [N] px of the projected shape [V, 3] from landmarks [N, V, 3]."""
     return np.linalg.norm(camera.project(poses.move(shape)) - points[..., :2], axis=-1).mean(-1)
 
 
 def _whole_face(
-    points: np.ndarray, poses: _Poses, canonical: np.ndarray, rigid: np.ndarray, camera: _Camera
+    points: np.ndarray, poses: Poses, canonical: np.ndarray, rigid: np.ndarray, camera: Pinhole
 ) -> np.ndarray:
     """The mean face [468, 3] cm in the head's frame: landmarks put at the canonical depth; the rigid ones as fitted."""
     keys = slice(None, None, math.ceil(len(points) / _SHAPE_FRAMES))
@@ -237,7 +180,7 @@ def _whole_face(
     return mesh
 
 
-def _fill(poses: _Poses, measured: np.ndarray) -> _Poses:
+def _fill(poses: Poses, measured: np.ndarray) -> Poses:
     """Poses of all frames from those of the measured ones: interpolated in time, held at both ends."""
     at = np.flatnonzero(measured)
     rotation = Rotation.from_matrix(poses.rotation)
@@ -245,16 +188,16 @@ def _fill(poses: _Poses, measured: np.ndarray) -> _Poses:
         matrices = Slerp(at, rotation)(np.clip(np.arange(len(measured)), at[0], at[-1])).as_matrix()
     else:
         matrices = np.repeat(rotation.as_matrix(), len(measured), axis=0)
-    return _Poses(matrices, fill_gaps(poses.translation, measured))
+    return Poses(matrices, fill_gaps(poses.translation, measured))
 
 
-def _smooth(poses: _Poses, pivot: np.ndarray, camera: _Camera) -> _Poses:
+def _smooth(poses: Poses, pivot: np.ndarray, camera: Pinhole) -> Poses:
     """Steadies rotation, distance and place in the picture, each by what it needs; `pivot` [3] is the face's middle."""
     x = poses.move(pivot[None])[:, 0]
     pixels = _average(camera.project(x), _PLACE_FRAMES)
     depth = _average(x[:, 2:], _DEPTH_FRAMES)[:, 0]
     rotation = _average_rotation(poses.rotation, _ROTATION_FRAMES)
-    return _Poses(rotation, camera.unproject(pixels, depth) - rotation @ pivot)
+    return Poses(rotation, camera.unproject(pixels, depth) - rotation @ pivot)
 
 
 def _window(count: int, sigma: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -285,9 +228,15 @@ def _average_rotation(rotation: np.ndarray, sigma: float) -> np.ndarray:
     return rotation @ Rotation.from_rotvec(sum(turns)).as_matrix()
 
 
-def _camera_to_head(poses: _Poses) -> np.ndarray:
-    """[N, 4, 4] inverses, in dataset units."""
+def camera_to_head(poses: Poses) -> np.ndarray:
+    """Their inverses [N, 4, 4], in dataset units."""
     transform = np.tile(np.eye(4), (len(poses.rotation), 1, 1))
     transform[:, :3, :3] = poses.rotation.transpose(0, 2, 1)
     transform[:, :3, 3] = -np.einsum("nji,nj->ni", poses.rotation, poses.translation) * UNITS_PER_CM
     return transform
+
+
+def head_to_camera(transform: np.ndarray) -> Poses:
+    """The inverse of `camera_to_head`."""
+    rotation = transform[:, :3, :3].transpose(0, 2, 1)
+    return Poses(rotation, -np.einsum("nij,nj->ni", rotation, transform[:, :3, 3]) / UNITS_PER_CM)

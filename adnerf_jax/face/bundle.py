@@ -1,0 +1,228 @@
+"""Bundle adjustment: the poses and the points on the head that explain all observations at once.
+
+Gauss-Newton with Geman and McClure's robust weights. The points are eliminated (Schur complement), so that the system
+has six unknowns a key frame; the number of key frames is bounded, which bounds time and memory for clips of any length.
+The other frames follow with the points as they are, tied over time by a smoothness term: a system of three blocks a
+frame, solved in time linear in their number.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, solveh_banded
+from scipy.spatial.transform import Rotation
+
+from adnerf_jax.face.flow import Matches
+from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix
+
+_ITERATIONS = 12
+_ROBUST = 3.0  # standard deviations of the residuals at which an observation loses three quarters of its weight
+_AT_ONCE = 100_000  # observations whose derivatives are held in memory
+_DAMPING = 1e-6
+# Accelerations (RMS of second differences a frame) that the smoothness term expects of a head that speaks.
+_TURNING, _SHIFTING = math.radians(0.3), 0.03  # radians, cm
+
+
+@dataclasses.dataclass(frozen=True)
+class Observations:
+    """Points seen in frames.
+
+    Attributes:
+      frame: int [M], row of the frame's pose.
+      point: int [M], row of the point.
+      pixels: float [M, 2].
+      group: int [M], 0 … G − 1: observations of one group share their noise, which is estimated.
+    """
+
+    frame: np.ndarray
+    point: np.ndarray
+    pixels: np.ndarray
+    group: np.ndarray
+
+    @classmethod
+    def join(cls, *matches: Matches) -> "Observations":
+        """Observations of several kinds, a group each."""
+        group = np.repeat(np.arange(len(matches)), [len(m.frame) for m in matches])
+        return cls(*(np.concatenate(column) for column in zip(*matches, strict=True)), group)
+
+    def take(self, rows: np.ndarray | slice) -> "Observations":
+        """Some of them."""
+        return Observations(self.frame[rows], self.point[rows], self.pixels[rows], self.group[rows])
+
+    def of_frames(self, frames: np.ndarray, count: int) -> "Observations":
+        """Those in some of `count` frames, whose rows are numbered anew."""
+        number = np.full(count, -1)
+        number[frames] = np.arange(len(frames))
+        chosen = self.take(number[self.frame] >= 0)
+        return dataclasses.replace(chosen, frame=number[chosen.frame])
+
+
+def robust_weights(residual: np.ndarray, group: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights in 1/px² of residuals [M, 2], and each group's noise.
+
+    Args:
+      residual: px.
+      group: int [M].
+      floor: [G] px, noise that is at least assumed.
+
+    Returns:
+      [M]: (1 + (r / c)²)⁻² / σ², c = 3 σ; and [G] σ in px for each coordinate, from the median.
+    """
+    length = np.linalg.norm(residual, axis=-1)
+    noise = np.array(
+        [
+            # The median length of a two-dimensional Gaussian is 1.1774 σ.
+            max(np.median(length[group == g]) / 1.1774 if (group == g).any() else 0.0, floor[g])
+            for g in range(len(floor))
+        ]
+    )
+    sigma = noise[group]
+    return 1.0 / (1.0 + (length / (_ROBUST * sigma)) ** 2) ** 2 / sigma**2, noise
+
+
+def adjust(
+    observations: Observations,
+    poses: Poses,
+    points: np.ndarray,
+    prior: np.ndarray,
+    camera: Pinhole,
+    floor: np.ndarray,
+) -> tuple[Poses, np.ndarray]:
+    """Adjusts poses and points together.
+
+    Args:
+      observations: of the frames of `poses`.
+      poses: to begin with.
+      points: [P, 3] cm to begin with, in the head's frame.
+      prior: [P] cm, standard deviation of each point from where it begins.
+      camera: intrinsics.
+      floor: [G] px, noise that is at least assumed of each group.
+
+    Returns:
+      the poses, and the points [P, 3] cm.
+    """
+    frames, start = len(poses.rotation), points
+    index = np.arange(6 * frames).reshape(frames, 6)
+    for _ in range(_ITERATIONS):
+        moved, residual = _residuals(observations, poses, points, camera)
+        weight, _ = robust_weights(residual, observations.group, floor)
+        to_pose, to_point = _slopes(observations, poses, points, moved, camera)
+        blocks, right = _normal_equations(observations.frame, weight, to_pose, residual, frames)
+        inner, inner_right = _normal_equations(observations.point, weight, to_point, residual, len(points))
+        inner += np.eye(3) / prior[:, None, None] ** 2
+        inner_right += (points - start) / prior[:, None] ** 2
+        inverse = np.linalg.inv(inner)
+
+        across = np.zeros((6 * frames, len(points), 3))
+        np.add.at(
+            across,
+            (index[observations.frame][:, :, None], observations.point[:, None, None], np.arange(3)),
+            np.einsum("m,mik,mil->mkl", weight, to_pose, to_point),
+        )
+        eliminated = np.einsum("spk,pkl->spl", across, inverse).reshape(6 * frames, -1)
+        across = across.reshape(6 * frames, -1)
+        matrix = -eliminated @ across.T
+        matrix[index[:, :, None], index[:, None, :]] += blocks
+        matrix[np.diag_indices(len(matrix))] *= 1 + _DAMPING
+        step = -cho_solve(cho_factor(matrix), right.ravel() - eliminated @ inner_right.ravel())
+        points = points - np.einsum("pkl,pl->pk", inverse, inner_right + (across.T @ step).reshape(-1, 3))
+        poses = poses.stepped(step.reshape(frames, 6))
+    return poses, points
+
+
+def follow(
+    observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole, floor: np.ndarray
+) -> tuple[Poses, np.ndarray]:
+    """Poses of all frames, in order of time, given the points; smooth where the observations leave it open.
+
+    Args:
+      observations: of all frames.
+      poses: to begin with, of at least 3 frames.
+      points: [P, 3] cm in the head's frame.
+      camera: intrinsics.
+      floor: [G] px, noise that is at least assumed of each group.
+
+    Returns:
+      the poses, and by how much each observation is missed, [M] px.
+    """
+    frames, count = len(poses.rotation), len(observations.frame)
+    stiff = 1.0 / np.array([_TURNING] * 3 + [_SHIFTING] * 3) ** 2
+    parts = [observations.take(slice(k, k + _AT_ONCE)) for k in range(0, count, _AT_ONCE)]
+
+    def missed() -> np.ndarray:
+        return np.concatenate([_residuals(part, poses, points, camera)[1] for part in parts])
+
+    for _ in range(_ITERATIONS):
+        residual = missed()
+        weight, _ = robust_weights(residual, observations.group, floor)
+        matrix, vector = np.zeros((frames, 6, 6)), np.zeros((frames, 6))
+        for k, part in enumerate(parts):
+            rows = slice(k * _AT_ONCE, (k + 1) * _AT_ONCE)
+            moved, _ = _residuals(part, poses, points, camera)
+            slope, _ = _slopes(part, poses, points, moved, camera)
+            more = _normal_equations(part.frame, weight[rows], slope, residual[rows], frames)
+            matrix, vector = matrix + more[0], vector + more[1]
+        poses = poses.stepped(-_solve_smooth(matrix, vector, acceleration(poses), stiff))
+    return poses, np.linalg.norm(missed(), axis=-1)
+
+
+def _normal_equations(
+    row: np.ndarray, weight: np.ndarray, slope: np.ndarray, residual: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the observations of each of `count` unknowns: JᵀWJ [count, K, K] and JᵀWr [count, K]."""
+    matrix, vector = np.zeros((count, *slope.shape[-1:] * 2)), np.zeros((count, slope.shape[-1]))
+    np.add.at(matrix, row, np.einsum("m,mik,mil->mkl", weight, slope, slope))
+    np.add.at(vector, row, np.einsum("m,mik,mi->mk", weight, slope, residual))
+    return matrix, vector
+
+
+def acceleration(poses: Poses) -> np.ndarray:
+    """Second differences [N − 2, 6] of the poses over time: rotation vectors in radians, and cm."""
+    turn = Rotation.from_matrix(poses.rotation[1:] @ poses.rotation[:-1].transpose(0, 2, 1)).as_rotvec()
+    return np.hstack([np.diff(turn, axis=0), np.diff(poses.translation, n=2, axis=0)])
+
+
+def _residuals(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole):
+    """Points in the camera's frame [M, 3], and by how much they miss their pixels [M, 2]."""
+    rotation, translation = poses.rotation[observations.frame], poses.translation[observations.frame]
+    moved = np.einsum("mij,mj->mi", rotation, points[observations.point]) + translation
+    return moved, camera.project(moved) - observations.pixels
+
+
+def _slopes(observations: Observations, poses: Poses, points: np.ndarray, moved: np.ndarray, camera: Pinhole):
+    """d residual / d pose [M, 2, 6] (`Poses.stepped`), and d residual / d point [M, 2, 3]."""
+    slope = camera.derivative(moved)
+    arm = moved - poses.translation[observations.frame]
+    to_pose = np.concatenate([-slope @ cross_matrix(arm), slope], -1)
+    return to_pose, slope @ poses.rotation[observations.frame]
+
+
+def _solve_smooth(matrix: np.ndarray, vector: np.ndarray, bend: np.ndarray, stiff: np.ndarray) -> np.ndarray:
+    """Solves for steps x [N, 6] that minimise x·(A x / 2 − b) + ½ Σ stiff (bend + second difference of x)².
+
+    Args:
+      matrix, vector: A [N, 6, 6] and b [N, 6].
+      bend: [N − 2, 6].
+      stiff: [6].
+    """
+    frames = len(matrix)
+    # Blocks between frames that are 0, 1 and 2 apart: the second difference's 1, −2, 1 squared.
+    own = np.zeros((3, frames))
+    for k, a in enumerate((1.0, -2.0, 1.0)):
+        own[0, k : k + frames - 2] += a * a
+        for apart in (1, 2):
+            if k + apart < 3:
+                own[apart, k : k + frames - 2] += a * (1.0, -2.0, 1.0)[k + apart]
+    right = vector.copy()
+    for k, a in enumerate((1.0, -2.0, 1.0)):
+        right[k : k + frames - 2] += a * stiff * bend
+    # Upper bands as `solveh_banded` wants them: row 12 holds the diagonal.
+    bands = np.zeros((13, frames, 6))
+    for i in range(6):
+        for j in range(i, 6):
+            bands[12 - (j - i), :, j] += matrix[:, i, j]
+        bands[12, :, i] += stiff[i] * own[0] + 1e-9 * np.trace(matrix, axis1=1, axis2=2) + 1e-12
+        for apart in (1, 2):
+            bands[12 - 6 * apart, apart:, i] += stiff[i] * own[apart, : frames - apart]
+    return solveh_banded(bands.reshape(13, -1), right.ravel()).reshape(frames, 6)
