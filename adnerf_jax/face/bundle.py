@@ -20,9 +20,9 @@ _ITERATIONS = 12
 _ROBUST = 3.0  # standard deviations of the residuals at which an observation loses three quarters of its weight
 _AT_ONCE = 100_000  # observations whose derivatives are held in memory
 _DAMPING = 1e-6
-# Accelerations a frame that the smoothness term expects. A third of what a head that speaks has: errors of points in one
-# frame are alike, so that hundreds of points count for more than they should. Three times looser, jitter is .57° against
-# .49° on a real clip and .10° against .07° on one whose truth is .05°; three times tighter, quick nods are cut.
+# Accelerations a frame that the smoothness term expects. A third of what a head that speaks has: errors of points in
+# one frame are alike, so that hundreds of points count for more than they should. Three times looser, jitter is .57°
+# against .50° on a real clip and .10° against .07° on one whose truth is .05°; three times tighter, quick nods are cut.
 _TURNING, _SHIFTING = math.radians(0.1), 0.01  # radians, cm
 
 

@@ -23,6 +23,7 @@ from adnerf_jax.errors import UserError
 
 LANDMARKS = 478  # 468 mesh vertices, then 5 for each iris
 MIN_SCORE = 0.5  # MediaPipe's default for detection and presence
+_RIVAL = 0.7  # of the best score: a face at least so certain can be the one to follow
 _DETECTOR_SIDE, _MESH_SIDE = 128, 256
 _CROP_MARGIN = 1.5
 _RIGHT_EYE_OUTER, _LEFT_EYE_OUTER = 33, 263
@@ -124,30 +125,31 @@ class FaceLandmarker:
         height, width = rgb.shape[:2]
         for side in (max(height, width), min(height, width), min(height, width) / 2):
             found = [self._detect_in(rgb, corner, side) for corner in _windows(width, height, side)]
-            best = max((f for f in found if f is not None), key=lambda f: f[0], default=None)
-            if best is not None:
-                return best[1]
+            largest = max((crop for crop in found if crop is not None), key=lambda crop: crop.side, default=None)
+            if largest is not None:
+                return largest
         return None
 
-    def _detect_in(self, rgb: np.ndarray, corner: np.ndarray, side: float) -> tuple[float, Crop] | None:
-        """Score and crop of the best face in the square with this upper left corner [2] px (it may pass the border)."""
+    def _detect_in(self, rgb: np.ndarray, corner: np.ndarray, side: float) -> Crop | None:
+        """Crop of the largest face in the square with this upper left corner [2] px (it may pass the border)."""
         scale = _DETECTOR_SIDE / side
         affine = np.c_[np.eye(2) * scale, -corner * scale]
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         picture = _warp(rgb, affine, _DETECTOR_SIDE, how, cv2.BORDER_CONSTANT)
         out = self._detector(picture[None] / 127.5 - 1)
         scores = 1 / (1 + np.exp(-np.clip(out["classificators"][0, :, 0], -80, 80)))
-        best = scores.argmax()
-        if scores[best] < MIN_SCORE:
+        if scores.max() < MIN_SCORE:
             return None
+        heights = out["regressors"][0].reshape(-1, 8, 2)[:, 1, 1]
+        # The largest of those about as certain as the best: who is filmed stands in front.
+        best = np.where(scores > max(MIN_SCORE, _RIVAL * scores.max()), heights, 0).argmax()
         # One face: its candidates are blended by score, as in MediaPipe's weighted non-maximum suppression.
         near = (scores > MIN_SCORE) & (np.abs(self._anchors - self._anchors[best]).max(1) < 0.15)
         pairs = out["regressors"][0, near].reshape(-1, 8, 2) / _DETECTOR_SIDE  # centre, size, six key points
         pairs[:, [0, 2, 3, 4, 5, 6, 7]] += self._anchors[near, None]
         pairs = np.average(pairs, axis=0, weights=scores[near]) * side
         across = pairs[3] - pairs[2]  # from the right eye to the left
-        crop = Crop(pairs[0] + corner, float(max(pairs[1])) * _CROP_MARGIN, float(np.arctan2(across[1], across[0])))
-        return float(scores[best]), crop
+        return Crop(pairs[0] + corner, float(max(pairs[1])) * _CROP_MARGIN, float(np.arctan2(across[1], across[0])))
 
     def landmarks(self, rgb: np.ndarray, crop: Crop) -> tuple[np.ndarray, float]:
         """Landmarks float64 [478, 3] px and the probability that the crop holds a face."""

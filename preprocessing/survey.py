@@ -1,0 +1,191 @@
+"""What a video is like, told before any work: one look at all of its frames in a small size, and at its sound.
+
+Finds the hard cuts, whose longest shot is used, and measures what spoils a talking head: a moving camera, changing
+light, sound that is silent or clipped.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from adnerf_jax.media.audio import read_blocks
+from adnerf_jax.media.video import VideoInfo, read_frames
+from adnerf_jax.progress import track
+from adnerf_jax.schema import FPS
+
+SILENCE = -60.0  # dB of full scale
+_SIDE = 256  # pixels of the longer side of what is looked at
+_SOUND_RATE = 16000
+_CLIPPED = 0.99  # of full scale
+# A cut changes the picture far more than the frames around it change, and for good.
+_LEAST_CHANGE, _AGAINST_NEIGHBOURS, _NEIGHBOURS = 12.0, 5.0, 12  # grey levels; times the median; frames to each side
+_LEAST_OTHER_COLOURS = 0.25  # of the pixels have another colour, by histogram
+# The camera shows in what stands still: the picture's upper corners and sides.
+_SIDES, _TOP, _BOTTOM = 0.18, 0.12, 0.6  # of the width; of the height; down to here
+_APART = round(FPS)  # frames between two that are compared: slow pans add up
+_LEAST_POINTS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What a video is like.
+
+    Attributes:
+      frames: at 25 a second, of the whole video.
+      cuts: seconds at which another shot begins.
+      start, duration: of the longest shot, in seconds.
+      camera_motion: RMS motion of the background within a second, in parts of the picture's width; None where the
+        background shows too little to tell.
+      light_change: range of the background's brightness over its mean, from the 5th to the 95th percentile.
+      brightness: mean grey level, 0 … 255.
+      sound_level: RMS in dB of full scale; −inf where all is zero.
+      sound_clipped: share of the samples at full scale.
+    """
+
+    frames: int
+    cuts: tuple[float, ...]
+    start: float
+    duration: float
+    camera_motion: float | None
+    light_change: float
+    brightness: float
+    sound_level: float
+    sound_clipped: float
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is nothing to hear."""
+        return self.sound_level < SILENCE
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {**dataclasses.asdict(self), "cuts": list(self.cuts), "sound_level": max(self.sound_level, -999.0)}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "Survey":
+        """The inverse of `to_json`."""
+        return cls(**{**saved, "cuts": tuple(saved["cuts"])})
+
+
+def survey_video(video: VideoInfo) -> Survey:
+    """Looks through a video, in constant memory but for a few numbers a frame.
+
+    Raises:
+      UserError: the video or its sound cannot be read.
+    """
+    pictures = (_small(rgb) for rgb in read_frames(video.path, FPS))
+    looked = track(pictures, "looking through", round(video.duration * FPS))
+    changes, brightness, motion = _look(looked)
+    starts = find_cuts(changes)
+    frames = len(brightness)
+    edges = [0, *starts.tolist(), frames]
+    first, last = max(zip(edges, edges[1:], strict=False), key=lambda shot: shot[1] - shot[0])
+    in_shot = [shift for at, shift in motion if first <= at - _APART and at < last]
+    light = brightness[first:last]
+    level, clipped = _sound(video)
+    return Survey(
+        frames=frames,
+        cuts=tuple(round(k / FPS, 3) for k in starts),
+        start=first / FPS,
+        duration=(last - first) / FPS,
+        camera_motion=round(float(np.sqrt(np.mean(np.square(in_shot)))), 5) if in_shot else None,
+        light_change=round(float(np.ptp(np.percentile(light, [5, 95])) / max(light.mean(), 1.0)), 4) if frames else 0.0,
+        brightness=round(float(light.mean()), 1) if frames else 0.0,
+        sound_level=round(level, 1),
+        sound_clipped=round(clipped, 5),
+    )
+
+
+def find_cuts(changes: np.ndarray) -> np.ndarray:
+    """Frames with which another shot begins.
+
+    Args:
+      changes: [N, 3], `_look`: each frame against the one before, by grey level and by colours, and the grey levels
+        of the frame after against the one before.
+
+    Returns:
+      int [K].
+    """
+    cuts = []
+    for k in range(1, len(changes)):
+        low, high = max(k - _NEIGHBOURS, 1), k + _NEIGHBOURS + 1
+        around = np.delete(changes[low:high, 0], k - low)
+        usual = np.median(around) if len(around) else 0.0
+        grey, colours, lasting = changes[k]
+        enough = max(_LEAST_CHANGE, _AGAINST_NEIGHBOURS * usual)
+        if grey > enough and lasting > enough and colours > _LEAST_OTHER_COLOURS:
+            cuts.append(k)
+    return np.array(cuts, int)
+
+
+def _small(rgb: np.ndarray) -> np.ndarray:
+    scale = min(_SIDE / max(rgb.shape[:2]), 1.0)
+    size = [max(round(n * scale), 16) for n in rgb.shape[1::-1]]
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+
+
+def _look(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[tuple[int, float]]]:
+    """Changes [N, 3] (`find_cuts`), brightness of the background [N], and (frame, its shift in widths) each second."""
+    changes, brightness, motion = [], [], []
+    before: list[np.ndarray] = []  # blurred grey pictures of the last two frames
+    colours_before = compared = border = None
+    for k, rgb in enumerate(pictures):
+        grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        blurred = cv2.GaussianBlur(grey, (0, 0), 3).astype(np.float32)
+        colours = cv2.calcHist([rgb], [0, 1, 2], None, [6] * 3, [0, 256] * 3).ravel() / grey.size
+        if border is None:
+            border = _border(grey.shape)
+            colours_before, compared = colours, grey
+        now = np.abs(blurred - before[-1]).mean() if before else 0.0
+        changes.append([now, 0.5 * np.abs(colours - colours_before).sum(), now])
+        if len(before) == 2:  # the frame before this one lasts if this one differs from the one before it as well
+            changes[-2][2] = np.abs(blurred - before[0]).mean()
+        before, colours_before = [*before[-1:], blurred], colours
+        brightness.append(grey[border].mean())
+        if k and k % _APART == 0:
+            shift = _shift(compared, grey, border)
+            if shift is not None:
+                motion.append((k, shift / grey.shape[1]))
+            compared = grey
+    return np.array(changes).reshape(-1, 3), np.array(brightness), motion
+
+
+def _border(shape: tuple[int, ...]) -> np.ndarray:
+    """bool [H, W], where a person in the middle of the picture is not."""
+    height, width = shape
+    border = np.zeros(shape, bool)
+    side, top, bottom = round(_SIDES * width), round(_TOP * height), round(_BOTTOM * height)
+    border[:bottom, :side] = border[:bottom, width - side :] = border[:top] = True
+    return border
+
+
+def _shift(before: np.ndarray, after: np.ndarray, border: np.ndarray) -> float | None:
+    """RMS motion in px of the background between two grey pictures; None where there is too little to follow."""
+    points = cv2.goodFeaturesToTrack(before, 120, 0.02, 5, mask=border.astype(np.uint8))
+    if points is None or len(points) < _LEAST_POINTS:
+        return None
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, winSize=(15, 15), maxLevel=3)
+    kept = found[:, 0].astype(bool)
+    if kept.sum() < _LEAST_POINTS:
+        return None
+    similarity, inside = cv2.estimateAffinePartial2D(points[kept], moved[kept], ransacReprojThreshold=1.0)
+    if similarity is None or inside.sum() < _LEAST_POINTS:
+        return None
+    corners = np.argwhere(border)[:, ::-1]
+    shift = corners @ similarity[:, :2].T + similarity[:, 2] - corners
+    return float(np.sqrt((shift**2).sum(1).mean()))
+
+
+def _sound(video: VideoInfo) -> tuple[float, float]:
+    """Level in dB of full scale, and share of samples at full scale."""
+    energy, clipped, count = 0.0, 0, 0
+    for block in read_blocks(video.path, _SOUND_RATE, 1):
+        energy += float(np.square(block, dtype=np.float64).sum())
+        clipped += int((np.abs(block) >= _CLIPPED).sum())
+        count += block.size
+    power = energy / max(count, 1)
+    return (10 * math.log10(power) if power else -math.inf), clipped / max(count, 1)
