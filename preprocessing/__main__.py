@@ -31,10 +31,18 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds by which the sound is late against the lips, negative where early (default: measured)",
     )
     parser.add_argument(
+        "--max_side",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="pixels of the longer side at most: larger videos are shrunk, and --focal counts what is left "
+        "(default: 1024)",
+    )
+    parser.add_argument(
         "--redo",
         metavar="STEP",
         help="do this step again, and those that use its results: "
-        "frames, landmarks, sound, parsing, pose, background, images or index",
+        "frames, landmarks, sound, parsing, pose, background, images, index or report",
     )
     return parser
 
@@ -55,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             focal=options.focal,
             speech=options.speech,
             audio_offset=options.audio_offset,
+            max_side=options.max_side,
             redo=options.redo,
         )
 

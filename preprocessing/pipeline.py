@@ -18,11 +18,15 @@ from adnerf_jax.progress import duration, say
 from adnerf_jax.speech import get_encoder, load_deepspeech
 from preprocessing import steps
 from preprocessing.clip import Clip
+from preprocessing.report import judge
 from preprocessing.resume import Facts, Step, run_steps
 from preprocessing.steps import SHORTEST, Job, Records
+from preprocessing.survey import Survey, survey_video
 
 FOCAL_PER_WIDTH = 8 / 3  # 1200 at 450 pixels, as the published tracker finds for its example
 MOST_OFFSET = 5.0  # seconds that can be given
+# Of the longer side, in pixels: the published clips have 450, and what a head needs is on about a third of the picture.
+MAX_SIDE, LEAST_SIDE = 1024, 64
 
 
 def prepare(
@@ -32,6 +36,7 @@ def prepare(
     focal: float | None = None,
     speech: str = "whisper",
     audio_offset: float | None = None,
+    max_side: int = MAX_SIDE,
     redo: str | None = None,
 ) -> None:
     """Makes a dataset of a portrait video; what an earlier run has finished is kept.
@@ -43,10 +48,12 @@ def prepare(
       speech: "whisper", "logmel", or the path of DeepSpeech features (`.npy`).
       audio_offset: seconds by which the sound is late against the lips (negative: early), and is moved back. By
         default it is measured, and moved back where the measurement is clear and says more than a frame.
+      max_side: pixels of the frames' longer side at most; larger videos are shrunk.
       redo: name of a step to do again; those that use its results follow.
 
     Raises:
-      UserError: the video has no sound, no face, is too short or not a video; or `out` holds something else.
+      UserError: the video has no sound or silence, no face, is too short or not a video; or `out` holds something
+        else.
       OSError: the files cannot be written; the disk is full.
     """
     start = time.monotonic()
@@ -58,20 +65,27 @@ def prepare(
         raise UserError(
             f"the sound's offset is in seconds, from -{MOST_OFFSET:g} to {MOST_OFFSET:g}, not {audio_offset}"
         )
-    clip = Clip(info, 0.0, info.duration, info.width, info.height)
-    job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), audio_offset)
+    if not max_side >= LEAST_SIDE:
+        raise UserError(f"the longer side is at least {LEAST_SIDE} pixels, not {max_side}")
+    identity = {"name": info.path.name, "sha256": _digest(info.path), "width": info.width, "height": info.height}
+    _check_folder(out, identity)
+    # A misspelt name or a wrong file is to be told now, not after the first step.
+    load_deepspeech(speech) if Job.names_file(speech) else get_encoder(speech)
+    survey = _survey(info, out)
+    _check_survey(info, survey)
+    scale = min(max_side / max(info.width, info.height), 1.0)
+    clip = Clip(info, survey.start, survey.duration, *(max(round(n * scale), 1) for n in (info.width, info.height)))
+    job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset)
     header = {
-        "video": {"name": info.path.name, "sha256": _digest(info.path), "width": info.width, "height": info.height},
+        "video": identity,
+        "survey": survey.to_json(),
         "focal": job.focal,
         "speech": {"encoder": "deepspeech" if job.speech_is_file else job.speech},
     }
-    _check_folder(out, header["video"])
-    # A misspelt name or a wrong file is to be told now, not after the first step.
-    load_deepspeech(job.speech) if job.speech_is_file else get_encoder(job.speech)
     todo = make_steps(job)
     say(
-        f"Preparing {info.path} into {out}: {duration(info.duration)}, {round(info.duration * schema.FPS)} frames of "
-        f"{info.width}×{info.height} pixels, in {len(todo)} steps: {', '.join(step.name for step in todo)}."
+        f"Preparing {info.path} into {out}: {duration(clip.duration)}, {clip.expected_frames} frames of "
+        f"{clip.width}×{clip.height} pixels, in {len(todo)} steps: {', '.join(step.name for step in todo)}."
     )
     records = run_steps(out / schema.MANIFEST, header, todo, redo)
     say(
@@ -89,7 +103,13 @@ def make_steps(job: Job) -> list[Step]:
         return Step(name, functools.partial(run, job), writes, needs, options)
 
     return [
-        step("frames", steps.extract_frames, ("ori_imgs/*.jpg",)),
+        step(
+            "frames",
+            steps.extract_frames,
+            ("ori_imgs/*.jpg",),
+            shot=[job.clip.start, job.clip.duration],
+            size=[job.clip.width, job.clip.height],
+        ),
         step("landmarks", steps.find_landmarks, (schema.LANDMARKS, schema.EYES, "ori_imgs/*.lms"), "frames"),
         step(
             "sound",
@@ -105,17 +125,45 @@ def make_steps(job: Job) -> list[Step]:
             "background", steps.recover_background, (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND), "pose", "parsing"
         ),
         step("images", steps.write_images, ("head_imgs/*.jpg", "com_imgs/*.jpg", "gt/[0-9]*.png"), "background"),
-        # The last: a dataset with an index is whole, and any step done again takes the index back.
+        # The last of the data: a dataset with an index is whole, and any step done again takes the index back.
         step("index", steps.write_index, tuple(schema.TRANSFORMS.values()), "sound", "images"),
+        step("report", steps.write_report, (steps.REPORT, steps.PREVIEW), "index"),
     ]
 
 
 def _check_video(info: VideoInfo) -> None:
     if not info.has_audio:
         raise UserError(f"{info.path} has no sound track: the head learns lips from sound; use a video with sound")
-    if info.duration < SHORTEST:
+    _check_length(info, info.duration, "lasts")
+
+
+def _survey(info: VideoInfo, out: pathlib.Path) -> Survey:
+    """Of an earlier run, if there was one."""
+    manifest = out / schema.MANIFEST
+    saved = read_json(manifest, "dataset manifest").get("survey") if manifest.exists() else None
+    return Survey.from_json(saved) if saved else survey_video(info)
+
+
+def _check_survey(info: VideoInfo, survey: Survey) -> None:
+    """Refuses what cannot be learnt from; warns of what can be learnt from badly."""
+    if survey.silent:
+        raise UserError(f"the sound of {info.path} is silent: the head learns lips from sound; use a video with speech")
+    if survey.cuts:
+        shots = "at " + ", ".join(f"{cut:.2f}" for cut in survey.cuts[:5]) + (" s …" if len(survey.cuts) > 5 else " s")
+        say(
+            f"{info.path} has {len(survey.cuts)} cuts ({shots}): only its longest shot is used, from "
+            f"{survey.start:.2f} to {survey.start + survey.duration:.2f} s"
+        )
+    _check_length(info, survey.duration, "its longest shot lasts" if survey.cuts else "lasts")
+    for check in judge(survey, info.fps, info.width, info.height):
+        if not check.ok and check.name not in ("length", "cuts"):
+            say(f"warning: {check.name} {check.value:g} {check.unit}: {check.advice}")
+
+
+def _check_length(info: VideoInfo, seconds: float, lasts: str) -> None:
+    if seconds < SHORTEST - 1.5 / schema.FPS:  # what rounding and a last frame's own length can take away
         raise UserError(
-            f"{info.path} lasts {info.duration:.1f} s: give at least {SHORTEST} s of one person talking, "
+            f"{info.path}: {lasts} {seconds:.1f} s: give at least {SHORTEST:g} s of one person talking, "
             f"better 3 to 5 minutes"
         )
 

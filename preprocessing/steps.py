@@ -20,24 +20,26 @@ from adnerf_jax.face import landmarks as face_landmarks
 from adnerf_jax.face import parsing as face_parsing
 from adnerf_jax.face import tracking
 from adnerf_jax.face.rigid import Pinhole
-from adnerf_jax.files import atomic_path, write_bytes
+from adnerf_jax.files import atomic_path, write_bytes, write_json
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import FaceLandmarker
 from adnerf_jax.progress import say, track
 from adnerf_jax.speech import get_encoder, load_deepspeech, speech_windows
-from preprocessing import background, sync, transforms
+from preprocessing import background, report, sync, transforms
 from preprocessing.clip import Clip
 from preprocessing.poses import refine_track
 from preprocessing.resume import Facts
+from preprocessing.survey import Survey
 
-SHORTEST = 1.5  # seconds
+SHORTEST = 2.0  # seconds
 LEAST_FACES = 0.5  # of the frames
 SOUND_RATE = 16000
 LEAST_OFFSET = 1 / schema.FPS  # seconds: smaller ones are left as they are
 SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
+REPORT, PREVIEW = "report.json", "preview.png"
 WRITERS = 2  # threads that compress pictures while the next one is decoded
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -53,6 +55,7 @@ class Job:
       out: the dataset's folder.
       focal: focal length in pixels.
       speech: name of a speech encoder, or the path of a DeepSpeech `.npy`.
+      survey: what the video is like.
       audio_offset: seconds by which the sound is late; None: measured.
     """
 
@@ -60,12 +63,18 @@ class Job:
     out: pathlib.Path
     focal: float
     speech: str
+    survey: Survey
     audio_offset: float | None = None
 
     @property
     def speech_is_file(self) -> bool:
         """Whether the user brings the speech features."""
-        return self.speech.endswith(".npy")
+        return self.names_file(self.speech)
+
+    @staticmethod
+    def names_file(speech: str) -> bool:
+        """Whether this names a file of features rather than an encoder."""
+        return str(speech).endswith(".npy")
 
 
 def extract_frames(job: Job, records: Records) -> Facts:
@@ -77,9 +86,9 @@ def extract_frames(job: Job, records: Records) -> Facts:
     expected = job.clip.expected_frames
     written = overlapped(write, enumerate(job.clip.frames()))
     count = sum(1 for _ in track(written, "frames", expected))
-    if count < SHORTEST * schema.FPS:
+    if count < round(SHORTEST * schema.FPS) - 1:
         raise UserError(
-            f"{job.clip.video.path} has only {count} frames: give at least {SHORTEST} s, better 3 to 5 minutes"
+            f"{job.clip.video.path} has only {count} frames: give at least {SHORTEST:g} s, better 3 to 5 minutes"
         )
     return {"frames": count}
 
@@ -130,6 +139,8 @@ def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
         "offset_s": round(offset.seconds, 4),
         "offset_fit": round(offset.fit, 3),
         "offset_margin": round(offset.margin, 3),
+        "offset_clear": offset.clear,
+        "offset_curve": offset.curve.round(3).tolist(),
     }
 
 
@@ -226,6 +237,35 @@ def write_index(job: Job, records: Records) -> Facts:
     transforms.write_index(job.out, usable, poses, lms, job.focal, job.clip.width, job.clip.height)
     train, val = transforms.split(usable)
     return {"train": len(train), "val": len(val)}
+
+
+def write_report(job: Job, records: Records) -> Facts:
+    usable, found = _usable(job), _load_landmarks(job)
+    with np.load(job.out / schema.TRACK) as saved:
+        transforms = saved["transform"]
+    points = found.points[..., :2]
+    face_share = float(np.ptp(points[usable, :, 1], axis=1).mean() / job.clip.height)
+    checks = [
+        *report.judge(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
+        *report.judge_result(records, transforms[usable], face_share),
+    ]
+    middle = int(usable[len(usable) // 2])
+    (_, rgb), *_ = job.clip.pick([middle])
+    picture = report.preview(
+        rgb,
+        points[middle],
+        face_parsing.read_parts(job.out / schema.parsing_image(middle)),
+        read_image(job.out / schema.LOSSLESS_BACKGROUND),
+        transforms[middle],
+        Pinhole(job.focal, job.clip.width / 2, job.clip.height / 2),
+        records["sound"].get("offset_curve"),
+    )
+    write_image(job.out / PREVIEW, picture)
+    write_json(job.out / REPORT, report.to_json(job.survey, checks))
+    for check in checks:
+        if not check.ok:
+            say(f"to film better: {check.name} {check.value} {check.unit}: {check.advice}")
+    return {"warnings": sum(not check.ok for check in checks)}
 
 
 # --- pictures and arrays ---------------------------------------------------------------------------------------------

@@ -23,11 +23,11 @@ _SOUND_RATE = 16000
 _CLIPPED = 0.99  # of full scale
 # A cut changes the picture far more than the frames around it change, and for good.
 _LEAST_CHANGE, _AGAINST_NEIGHBOURS, _NEIGHBOURS = 12.0, 5.0, 12  # grey levels; times the median; frames to each side
-_LEAST_OTHER_COLOURS = 0.25  # of the pixels have another colour, by histogram
+_LEAST_UNLIKE = 0.3  # 1 − correlation, which a change of exposure leaves near 0
 # The camera shows in what stands still: the picture's upper corners and sides.
-_SIDES, _TOP, _BOTTOM = 0.18, 0.12, 0.6  # of the width; of the height; down to here
+_SIDES, _TOP, _BOTTOM = 0.18, 0.12, 0.9  # of the width; of the height; down to here
 _APART = round(FPS)  # frames between two that are compared: slow pans add up
-_LEAST_POINTS = 12
+_LEAST_POINTS, _STILL = 12, 10.0  # percent of them that belong to the background at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +104,8 @@ def find_cuts(changes: np.ndarray) -> np.ndarray:
     """Frames with which another shot begins.
 
     Args:
-      changes: [N, 3], `_look`: each frame against the one before, by grey level and by colours, and the grey levels
-        of the frame after against the one before.
+      changes: [N, 3], `_look`: each frame against the one before, by grey levels and by how unlike it is, and the
+        grey levels of the frame after against the one before.
 
     Returns:
       int [K].
@@ -115,9 +115,9 @@ def find_cuts(changes: np.ndarray) -> np.ndarray:
         low, high = max(k - _NEIGHBOURS, 1), k + _NEIGHBOURS + 1
         around = np.delete(changes[low:high, 0], k - low)
         usual = np.median(around) if len(around) else 0.0
-        grey, colours, lasting = changes[k]
+        grey, unlike, lasting = changes[k]
         enough = max(_LEAST_CHANGE, _AGAINST_NEIGHBOURS * usual)
-        if grey > enough and lasting > enough and colours > _LEAST_OTHER_COLOURS:
+        if grey > enough and lasting > enough and unlike > _LEAST_UNLIKE:
             cuts.append(k)
     return np.array(cuts, int)
 
@@ -132,19 +132,18 @@ def _look(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[
     """Changes [N, 3] (`find_cuts`), brightness of the background [N], and (frame, its shift in widths) each second."""
     changes, brightness, motion = [], [], []
     before: list[np.ndarray] = []  # blurred grey pictures of the last two frames
-    colours_before = compared = border = None
+    compared = border = None
     for k, rgb in enumerate(pictures):
         grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
         blurred = cv2.GaussianBlur(grey, (0, 0), 3).astype(np.float32)
-        colours = cv2.calcHist([rgb], [0, 1, 2], None, [6] * 3, [0, 256] * 3).ravel() / grey.size
         if border is None:
             border = _border(grey.shape)
-            colours_before, compared = colours, grey
+            compared = grey
         now = np.abs(blurred - before[-1]).mean() if before else 0.0
-        changes.append([now, 0.5 * np.abs(colours - colours_before).sum(), now])
+        changes.append([now, _unlike(before[-1], blurred) if before else 0.0, now])
         if len(before) == 2:  # the frame before this one lasts if this one differs from the one before it as well
             changes[-2][2] = np.abs(blurred - before[0]).mean()
-        before, colours_before = [*before[-1:], blurred], colours
+        before = [*before[-1:], blurred]
         brightness.append(grey[border].mean())
         if k and k % _APART == 0:
             shift = _shift(compared, grey, border)
@@ -152,6 +151,12 @@ def _look(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[
                 motion.append((k, shift / grey.shape[1]))
             compared = grey
     return np.array(changes).reshape(-1, 3), np.array(brightness), motion
+
+
+def _unlike(a: np.ndarray, b: np.ndarray) -> float:
+    """1 − correlation of two pictures."""
+    a, b = a - a.mean(), b - b.mean()
+    return float(1.0 - (a * b).mean() / max(a.std() * b.std(), 1e-6)) if a.std() + b.std() > 2 else 0.0
 
 
 def _border(shape: tuple[int, ...]) -> np.ndarray:
@@ -164,20 +169,16 @@ def _border(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _shift(before: np.ndarray, after: np.ndarray, border: np.ndarray) -> float | None:
-    """RMS motion in px of the background between two grey pictures; None where there is too little to follow."""
-    points = cv2.goodFeaturesToTrack(before, 120, 0.02, 5, mask=border.astype(np.uint8))
+    """Motion in px of the background between two grey pictures; None where there is too little to follow."""
+    points = cv2.goodFeaturesToTrack(before, 200, 0.01, 5, mask=border.astype(np.uint8))
     if points is None or len(points) < _LEAST_POINTS:
         return None
     moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, winSize=(15, 15), maxLevel=3)
     kept = found[:, 0].astype(bool)
     if kept.sum() < _LEAST_POINTS:
         return None
-    similarity, inside = cv2.estimateAffinePartial2D(points[kept], moved[kept], ransacReprojThreshold=1.0)
-    if similarity is None or inside.sum() < _LEAST_POINTS:
-        return None
-    corners = np.argwhere(border)[:, ::-1]
-    shift = corners @ similarity[:, :2].T + similarity[:, 2] - corners
-    return float(np.sqrt((shift**2).sum(1).mean()))
+    # The head may fill much of the border; where the camera stands still, some of the points do as well.
+    return float(np.percentile(np.linalg.norm((moved - points)[kept], axis=-1), _STILL))
 
 
 def _sound(video: VideoInfo) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from preprocessing.__main__ import main
 from preprocessing.clip import Clip
 from preprocessing.resume import Step, run_steps
 
-FRAMES, SIZE = 44, 64
+FRAMES, SIZE = 55, 64
 WITHOUT_FACE, WITHOUT_POSE = (3, 20), 30
 
 
@@ -100,13 +100,14 @@ def test_a_changed_option_or_a_lost_file_redoes_only_what_it_touches(recorder):
 # --- the real steps with small stand-ins for the networks -------------------------------------------------------------
 
 
-def write_video(path, frames=FRAMES, sound=True, size=SIZE):
+def write_video(path, frames=FRAMES, sound=True, size=SIZE, loudness=0.3):
     """A bright square, the "person", that moves over a slope of grey; a tone."""
-    tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(frames * 640) / 16000).astype(np.float32)
+    tone = loudness * np.sin(2 * np.pi * 220 * np.arange(frames * 640) / 16000).astype(np.float32)
     with VideoWriter(path, size, size, sound=(tone, 16000) if sound else None) as writer:
         for k in range(frames):
             picture = np.repeat(np.linspace(40, 120, size)[None, :, None], size, axis=0).repeat(3, axis=2)
-            picture[24:, 8 + k % 24 : 24 + k % 24] = (250, 200, 30)
+            at = 8 + abs((k + 24) % 48 - 24)  # there and back: a jump would be a cut
+            picture[24:, at : at + 16] = (250, 200, 30)
             writer.write(picture.astype(np.uint8))
     return path
 
@@ -252,7 +253,7 @@ def test_videos_that_cannot_be_used(nets, tmp_path, capsys):
     silent = write_video(tmp_path / "silent.mp4", sound=False)
     assert "has no sound track" in fails(capsys, "--video", silent, "--out", out)
     short = write_video(tmp_path / "short.mp4", frames=20)
-    assert "at least 1.5 s" in fails(capsys, "--video", short, "--out", out)
+    assert "at least 2 s" in fails(capsys, "--video", short, "--out", out)
     assert not out.exists()
     nets["faces"] = False
     clip = write_video(tmp_path / "nobody.mp4")
@@ -320,7 +321,7 @@ def test_help_is_quick_and_names_the_steps_and_the_licence(tmp_path, clip):
     assert done.stderr.strip() == "heavy imports:"
     assert "non-commercial" in done.stdout
     info = pipeline.probe(clip)
-    job = steps.Job(Clip(info, 0.0, info.duration, SIZE, SIZE), tmp_path, 1.0, "logmel")
+    job = steps.Job(Clip(info, 0.0, info.duration, SIZE, SIZE), tmp_path, 1.0, "logmel", None)
     assert all(step.name in done.stdout for step in pipeline.make_steps(job))
 
 
@@ -335,7 +336,7 @@ def real_dataset(tmp_path_factory):
     if data := os.environ.get("ADNERF_TEST_DATA"):
         source = pathlib.Path(data) / "obama" / "obama_20s_450.mp4"
         with VideoWriter(video, 450, 450, sound=source) as writer:
-            for rgb in read_frames(source, duration=1.6):
+            for rgb in read_frames(source, duration=2.2):
                 writer.write(rgb)
     else:
         from preprocessing.subject import make_subject
