@@ -24,6 +24,7 @@ from preprocessing.steps import SHORTEST, Job, Records
 from preprocessing.survey import Survey, survey_video
 
 FOCAL_PER_WIDTH = 8 / 3  # 1200 at 450 pixels, as the published tracker finds for its example
+WHOLE = 0.95  # of the frames that a file announces: with fewer it is taken to be cut off
 MOST_OFFSET = 5.0  # seconds that can be given
 # Of the longer side, in pixels: the published clips have 450, and what a head needs is on about a third of the picture.
 MAX_SIDE, LEAST_SIDE = 1024, 64
@@ -148,6 +149,11 @@ def _check_survey(info: VideoInfo, survey: Survey) -> None:
     """Refuses what cannot be learnt from; warns of what can be learnt from badly."""
     if survey.silent:
         raise UserError(f"the sound of {info.path} is silent: the head learns lips from sound; use a video with speech")
+    if survey.frames < WHOLE * info.duration * schema.FPS:
+        say(
+            f"warning: {info.path} ends after {survey.frames / schema.FPS:.1f} of {info.duration:.1f} s, "
+            f"it may be damaged: what is there is used"
+        )
     if survey.cuts:
         shots = "at " + ", ".join(f"{cut:.2f}" for cut in survey.cuts[:5]) + (" s …" if len(survey.cuts) > 5 else " s")
         say(

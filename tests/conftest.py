@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import types
 
+import clips
 import jax
 import numpy as np
 import pytest
@@ -34,6 +35,12 @@ def quick_compilation():
     """For modules of tests that compile for seconds what runs for milliseconds: XLA's cheapest code."""
     with _hardly_optimised():
         yield
+
+
+@pytest.fixture
+def nets(monkeypatch) -> dict:
+    """The preparation without its networks (`clips.stand_in`)."""
+    return clips.stand_in(monkeypatch)
 
 
 @pytest.fixture(scope="session")

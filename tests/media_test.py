@@ -8,71 +8,15 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from clips import LEVEL, SIZE, clicks, encode, grey, onset
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.media.audio import read_audio, read_blocks, write_wav
 from adnerf_jax.media.video import VideoWriter, probe, read_frames
 
-SIZE = 64
-LEVEL = 9  # grey levels between one picture and the next: far more than H.264 changes a flat picture
-
-
-def grey(index: int) -> np.ndarray:
-    """A flat picture that tells its own number."""
-    return np.full((SIZE, SIZE, 3), 10 + LEVEL * index, np.uint8)
-
 
 def numbers(frames) -> list[int]:
     return [round((float(frame.mean()) - 10) / LEVEL) for frame in frames]
-
-
-def clicks(rate: int, seconds: float, *at: float) -> np.ndarray:
-    """Silence with bursts of 2 ms."""
-    samples = np.zeros(round(seconds * rate), np.float32)
-    for time in at:
-        samples[round(time * rate) : round((time + 0.002) * rate)] = 0.8
-    return samples
-
-
-def onset(samples: np.ndarray, rate: int) -> float:
-    """Seconds to the first loud sample."""
-    return int(np.argmax(np.abs(samples) > 0.25)) / rate
-
-
-def encode(path, picture_times=(), pictures=None, sound=None, sound_at=(0.0,), codec="pcm_s16le", rotate=None) -> None:
-    """Writes a file with exactly these time stamps, as other people's recorders do.
-
-    Args:
-      picture_times: seconds of each picture.
-      pictures: the pictures; numbered grey ones by default.
-      sound: (float32 [C, T], rate), encoded by `codec` once at each of the times `sound_at`.
-      rotate: keyword arguments of the stream's display rotation.
-    """
-    with av.open(str(path), "w") as out:
-        video = audio = None
-        if len(picture_times):
-            pictures = [grey(i) for i in range(len(picture_times))] if pictures is None else pictures
-            height, width = pictures[0].shape[:2]
-            video = out.add_stream("libx264", rate=1000, width=width, height=height, options={"crf": "10", "bf": "0"})
-            video.codec_context.time_base = Fraction(1, 1000)
-            if rotate:
-                video.set_display_rotation(**rotate)
-        if sound is not None:
-            samples, rate = sound
-            layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[0]]
-            audio = out.add_stream(codec, rate=rate, layout=layout)
-        for index, time in enumerate(picture_times):
-            frame = av.VideoFrame.from_ndarray(pictures[index], "rgb24")
-            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
-            out.mux(video.encode(frame))
-        if video is not None:
-            out.mux(video.encode(None))
-        if audio is not None:
-            for at in sound_at:
-                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32), "fltp", layout)
-                frame.sample_rate, frame.pts, frame.time_base = rate, round(at * rate), Fraction(1, rate)
-                out.mux(audio.encode(frame))
-            out.mux(audio.encode(None))
 
 
 def write_video(path, count: int, size=(SIZE, SIZE), flash: int | None = None, **options) -> None:

@@ -10,11 +10,10 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from clips import FRAMES, SIZE, WITHOUT_FACE, WITHOUT_POSE, contents, fails, film_portrait
 
 from adnerf_jax import schema
 from adnerf_jax.face import parsing
-from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.face.tracking import HeadTrack
 from adnerf_jax.media import image
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, read_frames
@@ -22,10 +21,6 @@ from preprocessing import pipeline, steps, transforms
 from preprocessing.__main__ import main
 from preprocessing.clip import Clip
 from preprocessing.resume import Step, run_steps
-
-FRAMES, SIZE = 55, 64
-WITHOUT_FACE, WITHOUT_POSE = (3, 20), 30
-
 
 # --- steps in general ----------------------------------------------------------------------------------------------
 
@@ -100,69 +95,9 @@ def test_a_changed_option_or_a_lost_file_redoes_only_what_it_touches(recorder):
 # --- the real steps with small stand-ins for the networks -------------------------------------------------------------
 
 
-def write_video(path, frames=FRAMES, sound=True, size=SIZE, loudness=0.3):
-    """A bright square, the "person", that moves over a slope of grey; a tone."""
-    tone = loudness * np.sin(2 * np.pi * 220 * np.arange(frames * 640) / 16000).astype(np.float32)
-    with VideoWriter(path, size, size, sound=(tone, 16000) if sound else None) as writer:
-        for k in range(frames):
-            picture = np.repeat(np.linspace(40, 120, size)[None, :, None], size, axis=0).repeat(3, axis=2)
-            at = 8 + abs((k + 24) % 48 - 24)  # there and back: a jump would be a cut
-            picture[24:, at : at + 16] = (250, 200, 30)
-            writer.write(picture.astype(np.uint8))
-    return path
-
-
-@pytest.fixture
-def nets(monkeypatch):
-    """Stands in for detection, parsing and tracking; counts parsed frames and can be told to die at one of them."""
-    state = {"parsed": 0, "die_at": None, "faces": True}
-    rng = np.random.default_rng(0)
-    layout = rng.uniform(0.3, 0.7, (478, 3)).astype(np.float32) * SIZE
-
-    def detect_video(frames, total=None):
-        count = sum(1 for _ in frames)
-        valid = np.full(count, state["faces"])
-        valid[[i for i in WITHOUT_FACE if i < count]] = False
-        points = layout + np.arange(count, dtype=np.float32)[:, None, None] * 0.01
-        return Landmarks(points, valid, np.zeros((count, 52), np.float32))
-
-    def parse_video(frames, landmarks, start=0):
-        for rgb in frames:
-            state["parsed"] += 1
-            if state["parsed"] == state["die_at"]:
-                raise KeyboardInterrupt
-            parts = np.zeros(rgb.shape[:2], np.uint8)
-            person = cv2.dilate((rgb[..., 0] > 190).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-            rows = np.arange(len(parts))[:, None]
-            for part, first in ((parsing.HEAD, 0), (parsing.NECK, 40), (parsing.TORSO, 48)):
-                parts[person & (rows >= first)] = part
-            yield parts
-
-    def track_head(points, valid, focal, cx, cy, canonical):
-        transform = np.tile(np.eye(4, dtype=np.float32), (len(points), 1, 1))
-        transform[:, 2, 3] = 0.8
-        tracked = valid & (np.arange(len(valid)) != WITHOUT_POSE)
-        return HeadTrack(transform, tracked, np.where(tracked, 0.5, np.nan), np.zeros((468, 3), np.float32))
-
-    monkeypatch.setattr(steps.face_landmarks, "detect_video", detect_video)
-    monkeypatch.setattr(steps.face_parsing, "parse_video", parse_video)
-    monkeypatch.setattr(steps.tracking, "track_head", track_head)
-    monkeypatch.setattr(steps, "refine_track", lambda head, *others: (head, {"reprojection_px": 0.5}))
-    monkeypatch.setattr(steps, "canonical_face", lambda: np.zeros((468, 3)))
-    return state
-
-
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4")
-
-
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != schema.MANIFEST
-    }
+    return film_portrait(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
 def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp_path):
@@ -220,7 +155,7 @@ def test_a_held_out_frame_does_not_reach_the_background(nets, tmp_path, monkeypa
     monkeypatch.setattr(
         steps.background, "choose_frames", lambda ids, height, width: chosen.extend(ids.tolist()) or ids
     )
-    pipeline.prepare(write_video(tmp_path / "v.mp4"), tmp_path / "d", speech="logmel")
+    pipeline.prepare(film_portrait(tmp_path / "v.mp4"), tmp_path / "d", speech="logmel")
     val = schema.load_index(tmp_path / "d").val.img_id
     assert len(val) and len(seen) == len(chosen) and not set(val.tolist()) & set(chosen)
 
@@ -238,25 +173,18 @@ def test_only_the_speech_is_redone_when_only_the_speech_changes(nets, clip, tmp_
 # --- mistakes a first user makes --------------------------------------------------------------------------------------
 
 
-def fails(capsys, *argv, status=2):
-    assert main([str(a) for a in argv]) == status
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
 def test_videos_that_cannot_be_used(nets, tmp_path, capsys):
     out = tmp_path / "d"
     assert "no such file" in fails(capsys, "--video", tmp_path / "no.mp4", "--out", out)
     (tmp_path / "text.mp4").write_text("hello")
     assert "not a sound or video file" in fails(capsys, "--video", tmp_path / "text.mp4", "--out", out)
-    silent = write_video(tmp_path / "silent.mp4", sound=False)
+    silent = film_portrait(tmp_path / "silent.mp4", sound=False)
     assert "has no sound track" in fails(capsys, "--video", silent, "--out", out)
-    short = write_video(tmp_path / "short.mp4", frames=20)
+    short = film_portrait(tmp_path / "short.mp4", frames=20)
     assert "at least 2 s" in fails(capsys, "--video", short, "--out", out)
     assert not out.exists()
     nets["faces"] = False
-    clip = write_video(tmp_path / "nobody.mp4")
+    clip = film_portrait(tmp_path / "nobody.mp4")
     line = fails(capsys, "--video", clip, "--out", out, "--speech", "logmel")
     assert f"a face was found in 0 of {FRAMES} frames" in line
     with pytest.raises(Exception, match="not a finished dataset"):
@@ -276,7 +204,7 @@ def test_options_that_make_no_sense(nets, clip, tmp_path, capsys):
 def test_a_folder_that_belongs_to_something_else_is_refused_untouched(nets, clip, tmp_path, capsys):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     before = contents(tmp_path / "d")
-    other = write_video(tmp_path / "other.mp4", frames=FRAMES + 1)
+    other = film_portrait(tmp_path / "other.mp4", frames=FRAMES + 1)
     assert "made from another video (clip.mp4)" in fails(capsys, "--video", other, "--out", tmp_path / "d")
     assert contents(tmp_path / "d") == before
     (tmp_path / "d" / schema.MANIFEST).unlink()

@@ -12,6 +12,7 @@ from adnerf_jax.articulation import lip_shapes
 from adnerf_jax.face.landmarks import detect_video
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import read_frames
+from preprocessing.subject import make_subject
 from preprocessing.sync import measure_offset, moved_earlier
 
 FRAMES = 300
@@ -71,3 +72,35 @@ def test_a_real_recording(name, late):
     windows = speech.speech_windows(speech.get_encoder("whisper"), read_audio(video, 16000), len(found.valid))
     offset = measure_offset(windows, lip_shapes(found.points), found.valid)
     assert offset.clear and offset.seconds == pytest.approx(late, abs=0.04)
+
+
+SHIFTS = range(-8, 9, 2)
+
+
+def recovered(video: pathlib.Path, duration: float | None = None) -> list[float]:
+    """Offsets in frames that are found where `SHIFTS` were put in, relative to the one that the clip has itself."""
+    found = detect_video(read_frames(video, duration=duration))
+    samples = read_audio(video, 16000, duration=duration)
+    encoder = speech.get_encoder("whisper")
+
+    def offset(shift: int) -> float:
+        late = moved_earlier(samples, -shift / 25, 16000)
+        windows = speech.speech_windows(encoder, late, len(found.valid))
+        return 25 * measure_offset(windows, lip_shapes(found.points), found.valid).seconds
+
+    own = offset(0)
+    return [offset(shift) - own for shift in SHIFTS]
+
+
+@pytest.mark.slow
+def test_offsets_put_into_a_real_recording_are_recovered_within_a_frame():
+    root = os.environ.get("ADNERF_TEST_DATA")
+    if not root:
+        pytest.skip("ADNERF_TEST_DATA does not name the folder with the real recordings")
+    np.testing.assert_allclose(recovered(pathlib.Path(root) / "lieu" / "lieu_60s_256.mp4", 24.0), SHIFTS, atol=1.0)
+
+
+@pytest.mark.slow
+def test_offsets_put_into_the_built_in_subject_are_recovered_within_a_frame(tmp_path):
+    make_subject(tmp_path)
+    np.testing.assert_allclose(recovered(tmp_path / "subject.mp4"), SHIFTS, atol=1.0)

@@ -39,6 +39,10 @@ _IBUG68 = np.array(
 )
 
 
+# A face so much smaller than the one lost is another person's, unless that one stays away for so many frames.
+_ANOTHER, _PATIENCE = 0.6, 50
+
+
 @struct.dataclass
 class Landmarks:
     """The face in each frame of a video.
@@ -68,24 +72,35 @@ class Landmarks:
 def detect_video(frames: Iterable[np.ndarray], total: int | None = None) -> Landmarks:
     """Landmarks of each frame, one face followed from frame to frame and looked for again where it was lost.
 
+    Of several faces the largest is followed. One that is much smaller than the face just lost is somebody else.
+
     Args:
       frames: uint8 RGB [H, W, 3] pictures.
       total: how many will come, for the progress bar.
     """
     landmarker = FaceLandmarker(weights.path("face_landmarker"))
     faces = []
-    previous = None
+    previous, size, lost = None, 0.0, 0
     for rgb in track(frames, "Landmarks", total):
         face = landmarker(rgb, previous) if previous is not None else None
         if face is None:
             face = landmarker(rgb)
-        previous = None if face is None else face.landmarks
+            if face is not None and lost < _PATIENCE and _size(face.landmarks) < _ANOTHER * size:
+                face = None
+        if face is None:
+            previous, lost = None, lost + 1
+        else:
+            previous, size, lost = face.landmarks, _size(face.landmarks), 0
         faces.append(face)
     valid = np.array([face is not None for face in faces], bool)
     found = [face for face in faces if face is not None]
     points = np.array([f.landmarks for f in found], np.float32).reshape(-1, LANDMARKS, 3)
     blendshapes = np.array([f.blendshapes for f in found], np.float32).reshape(-1, len(BLENDSHAPE_NAMES))
     return Landmarks(fill_gaps(points, valid), valid, fill_gaps(blendshapes, valid))
+
+
+def _size(points: np.ndarray) -> float:
+    return float(np.ptp(points[:, :2], axis=0).max())
 
 
 def fill_gaps(known: np.ndarray, valid: np.ndarray) -> np.ndarray:
