@@ -9,7 +9,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 MARGIN = 0.012  # of the picture's width: soft edges, hair and motion blur stay outside (5 px at 450, as published)
-MOST_FRAMES = 60
+MOST_FRAMES = 120
 MEMORY = 128 << 20  # bytes of pixels held at once: fewer frames of larger pictures
 SEEN_AT_LEAST = 0.05  # of the frames: less is more often a mistake of the parsing than a glimpse of the wall
 NEVER_SEEN = 128  # grey, where no frame shows any background
@@ -24,7 +24,7 @@ def choose_frames(ids: np.ndarray, height: int, width: int) -> np.ndarray:
       height, width: of the pictures, in pixels.
 
     Returns:
-      int [≤ 60].
+      int [≤ 120].
     """
     count = min(len(ids), MOST_FRAMES, max(MEMORY // (height * width * 4), 3))
     return ids[np.unique(np.linspace(0, len(ids) - 1, count).round().astype(int))]

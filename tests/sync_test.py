@@ -69,9 +69,15 @@ def test_a_real_recording(name, late):
         pytest.skip("ADNERF_TEST_DATA does not name the folder with the real recordings")
     video = pathlib.Path(root) / "obama" / name
     found = detect_video(read_frames(video))
-    windows = speech.speech_windows(speech.get_encoder("whisper"), read_audio(video, 16000), len(found.valid))
-    offset = measure_offset(windows, lip_shapes(found.points), found.valid)
+    samples, lips = read_audio(video, 16000), lip_shapes(found.points)
+
+    def measured(sound):
+        windows = speech.speech_windows(speech.get_encoder("whisper"), sound, len(found.valid))
+        return measure_offset(windows, lips, found.valid)
+
+    offset = measured(samples)
     assert offset.clear and offset.seconds == pytest.approx(late, abs=0.04)
+    assert measured(moved_earlier(samples, offset.seconds, 16000)).seconds == pytest.approx(0, abs=0.04)
 
 
 SHIFTS = range(-8, 9, 2)

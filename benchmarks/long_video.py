@@ -1,0 +1,85 @@
+"""The preparation's time and memory against the length of the video.
+
+    python -m benchmarks.long_video --video V.mp4 --minutes 1 2.5 5 --workdir runs/long
+
+Loops the video to each length, prepares it in a process of its own and prints seconds of each step, seconds a frame and
+the largest anonymous memory (`RssAnon`, Linux): what files mapped into memory and the disk's cache take is not counted.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from adnerf_jax import schema
+from adnerf_jax.media.audio import read_audio
+from adnerf_jax.media.video import VideoWriter, probe, read_frames
+from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
+
+_RATE = 16000
+_EVERY = 0.2  # seconds between two looks at the process
+
+
+def loop(video: pathlib.Path, out: pathlib.Path, minutes: float) -> None:
+    """Writes a video that repeats another, sound included, for so many minutes."""
+    info = probe(video)
+    frames = round(60 * minutes * schema.FPS)
+    own = round(info.duration * schema.FPS)
+    sound = np.resize(read_audio(video, _RATE, duration=own / schema.FPS), round(60 * minutes * _RATE))
+    with VideoWriter(out, info.width, info.height, schema.FPS, sound=(sound, _RATE)) as writer:
+        while writer.frames < frames:
+            for _, rgb in zip(range(min(own, frames - writer.frames)), read_frames(video, schema.FPS), strict=False):
+                writer.write(rgb)
+
+
+def prepare_watched(video: pathlib.Path, out: pathlib.Path) -> float:
+    """Prepares a video in another process; the largest anonymous memory in MiB.
+
+    Raises:
+      RuntimeError: the preparation failed.
+    """
+    command = [sys.executable, "-m", "preprocessing", f"--video={video}", f"--out={out}"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        try:
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        sizes = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]
+        peak = max([peak, *sizes])
+        time.sleep(_EVERY)
+    if process.wait():
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return peak / 1024
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_video")
+    parser.add_argument("--video", type=pathlib.Path, required=True)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 2.5, 5.0])
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/long"))
+    options = parser.parse_args()
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    for minutes in options.minutes:
+        video, out = options.workdir / f"{minutes:g}.mp4", options.workdir / f"{minutes:g}"
+        loop(options.video, video, minutes)
+        peak = prepare_watched(video, out)
+        steps = schema.load_manifest(out)["steps"]
+        frames, total = steps["frames"]["frames"], sum(step["seconds"] for step in steps.values())
+        parts = ", ".join(f"{name} {step['seconds']:.0f}" for name, step in steps.items())
+        print(
+            f"{minutes:g} min, {frames} frames: {total:.0f} s ({parts}), {1000 * total / frames:.1f} ms a frame, "
+            f"{peak:.0f} MiB of anonymous memory",
+            flush=True,
+        )
+    rate = matrix_rate()
+    print(f"{rate:.0f} GFLOP/s; scaled to {REFERENCE_GFLOPS:g}: times {rate / REFERENCE_GFLOPS:.2f}")
+
+
+if __name__ == "__main__":
+    main()
