@@ -40,8 +40,7 @@ def refine_track(
     poses, shape = head_to_camera(head.transform), head.shape / UNITS_PER_CM
     extents = np.array([flow.extent_of(points) for points in found.points])
     anchors = _make_anchors(frames, poses, shape, found, clip, head_of)
-    landmark_px = round(float(np.nanmean(head.reprojection_px)), 3)
-    kept = head, {"reprojection_px": landmark_px, "flow_points": 0}
+    kept = head, {"reprojection_px": round(float(np.nanmean(head.reprojection_px)), 3), "flow_points": 0}
     count = sum(len(anchor.pixels) for anchor in anchors)
     if len(frames) < 3 or count < LEAST_POINTS:
         return kept

@@ -67,7 +67,7 @@ def judge(survey: Survey, fps: float, width: int, height: int) -> list[Check]:
             "%",
             survey.light_change < 0.15,
             "film in steady light, with the camera's exposure locked",
-        ),  # fmt: skip
+        ),
         _check("brightness", survey.brightness, "of 255", survey.brightness > 25, "film in brighter light"),
         _check("sound level", survey.sound_level, "dB", survey.sound_level > -40, "speak nearer to the microphone"),
         _check(

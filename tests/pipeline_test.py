@@ -304,8 +304,12 @@ def test_the_rest_of_the_layout(real_dataset):
     manifest = schema.load_manifest(real_dataset)
     assert manifest["speech"] == {"encoder": "whisper"}
     assert all(record["seconds"] >= 0 for record in manifest["steps"].values())
-    assert manifest["steps"]["pose"]["reprojection_px"] < 2.0
+    pose = manifest["steps"]["pose"]
+    assert pose["reprojection_px"] < 1.0 and pose["flow_points"] >= 30
     frames = manifest["steps"]["frames"]["frames"]
+    report = json.loads((real_dataset / "report.json").read_text())
+    assert {"length", "camera motion", "range of yaw"} <= {check["name"] for check in report["checks"]}
+    assert cv2.imread(str(real_dataset / "preview.png")).shape[1] == 1200
     assert len(np.load(real_dataset / schema.EYES)) == frames
     assert abs(len(read_audio(real_dataset / schema.SOUND)) - frames * 640) <= 640
     index = schema.load_index(real_dataset)

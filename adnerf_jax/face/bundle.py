@@ -185,14 +185,18 @@ def acceleration(poses: Poses) -> np.ndarray:
     return np.hstack([np.diff(turn, axis=0), np.diff(poses.translation, n=2, axis=0)])
 
 
-def _residuals(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole):
+def _residuals(
+    observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole
+) -> tuple[np.ndarray, np.ndarray]:
     """Points in the camera's frame [M, 3], and by how much they miss their pixels [M, 2]."""
     rotation, translation = poses.rotation[observations.frame], poses.translation[observations.frame]
     moved = np.einsum("mij,mj->mi", rotation, points[observations.point]) + translation
     return moved, camera.project(moved) - observations.pixels
 
 
-def _slopes(observations: Observations, poses: Poses, points: np.ndarray, moved: np.ndarray, camera: Pinhole):
+def _slopes(
+    observations: Observations, poses: Poses, points: np.ndarray, moved: np.ndarray, camera: Pinhole
+) -> tuple[np.ndarray, np.ndarray]:
     """d residual / d pose [M, 2, 6] (`Poses.stepped`), and d residual / d point [M, 2, 3]."""
     slope = camera.derivative(moved)
     arm = moved - poses.translation[observations.frame]
@@ -201,7 +205,7 @@ def _slopes(observations: Observations, poses: Poses, points: np.ndarray, moved:
 
 
 def _solve_smooth(matrix: np.ndarray, vector: np.ndarray, bend: np.ndarray, stiff: np.ndarray) -> np.ndarray:
-    """Solves for steps x [N, 6] that minimise x·(A x / 2 − b) + ½ Σ stiff (bend + second difference of x)².
+    """Solves for steps x [N, 6] that minimise x·(A x / 2 − b) + ½ Σ stiff (second difference of x − bend)².
 
     Args:
       matrix, vector: A [N, 6, 6] and b [N, 6].
