@@ -10,7 +10,8 @@ DESCRIPTION = """Makes a dataset to train on from a portrait video: one person w
 still background, 3 to 5 minutes at best. Run the same command again to continue after an interruption."""
 
 LICENCES = """Weights that are fetched on first use come under their own licences; those of the face parsing were
-trained on CelebAMask-HQ, which is for non-commercial research and education only."""
+trained on CelebAMask-HQ, which is for non-commercial research and education only. With --parsing=permissive they are
+neither fetched nor used; all that is then fetched is under Apache-2.0 or MIT."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,6 +24,13 @@ def _parser() -> argparse.ArgumentParser:
         default="whisper",
         metavar="S",
         help="speech features: whisper (default), logmel, or DeepSpeech's own in a file path/to/deepspeech.npy",
+    )
+    parser.add_argument(
+        "--parsing",
+        default="bisenet",
+        metavar="P",
+        help="what divides head, neck and torso: bisenet (default, the better one; its weights are for non-commercial "
+        "use only) or permissive (any use)",
     )
     parser.add_argument(
         "--audio_offset",
@@ -62,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.out,
             focal=options.focal,
             speech=options.speech,
+            parsing=options.parsing,
             audio_offset=options.audio_offset,
             max_side=options.max_side,
             redo=options.redo,

@@ -36,6 +36,7 @@ def prepare(
     *,
     focal: float | None = None,
     speech: str = "whisper",
+    parsing: str = "bisenet",
     audio_offset: float | None = None,
     max_side: int = MAX_SIDE,
     redo: str | None = None,
@@ -47,6 +48,7 @@ def prepare(
       out: the dataset's folder (`adnerf_jax.schema` says what is in it).
       focal: focal length in pixels; 8/3 of the width by default.
       speech: "whisper", "logmel", or the path of DeepSpeech features (`.npy`).
+      parsing: "bisenet", or "permissive" to do without weights for non-commercial use only.
       audio_offset: seconds by which the sound is late against the lips (negative: early), and is moved back. By
         default it is measured, and moved back where the measurement is clear and says more than a frame.
       max_side: pixels of the frames' longer side at most; larger videos are shrunk.
@@ -68,6 +70,8 @@ def prepare(
         )
     if not max_side >= LEAST_SIDE:
         raise UserError(f"the longer side is at least {LEAST_SIDE} pixels, not {max_side}")
+    if parsing not in steps.PARSERS:
+        raise UserError(f"no parsing named {parsing!r}: choose one of {', '.join(steps.PARSERS)}")
     identity = {"name": info.path.name, "sha256": _digest(info.path), "width": info.width, "height": info.height}
     _check_folder(out, identity)
     # A misspelt name or a wrong file is to be told now, not after the first step.
@@ -76,7 +80,7 @@ def prepare(
     _check_survey(info, survey)
     scale = min(max_side / max(info.width, info.height), 1.0)
     clip = Clip(info, survey.start, survey.duration, *(max(round(n * scale), 1) for n in (info.width, info.height)))
-    job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset)
+    job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset, parsing)
     header = {
         "video": identity,
         "survey": survey.to_json(),
@@ -120,7 +124,7 @@ def make_steps(job: Job) -> list[Step]:
             **speech,
             audio_offset=job.audio_offset,
         ),
-        step("parsing", steps.parse, ("parsing/*.png",), "landmarks"),
+        step("parsing", steps.parse, ("parsing/*.png",), "landmarks", parsing=job.parsing),
         step("pose", steps.track_pose, (schema.TRACK,), "landmarks", "parsing", focal=job.focal),
         step(
             "background", steps.recover_background, (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND), "pose", "parsing"

@@ -19,6 +19,7 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.face import landmarks as face_landmarks
 from adnerf_jax.face import parsing as face_parsing
 from adnerf_jax.face import tracking
+from adnerf_jax.face.permissive_parsing import permissive_logits
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.files import atomic_path, write_bytes, write_json
 from adnerf_jax.media.audio import write_wav
@@ -38,6 +39,7 @@ LEAST_FACES = 0.5  # of the frames
 SOUND_RATE = 16000
 LEAST_OFFSET = 1 / schema.FPS  # seconds: smaller ones are left as they are
 SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
+PARSERS = {"bisenet": face_parsing.bisenet_logits, "permissive": permissive_logits}
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 REPORT, PREVIEW = "report.json", "preview.png"
 WRITERS = 2  # threads that compress pictures while the next one is decoded
@@ -57,6 +59,7 @@ class Job:
       speech: name of a speech encoder, or the path of a DeepSpeech `.npy`.
       survey: what the video is like.
       audio_offset: seconds by which the sound is late; None: measured.
+      parsing: a key of `PARSERS`.
     """
 
     clip: Clip
@@ -65,6 +68,7 @@ class Job:
     speech: str
     survey: Survey
     audio_offset: float | None = None
+    parsing: str = "bisenet"
 
     @property
     def speech_is_file(self) -> bool:
@@ -192,7 +196,7 @@ def parse(job: Job, records: Records) -> Facts:
 
     if missing:
         frames = (rgb for _, rgb in job.clip.pick(range(first, len(found.valid))))
-        parts = face_parsing.parse_video(frames, found, start=first)
+        parts = face_parsing.parse_video(frames, found, first, PARSERS[job.parsing])
         for _ in track(overlapped(write, enumerate(parts, first)), "parsing", len(found.valid) - first):
             pass
     return {}

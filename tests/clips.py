@@ -116,7 +116,7 @@ def stand_in(monkeypatch) -> dict:
         points = layout + np.arange(count, dtype=np.float32)[:, None, None] * 0.01
         return Landmarks(points, valid, np.zeros((count, 52), np.float32))
 
-    def parse_video(frames, landmarks, start=0):
+    def parse_video(frames, landmarks, start, logits):
         for rgb in frames:
             state["parsed"] += 1
             if state["parsed"] == state["die_at"]:

