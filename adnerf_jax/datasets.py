@@ -12,7 +12,7 @@ from adnerf_jax.articulation import centre_taper, fit_ridge, lip_shapes, princip
 from adnerf_jax.cameras import placement_vector
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.face.parsing import HEAD, NECK, TORSO, read_parts
+from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, read_parts, with_edge
 from adnerf_jax.face.tracking import UNITS_PER_CM
 from adnerf_jax.media.image import read_image
 from adnerf_jax.types import Batch, Camera, Conditions, Scene
@@ -30,12 +30,14 @@ class Frames:
     Attributes:
       split: ids, poses and face rectangles.
       images: uint8 [N, H, W, 3], the person over the clean background.
-      parts: uint8 [N, H, W], `face.parsing` parts.
+      parts: uint8 [N, H, W], `face.parsing` parts; none is background where the person has a share.
+      alpha: uint8 [N, H, W], the person's share of each pixel, 255 for the person alone.
     """
 
     split: schema.Split
     images: np.ndarray
     parts: np.ndarray
+    alpha: np.ndarray
 
     def __len__(self) -> int:
         return len(self.split)
@@ -129,6 +131,7 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
     camera = dataset.camera
     images = np.empty((len(split), camera.height, camera.width, 3), np.uint8)
     parts = np.empty((len(split), camera.height, camera.width), np.uint8)
+    alpha = np.empty_like(parts)
 
     def load(row: int) -> None:
         i = int(split.img_id[row])
@@ -137,11 +140,13 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
         if image.shape != images.shape[1:]:
             raise UserError(f"frame {i} of {dataset.path} is {image.shape[1]}x{image.shape[0]}, its background is not")
         images[row] = image
-        parts[row] = read_parts(dataset.path / schema.parsing_image(i))
+        hard, soft = read_parts(dataset.path / schema.parsing_image(i)), dataset.path / schema.alpha_image(i)
+        alpha[row] = read_image(soft)[..., 0] if soft.exists() else np.where(hard == BACKGROUND, 0, 255)
+        parts[row] = with_edge(hard, alpha[row])
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(load, range(len(split))))
-    return Frames(split, images, parts)
+    return Frames(split, images, parts, alpha)
 
 
 def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:
@@ -278,14 +283,16 @@ class RaySampler:
         row_px = y + (u[0] * height).astype(np.int32)
         col_px = x + (u[1] * width).astype(np.int32)
         colours = self.frames.images[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
-        behind = self.dataset.background[row_px, col_px].astype(np.float32) / 255.0
-        outside = ~np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)
-        if self.random_background:
-            behind = rng.random(behind.shape, dtype=np.float32)
+        clean = self.dataset.background[row_px, col_px].astype(np.float32) / 255.0
+        behind = rng.random(clean.shape, dtype=np.float32) if self.random_background else clean
+        subject = np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)[..., None]
+        through = 1 - self.frames.alpha[rows[:, None], row_px, col_px, None].astype(np.float32) / 255.0
+        # The share of the background in a pixel at the edge is exchanged for the same share of what stands behind.
+        exchanged = np.clip(colours + through * (behind - clean), 0, 1)
         split = self.frames.split
         return Batch(
             pixels=np.stack([row_px, col_px], axis=-1).astype(np.float32),
-            target=np.where(outside[..., None], behind, colours),
+            target=np.where(subject, exchanged, behind),
             background=behind,
             transforms=split.transforms[rows],
             conditions=self.dataset.conditions(split.aud_id[rows]),

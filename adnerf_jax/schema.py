@@ -24,6 +24,7 @@ EYES = "eyes.npy"
 SOUND = "aud.wav"
 BACKGROUND = "bc.jpg"
 LOSSLESS_BACKGROUND = "gt/bc.png"
+SEEN = "gt/seen.png"  # in how many of the frames it is made of the background was seen, 255 for more; 0: filled in
 LANDMARKS = "landmarks.npz"
 TRACK = "track.npz"
 
@@ -53,6 +54,11 @@ def composite_image(i: int) -> str:
 def lossless_image(i: int) -> str:
     """`composite_image` without compression."""
     return f"gt/{i}.png"
+
+
+def alpha_image(i: int) -> str:
+    """The person's share of each pixel, 255 for the person alone."""
+    return f"alpha/{i}.png"
 
 
 def parsing_image(i: int) -> str:

@@ -127,9 +127,18 @@ def make_steps(job: Job) -> list[Step]:
         step("parsing", steps.parse, ("parsing/*.png",), "landmarks", parsing=job.parsing),
         step("pose", steps.track_pose, (schema.TRACK,), "landmarks", "parsing", focal=job.focal),
         step(
-            "background", steps.recover_background, (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND), "pose", "parsing"
+            "background",
+            steps.recover_background,
+            (schema.BACKGROUND, schema.LOSSLESS_BACKGROUND, schema.SEEN),
+            "pose",
+            "parsing",
         ),
-        step("images", steps.write_images, ("head_imgs/*.jpg", "com_imgs/*.jpg", "gt/[0-9]*.png"), "background"),
+        step(
+            "images",
+            steps.write_images,
+            ("head_imgs/*.jpg", "com_imgs/*.jpg", "gt/[0-9]*.png", "alpha/*.png"),
+            "background",
+        ),
         # The last of the data: a dataset with an index is whole, and any step done again takes the index back.
         step("index", steps.write_index, tuple(schema.TRANSFORMS.values()), "sound", "images"),
         step("report", steps.write_report, (steps.REPORT, steps.PREVIEW), "index"),

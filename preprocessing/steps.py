@@ -30,6 +30,7 @@ from adnerf_jax.progress import say, track
 from adnerf_jax.speech import get_encoder, load_deepspeech, speech_windows
 from preprocessing import background, report, sync, transforms
 from preprocessing.clip import Clip
+from preprocessing.matting import soft_alpha
 from preprocessing.poses import refine_track
 from preprocessing.resume import Facts
 from preprocessing.survey import Survey
@@ -212,18 +213,24 @@ def recover_background(job: Job, records: Records) -> Facts:
     clean, seen = background.clean_background(frames)
     write_image(job.out / schema.LOSSLESS_BACKGROUND, clean)
     write_image(job.out / schema.BACKGROUND, clean, TARGET_QUALITY)
+    write_image(job.out / schema.SEEN, np.minimum(seen, 255).astype(np.uint8))
     return {"seen": round(float((seen > 0).mean()), 4)}
 
 
 def write_images(job: Job, records: Records) -> Facts:
     clean = read_image(job.out / schema.LOSSLESS_BACKGROUND)
-    names = (schema.head_image, schema.composite_image, schema.lossless_image)
+    seen = read_image(job.out / schema.SEEN)[..., 0] > 0
+    names = (schema.head_image, schema.composite_image, schema.lossless_image, schema.alpha_image)
     missing = [i for i in _usable(job) if not all((job.out / name(i)).exists() for name in names)]
 
     def write(frame: tuple[int, np.ndarray]) -> None:
         i, rgb = frame
-        parts = face_parsing.read_parts(job.out / schema.parsing_image(i))[..., None]
+        parts = face_parsing.read_parts(job.out / schema.parsing_image(i))
+        alpha = soft_alpha(rgb, parts != face_parsing.BACKGROUND, clean, seen)
+        parts = face_parsing.with_edge(parts, alpha)[..., None]
+        # At the edge the frame is the mixture of person and background itself.
         composite = np.where(parts == face_parsing.BACKGROUND, clean, rgb)
+        write_image(job.out / schema.alpha_image(i), alpha)
         write_image(job.out / schema.head_image(i), np.where(parts == face_parsing.HEAD, rgb, clean), TARGET_QUALITY)
         write_image(job.out / schema.composite_image(i), composite, TARGET_QUALITY)
         write_image(job.out / schema.lossless_image(i), composite)

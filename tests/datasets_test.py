@@ -218,6 +218,25 @@ def test_targets_are_the_pixels_of_their_frame(dataset, frames, stage, random_ba
     assert len(set(seen)) == 4
 
 
+@pytest.mark.parametrize("random_background", [False, True])
+def test_behind_the_silhouette_the_background_is_exchanged(dataset, frames, random_background):
+    """Pixels made of a known person, share and background: over any other background the mixture must be theirs."""
+    rng = np.random.default_rng(0)
+    person = rng.random(frames.images.shape)
+    alpha = rng.integers(0, 256, frames.parts.shape).astype(np.uint8)
+    share = alpha[..., None] / 255
+    mixed = np.round(255 * person * share + (1 - share) * dataset.background).astype(np.uint8)
+    frames = frames.replace(images=mixed, alpha=alpha, parts=np.full_like(frames.parts, HEAD))
+    sampler = tiny.ray_sampler(tiny.config("head"), dataset, frames=frames, random_background=random_background)
+    batch = sampler.batch(0)
+    for f in range(4):
+        (row,) = np.flatnonzero((frames.split.transforms == batch.transforms[f]).all((1, 2)))
+        rows, columns = batch.pixels[f].astype(int).T
+        true = person[row, rows, columns] * share[row, rows, columns]
+        true = true + (1 - share[row, rows, columns]) * batch.background[f]
+        np.testing.assert_allclose(batch.target[f], true, atol=0.51 / 255)  # the mixture was rounded to a byte
+
+
 def test_rays_fill_their_rectangles(dataset, tiny_data):
     # Three quarters of the rays in the face rectangle, 14 wide and 12 high at (9, 6): transposed, this would show.
     sampler = tiny.ray_sampler(tiny.config("head", tiny_data), dataset, regions={"face": 0.75, "frame": 0.25})

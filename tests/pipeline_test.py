@@ -144,7 +144,10 @@ def test_training_images_show_the_part_over_the_clean_background(nets, clip, tmp
     i, original = 10, list(read_frames(clip))[10][..., ::-1]
     parts = parsing.read_parts(tmp_path / "d" / schema.parsing_image(i))
     lossless = cv2.imread(str(tmp_path / "d" / schema.lossless_image(i)))
+    alpha = cv2.imread(str(tmp_path / "d" / schema.alpha_image(i)), cv2.IMREAD_GRAYSCALE)
+    parts = parsing.with_edge(parts, alpha)
     background = parts == parsing.BACKGROUND
+    np.testing.assert_array_equal(background, alpha == 0)
     np.testing.assert_array_equal(lossless[background], clean[background])
     np.testing.assert_array_equal(lossless[~background], original[~background])
     head = cv2.imread(str(tmp_path / "d" / schema.head_image(i))).astype(int)
@@ -157,7 +160,10 @@ def test_a_held_out_frame_does_not_reach_the_background(nets, tmp_path, monkeypa
     monkeypatch.setattr(
         steps.background,
         "clean_background",
-        lambda frames: (np.zeros((SIZE, SIZE, 3), np.uint8), np.array([seen.append(f) is None for f in frames])),
+        lambda frames: (
+            np.zeros((SIZE, SIZE, 3), np.uint8),
+            np.full((SIZE, SIZE), len([seen.append(f) for f in frames])),
+        ),
     )
     chosen = []
     monkeypatch.setattr(

@@ -204,6 +204,7 @@ def losses_of_steps(
 def ray_sampler(settings: ConfigDict, dataset: Dataset, **changes) -> RaySampler:
     """The sampler that training with these settings would use."""
     arguments = dict(
+        frames=load_frames(dataset, dataset.train),
         frames_per_step=settings.train.frames_per_step,
         rays_per_frame=settings.train.rays // settings.train.frames_per_step,
         regions=dict(settings.train.regions),
@@ -211,7 +212,7 @@ def ray_sampler(settings: ConfigDict, dataset: Dataset, **changes) -> RaySampler
         subject=subject_parts(settings.stage),
         seed=settings.seed,
     )
-    return RaySampler(dataset, load_frames(dataset, dataset.train), **(arguments | changes))
+    return RaySampler(dataset, **(arguments | changes))
 
 
 def lines(path: pathlib.Path) -> list[dict]:

@@ -109,7 +109,8 @@ def clean(parts: np.ndarray, points: np.ndarray) -> np.ndarray:
     body &= regions == regions.flat[head.argmax()]
     kept = np.where(head, HEAD, np.where(body, parts, BACKGROUND)).astype(np.uint8)
     holes = _fill_holes(head | body, largest=_SMALL_HOLE * extent**2) & (kept == BACKGROUND)
-    return _take_nearest(kept, unknown=((parts != BACKGROUND) & (kept == BACKGROUND)) | holes)
+    unknown = ((parts != BACKGROUND) & (kept == BACKGROUND)) | holes
+    return _take_nearest(kept, unknown, known=~unknown)
 
 
 def _region_at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -135,16 +136,26 @@ def _fill_holes(mask: np.ndarray, largest: float | None) -> np.ndarray:
     return mask | hole[regions]
 
 
-def _take_nearest(parts: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+def with_edge(parts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The part map [H, W] widened to all pixels that the person has a share in, each of its nearest part.
+
+    Args:
+      parts: uint8 [H, W].
+      alpha: uint8 [H, W], the person's share of each pixel.
+    """
+    return _take_nearest(parts, (parts == BACKGROUND) & (alpha > 0), known=parts != BACKGROUND)
+
+
+def _take_nearest(parts: np.ndarray, unknown: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Part maps in which the unknown pixels have the part of the nearest known one."""
-    if not unknown.any() or unknown.all():
+    if not unknown.any() or not known.any():
         return parts
     _, nearest = cv2.distanceTransformWithLabels(
-        unknown.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     of_label = np.zeros(nearest.max() + 1, np.uint8)
-    of_label[nearest[~unknown]] = parts[~unknown]
-    return of_label[nearest]
+    of_label[nearest[known]] = parts[known]
+    return np.where(unknown, of_label[nearest], parts)
 
 
 def bisenet_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) -> Iterator[np.ndarray]:

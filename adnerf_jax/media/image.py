@@ -9,19 +9,22 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.files import write_bytes
 
 
-def write_image(path: pathlib.Path, rgb: np.ndarray, quality: int | None = None) -> None:
+def write_image(path: pathlib.Path, image: np.ndarray, quality: int | None = None) -> None:
     """Writes a picture atomically.
 
     Args:
       path: ends in `.png` or `.jpg`.
-      rgb: uint8 [H, W, 3].
+      image: uint8, RGB [H, W, 3] or grey [H, W].
       quality: of a JPEG, to 100; None writes a PNG, quickly rather than small.
 
     Raises:
       OSError: it cannot be written.
     """
     setting = (cv2.IMWRITE_PNG_COMPRESSION, 1) if quality is None else (cv2.IMWRITE_JPEG_QUALITY, quality)
-    encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR), setting)
+    image = np.ascontiguousarray(image)
+    encoded, data = cv2.imencode(
+        path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image, setting
+    )
     if not encoded:
         raise OSError(f"cannot encode {path}")
     write_bytes(path, data.tobytes())
