@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from adnerf_jax.face.tracking import head_to_camera
 from adnerf_jax.schema import FPS
 from preprocessing.survey import Survey
 
+MOST_FLICKER = 0.005  # of the head; the built-in subject and two recordings have 0.0003
 _PANEL = 400  # pixels of a panel's side
 _TINTS = {parsing.HEAD: (255, 80, 80), parsing.NECK: (80, 220, 80), parsing.TORSO: (80, 120, 255)}
 _AXES = ((255, 60, 60), (60, 220, 60), (60, 120, 255))
@@ -76,13 +78,30 @@ def judge(survey: Survey, fps: float, width: int, height: int) -> list[Check]:
     ]
 
 
-def judge_result(records: dict[str, dict[str, Any]], transforms: np.ndarray, face_share: float) -> list[Check]:
+def flicker(triples: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
+    """Share of the head's pixels that belong to it, or do not, in a single frame between two that agree.
+
+    Args:
+      triples: part maps uint8 [H, W] of three frames in a row, for some places in the clip.
+    """
+    alone = total = 0
+    for triple in triples:
+        before, now, after = (parts == parsing.HEAD for parts in triple)
+        alone += int(((before == after) & (now != before)).sum())
+        total += int(now.sum())
+    return alone / max(total, 1)
+
+
+def judge_result(
+    records: dict[str, dict[str, Any]], transforms: np.ndarray, face_share: float, flickering: float
+) -> list[Check]:
     """What the steps found.
 
     Args:
       records: of the steps.
       transforms: [N, 4, 4], camera-to-head of the usable frames.
       face_share: mean height of the face in parts of the picture's.
+      flickering: from `flicker`.
     """
     frames = records["frames"]["frames"]
     turned = 100 * (frames - records["pose"]["usable"]) / frames
@@ -91,6 +110,13 @@ def judge_result(records: dict[str, dict[str, Any]], transforms: np.ndarray, fac
         _check("frames without a face or pose", turned, "%", turned < 5, "keep the whole face in view"),
         _check("height of the face", 100 * face_share, "% of the picture", face_share > 0.2, "come nearer"),
         _check("reprojection", pose["reprojection_px"], "px", pose["reprojection_px"] < 1.5, "check the focal length"),
+        _check(
+            "flicker of the head's outline",
+            100 * flickering,
+            "% of the head",
+            flickering < MOST_FLICKER,
+            "film before a background unlike hair and skin",
+        ),
         _check("background seen", 100 * records["background"]["seen"], "%", True, ""),
     ]
     for name, low, high in zip(("yaw", "pitch", "roll"), *pose_range(transforms), strict=True):

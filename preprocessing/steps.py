@@ -43,6 +43,7 @@ SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: t
 PARSERS = {"bisenet": face_parsing.bisenet_logits, "permissive": permissive_logits}
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 REPORT, PREVIEW = "report.json", "preview.png"
+FLICKER_PLACES = 100  # in the clip, where the steadiness of the parts is looked at
 WRITERS = 2  # threads that compress pictures while the next one is decoded
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -256,9 +257,14 @@ def write_report(job: Job, records: Records) -> Facts:
         transforms = saved["transform"]
     points = found.points[..., :2]
     face_share = float(np.ptp(points[usable, :, 1], axis=1).mean() / job.clip.height)
+    between = usable[np.isin(usable - 1, usable) & np.isin(usable + 1, usable)]
+    places = between[np.unique(np.linspace(0, len(between) - 1, FLICKER_PLACES).astype(int))] if len(between) else []
+    flickering = report.flicker(
+        tuple(face_parsing.read_parts(job.out / schema.parsing_image(i + k)) for k in (-1, 0, 1)) for i in places
+    )
     checks = [
         *report.judge(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
-        *report.judge_result(records, transforms[usable], face_share),
+        *report.judge_result(records, transforms[usable], face_share, flickering),
     ]
     middle = int(usable[len(usable) // 2])
     (_, rgb), *_ = job.clip.pick([middle])

@@ -72,3 +72,17 @@ def test_the_preview_shows_parts_axes_and_the_curves_top():
     assert np.argwhere(dot)[:, 1].mean() == pytest.approx(40 + 21 / 30 * (388 - 40), abs=3)
     empty = report.preview(grey, points, parts, grey, pose, camera, None)
     assert (empty[:400] == picture[:400]).all() and not (empty[400:] == picture[400:]).all()
+
+
+def test_flicker_counts_what_changes_for_one_frame_and_not_what_moves():
+    def head(left: int) -> np.ndarray:
+        parts = np.full((40, 60), parsing.BACKGROUND, np.uint8)
+        parts[10:30, left : left + 20] = parsing.HEAD
+        return parts
+
+    moving = [head(left) for left in (10, 11, 12)]
+    assert report.flicker([moving]) == 0
+    without_ear = [head(10), head(10), head(10)]
+    without_ear[1][10:12, 10:30] = parsing.BACKGROUND
+    assert report.flicker([without_ear, [head(10)] * 3]) == 40 / (360 + 400)
+    assert report.flicker([]) == 0
