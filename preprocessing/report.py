@@ -105,9 +105,10 @@ def judge_result(
     """
     frames = records["frames"]["frames"]
     turned = 100 * (frames - records["pose"]["usable"]) / frames
-    sound, pose = records["sound"], records["pose"]
+    sound, pose, faces = records["sound"], records["pose"], records["landmarks"]["at_once"]
     checks = [
         _check("frames without a face or pose", turned, "%", turned < 5, "keep the whole face in view"),
+        _check("faces at once", faces, "", faces <= 1, "film one person alone: only the largest face is followed"),
         _check("height of the face", 100 * face_share, "% of the picture", face_share > 0.2, "come nearer"),
         _check("reprojection", pose["reprojection_px"], "px", pose["reprojection_px"] < 1.5, "check the focal length"),
         _check(

@@ -44,6 +44,7 @@ PARSERS = {"bisenet": face_parsing.bisenet_logits, "permissive": permissive_logi
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 REPORT, PREVIEW = "report.json", "preview.png"
 FLICKER_PLACES = 100  # in the clip, where the steadiness of the parts is looked at
+FACE_COUNTS = 20  # frames of the clip in which all faces are counted
 WRITERS = 2  # threads that compress pictures while the next one is decoded
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -152,7 +153,16 @@ def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
 
 def find_landmarks(job: Job, records: Records) -> Facts:
     frames = records["frames"]["frames"]
-    found = face_landmarks.detect_video(job.clip.frames(), total=frames)
+    looked_at = []
+    every = max(frames // FACE_COUNTS, 1)
+
+    def watched() -> Iterator[np.ndarray]:
+        for i, rgb in enumerate(job.clip.frames()):
+            if i % every == 0:
+                looked_at.append(rgb)
+            yield rgb
+
+    found = face_landmarks.detect_video(watched(), total=frames)
     valid = np.flatnonzero(found.valid)
     if len(valid) < max(LEAST_FACES * frames, 2):
         raise UserError(
@@ -165,7 +175,7 @@ def find_landmarks(job: Job, records: Records) -> Facts:
     _save_arrays(job.out / schema.EYES, face_landmarks.eye_openness(found.points).astype(np.float32))
     with atomic_path(job.out / schema.LANDMARKS) as temporary:
         found.save(temporary)
-    return {"faces": len(valid)}
+    return {"faces": len(valid), "at_once": max(map(face_landmarks.count_faces, looked_at))}
 
 
 def track_pose(job: Job, records: Records) -> Facts:

@@ -135,6 +135,7 @@ def stand_in(monkeypatch) -> dict:
         return HeadTrack(transform, tracked, np.where(tracked, 0.5, np.nan), np.zeros((468, 3), np.float32))
 
     monkeypatch.setattr(steps.face_landmarks, "detect_video", detect_video)
+    monkeypatch.setattr(steps.face_landmarks, "count_faces", lambda rgb: 1)
     monkeypatch.setattr(steps.face_parsing, "parse_video", parse_video)
     monkeypatch.setattr(steps.tracking, "track_head", track_head)
     monkeypatch.setattr(steps, "refine_track", lambda head, *others: (head, {"reprojection_px": 0.5}))

@@ -11,7 +11,7 @@ import pytest
 from clips import clicks, contents, encode, fails, film_portrait, onset, portrait
 
 from adnerf_jax import schema
-from adnerf_jax.face.landmarks import detect_video
+from adnerf_jax.face.landmarks import count_faces, detect_video
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import read_frames
 from preprocessing import pipeline
@@ -209,6 +209,7 @@ def test_of_two_faces_the_larger_one_is_followed_throughout(tmp_path):
         if not 10 <= k < 14:  # the larger one is away for a moment
             scene[:, 180:] = cv2.resize(rgb, (240, 240))
         frames.append(scene)
+    assert [count_faces(scene) for scene in (frames[0], frames[11], np.full_like(frames[0], 90))] == [2, 1, 0]
     found = detect_video(frames)
     assert not found.valid[10:14].any() and found.valid.sum() >= len(frames) - 5
     assert (found.points[found.valid, :, 0].mean(1) > 180).all()
