@@ -27,6 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.start = 0.0  # seconds of the sound to skip
     config.duration = config_dict.placeholder(float)  # seconds of the sound to speak; default: all
     config.speech = "whisper"  # whisper, or logmel, which needs no weights
+    config.parsing = "bisenet"  # bisenet, for non-commercial use only, or permissive, for any
     config.subject = ConfigDict()
     config.subject.size = 96 if smoke else 256  # pixels
     config.subject.seconds = 2.0 if smoke else 10.0  # of the training clip

@@ -43,7 +43,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         video, audio = subject / "subject.mp4", audio or subject / "driving.wav"
     head, torso = prepared_stages(config, workdir)
     dataset = workdir / "dataset"
-    summary.step("dataset", lambda: _prepare(video, dataset, config.speech), dataset)
+    summary.step("dataset", lambda: _prepare(video, dataset, config), dataset)
     for name, stage in (("head", head), ("torso", torso)):
         summary.step(name, functools.partial(_train, stage, workdir / name), workdir / name)
     evaluation = workdir / "torso" / "eval"
@@ -71,7 +71,7 @@ def builtin_dataset(out: pathlib.Path, smoke: bool) -> pathlib.Path:
     config = get_config("smoke" if smoke else None)
     subject = out.with_name("subject")
     _make_subject(subject, config.subject)
-    _prepare(subject / "subject.mp4", out, config.speech)
+    _prepare(subject / "subject.mp4", out, config)
     return out
 
 
@@ -81,6 +81,7 @@ def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path 
     from adnerf_jax.media.video import probe
     from adnerf_jax.speech import ENCODERS
     from adnerf_jax.synthesize import count_frames
+    from preprocessing.steps import PARSERS
 
     video, audio = (pathlib.Path(path) if path else None for path in (config.video, config.audio))
     if video is not None:
@@ -94,6 +95,8 @@ def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path 
             f"config.speech is {config.speech!r}, but new speech has to be encoded too: use one of "
             f"{', '.join(sorted(ENCODERS))}"
         )
+    if config.parsing not in PARSERS:
+        raise UserError(f"config.parsing is {config.parsing!r}: use one of {', '.join(PARSERS)}")
     return video, audio
 
 
@@ -103,7 +106,7 @@ def fingerprint(config: ConfigDict, video: pathlib.Path | None, audio: pathlib.P
     audio_id = "built-in" if audio is None else _identity(audio)
     return {
         "subject": config.subject.to_json(),
-        "dataset": f"{video_id} {config.speech} {config.subject.to_json() if video is None else ''}",
+        "dataset": f"{video_id} {config.speech} {config.parsing} {config.subject.to_json() if video is None else ''}",
         "head": config.head.to_json(),
         "torso": config.torso.to_json(),
         "evaluation": "",
@@ -193,10 +196,10 @@ def _make_subject(out: pathlib.Path, subject: ConfigDict) -> None:
     make_subject(out, size=subject.size, seconds=subject.seconds, driving_seconds=subject.driving_seconds)
 
 
-def _prepare(video: pathlib.Path, out: pathlib.Path, speech: str) -> None:
+def _prepare(video: pathlib.Path, out: pathlib.Path, config: ConfigDict) -> None:
     from preprocessing.pipeline import prepare
 
-    prepare(video, out, speech=speech)
+    prepare(video, out, speech=config.speech, parsing=config.parsing)
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path) -> None:

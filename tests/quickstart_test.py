@@ -109,6 +109,7 @@ def test_a_step_whose_output_is_gone_is_done_again(calls, tmp_path):
         ("--config.audio={0}/none.wav", "none.wav"),
         ("--config.audio={0}/notes.txt", "notes.txt"),
         ("--config.speech=mfcc", "mfcc"),
+        ("--config.parsing=sam", "bisenet, permissive"),
         ("--config.speech={0}/deepspeech.npy", "deepspeech.npy"),
     ],
 )

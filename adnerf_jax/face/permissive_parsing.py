@@ -34,7 +34,13 @@ _ENOUGH_PIXELS = 50
 
 
 def permissive_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) -> Iterator[np.ndarray]:
-    """Logits of the parts (a `parsing.FrameLogits`); their softmax's background is 1 minus the person's share."""
+    """Logits of the parts, float32 [H, W, 4], of each frame; their softmax's background is 1 minus the person's share.
+
+    Args:
+      frames: uint8 RGB [H, W, 3], from number `start` on.
+      points: [N, V, 2] px, landmarks of all frames.
+      start: number of the first frame.
+    """
     segment = PersonSegmenter(weights.path("selfie_segmentation"))
     frames = iter(frames)
     first = next(frames, None)
