@@ -35,13 +35,13 @@ def loop(video: pathlib.Path, out: pathlib.Path, minutes: float) -> None:
                 writer.write(rgb)
 
 
-def prepare_watched(video: pathlib.Path, out: pathlib.Path) -> float:
+def prepare_watched(video: pathlib.Path, out: pathlib.Path, parsing: str) -> float:
     """Prepares a video in another process; the largest anonymous memory in MiB.
 
     Raises:
       RuntimeError: the preparation failed.
     """
-    command = [sys.executable, "-m", "preprocessing", f"--video={video}", f"--out={out}"]
+    command = [sys.executable, "-m", "preprocessing", f"--video={video}", f"--out={out}", f"--parsing={parsing}"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
@@ -62,13 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_video")
     parser.add_argument("--video", type=pathlib.Path, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 2.5, 5.0])
+    parser.add_argument("--parsing", default="bisenet")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/long"))
     options = parser.parse_args()
     options.workdir.mkdir(parents=True, exist_ok=True)
     for minutes in options.minutes:
         video, out = options.workdir / f"{minutes:g}.mp4", options.workdir / f"{minutes:g}"
         loop(options.video, video, minutes)
-        peak = prepare_watched(video, out)
+        peak = prepare_watched(video, out, options.parsing)
         steps = schema.load_manifest(out)["steps"]
         frames, total = steps["frames"]["frames"], sum(step["seconds"] for step in steps.values())
         parts = ", ".join(f"{name} {step['seconds']:.0f}" for name, step in steps.items())
