@@ -1,8 +1,8 @@
 """The dataset on disk: names, keys and checks.
 
 The layout is the one AD-NeRF's loaders read (`load_audface.py` of the published code), plus lossless truth (`gt/`),
-the silhouette's soft edge (`alpha/`), eye openness (`eyes.npy`) and `manifest.json`. `<i>` is the index of the 25 fps frame in the clip; it is the `img_id`
-and the `aud_id` of a frame.
+the silhouette's soft edge (`alpha/`), eye openness (`eyes.npy`) and `manifest.json`. `<i>` is the index of the 25 fps
+frame in the clip; it is the `img_id` and the `aud_id` of a frame.
 """
 
 import pathlib
