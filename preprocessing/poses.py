@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from adnerf_jax.face import bundle, flow
+from adnerf_jax.face.focal import estimate_focal
 from adnerf_jax.face.landmarks import RIGID, Landmarks
 from adnerf_jax.face.rigid import Pinhole, Poses, similarity
 from adnerf_jax.face.tracking import UNITS_PER_CM, HeadTrack, camera_to_head, head_to_camera
@@ -69,9 +70,12 @@ def refine_track(
         poses = Poses(poses.rotation.copy(), poses.translation.copy())
         poses.rotation[keys], poses.translation[keys] = adjusted
         poses, missed = bundle.follow(seen, poses, points, camera, floor)
+    is_flow = seen.group == 0
+    by_motion = estimate_focal(
+        seen.take(is_flow).of_frames(keys, len(found.valid)), poses.take(keys), points, camera, floor[:1]
+    )
     poses = _with_axes_of(shape[RIGID], points[count:], poses)
     reprojection = np.full(len(head.valid), np.nan)
-    is_flow = seen.group == 0
     rows = seen.frame[is_flow]
     totals, counts = (np.bincount(rows, w, len(head.valid)) for w in (missed[is_flow], None))
     reprojection[counts > 0] = (totals / np.maximum(counts, 1))[counts > 0]
@@ -81,6 +85,7 @@ def refine_track(
         "reprojection_median_px": round(float(np.median(missed[is_flow])), 3),
         "landmark_reprojection_px": round(float(missed[~is_flow].mean()), 3),
         "flow_points": round(float(np.median(counts[frames]))),
+        "focal_by_motion": by_motion.to_json(),
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.face import parsing
+from adnerf_jax.face.focal import FocalEstimate
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.face.tracking import head_to_camera
 from adnerf_jax.schema import FPS
@@ -93,13 +94,14 @@ def flicker(triples: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> flo
 
 
 def judge_result(
-    records: dict[str, dict[str, Any]], transforms: np.ndarray, face_share: float, flickering: float
+    records: dict[str, dict[str, Any]], transforms: np.ndarray, focal: float, face_share: float, flickering: float
 ) -> list[Check]:
     """What the steps found.
 
     Args:
       records: of the steps.
       transforms: [N, 4, 4], camera-to-head of the usable frames.
+      focal: px, with which they were found.
       face_share: mean height of the face in parts of the picture's.
       flickering: from `flicker`.
     """
@@ -120,6 +122,8 @@ def judge_result(
         ),
         _check("background seen", 100 * records["background"]["seen"], "%", True, ""),
     ]
+    if "focal_by_motion" in pose:
+        checks += _judge_focal(FocalEstimate.from_json(pose["focal_by_motion"]), focal)
     for name, low, high in zip(("yaw", "pitch", "roll"), *pose_range(transforms), strict=True):
         checks.append(_check(f"range of {name}", high - low, "degrees", high - low < 60, "turn the head less"))
     if "offset_s" in sound:
@@ -130,6 +134,15 @@ def judge_result(
             )
         )
     return checks
+
+
+def _judge_focal(by_motion: FocalEstimate, given: float) -> list[Check]:
+    agrees = not by_motion.sure or by_motion.low <= given <= by_motion.high
+    advice = f"{given:.0f} was taken: prepare again with --focal={by_motion.focal:.0f}"
+    return [
+        _check("focal length by motion", by_motion.focal, "px", agrees, advice),
+        _check("its uncertainty", 100 * by_motion.uncertainty, "%", True, ""),
+    ]
 
 
 def pose_range(transforms: np.ndarray) -> np.ndarray:

@@ -274,7 +274,7 @@ def write_report(job: Job, records: Records) -> Facts:
     )
     checks = [
         *report.judge(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
-        *report.judge_result(records, transforms[usable], face_share, flickering),
+        *report.judge_result(records, transforms[usable], job.focal, face_share, flickering),
     ]
     middle = int(usable[len(usable) // 2])
     (_, rgb), *_ = job.clip.pick([middle])

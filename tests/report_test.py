@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.face import parsing
+from adnerf_jax.face.focal import FocalEstimate
 from adnerf_jax.face.rigid import Pinhole
 from preprocessing import report
 from preprocessing.survey import Survey
@@ -86,3 +87,19 @@ def test_flicker_counts_what_changes_for_one_frame_and_not_what_moves():
     without_ear[1][10:12, 10:30] = parsing.BACKGROUND
     assert report.flicker([without_ear, [head(10)] * 3]) == 40 / (360 + 400)
     assert report.flicker([]) == 0
+
+
+@pytest.mark.parametrize(
+    "by_motion, wanted",
+    [
+        ([1000.0, 950.0, 1060.0], True),  # sure, and the given one lies outside
+        ([1230.0, 1150.0, 1320.0], False),
+        ([600.0, 300.0, 1100.0], False),  # a range that says nothing
+        ([900.0, 500.0, None], False),
+    ],
+)
+def test_another_focal_length_is_asked_for_only_where_the_motion_is_sure(by_motion, wanted):
+    check, uncertainty = report._judge_focal(FocalEstimate.from_json(by_motion), 1200.0)
+    assert check.ok != wanted and ("--focal=1000" in check.advice) == wanted
+    assert (uncertainty.value is None) == (by_motion[2] is None)
+    assert FocalEstimate.from_json(by_motion).to_json() == by_motion

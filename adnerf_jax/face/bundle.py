@@ -17,7 +17,7 @@ from adnerf_jax.face.flow import Matches
 from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix
 
 _ITERATIONS = 12
-_ROBUST = 3.0  # standard deviations of the residuals at which an observation loses three quarters of its weight
+ROBUST = 3.0  # standard deviations of the residuals at which an observation loses three quarters of its weight
 _AT_ONCE = 100_000  # observations whose derivatives are held in memory
 _DAMPING = 1e-6
 # Accelerations a frame that the smoothness term expects. A third of what a head that speaks has: errors of points in
@@ -80,7 +80,7 @@ def robust_weights(residual: np.ndarray, group: np.ndarray, floor: np.ndarray) -
         ]
     )
     sigma = noise[group]
-    return 1.0 / (1.0 + (length / (_ROBUST * sigma)) ** 2) ** 2 / sigma**2, noise
+    return 1.0 / (1.0 + (length / (ROBUST * sigma)) ** 2) ** 2 / sigma**2, noise
 
 
 def adjust(
@@ -90,6 +90,7 @@ def adjust(
     prior: np.ndarray,
     camera: Pinhole,
     floor: np.ndarray,
+    iterations: int = _ITERATIONS,
 ) -> tuple[Poses, np.ndarray]:
     """Adjusts poses and points together.
 
@@ -100,13 +101,14 @@ def adjust(
       prior: [P] cm, standard deviation of each point from where it begins.
       camera: intrinsics.
       floor: [G] px, noise that is at least assumed of each group.
+      iterations: of Gauss-Newton.
 
     Returns:
       the poses, and the points [P, 3] cm.
     """
     frames, start = len(poses.rotation), points
     index = np.arange(6 * frames).reshape(frames, 6)
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         moved, residual = _residuals(observations, poses, points, camera)
         weight, _ = robust_weights(residual, observations.group, floor)
         to_pose, to_point = _slopes(observations, poses, points, moved, camera)
@@ -183,6 +185,11 @@ def acceleration(poses: Poses) -> np.ndarray:
     """Second differences [N − 2, 6] of the poses over time: rotation vectors in radians, and cm."""
     turn = Rotation.from_matrix(poses.rotation[1:] @ poses.rotation[:-1].transpose(0, 2, 1)).as_rotvec()
     return np.hstack([np.diff(turn, axis=0), np.diff(poses.translation, n=2, axis=0)])
+
+
+def missed_by(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole) -> np.ndarray:
+    """By how much points [P, 3] cm in these poses miss where they were seen: [M, 2] px."""
+    return _residuals(observations, poses, points, camera)[1]
 
 
 def _residuals(

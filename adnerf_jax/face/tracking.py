@@ -4,7 +4,8 @@ Poses start from the closed-form alignment of the landmark net's own three-dimen
 (Umeyama 1991), so no frame depends on the one before and none can come out upside down. Gauss-Newton steps on the
 reprojection error, all frames at once, then alternate with steps of the shape.
 
-The focal length is given: near-frontal frames of a person of unknown size do not determine it.
+The focal length is given: landmarks of near-frontal frames of a person of unknown size do not determine it
+(`focal.py` tells what dense points say of it).
 """
 
 import math
