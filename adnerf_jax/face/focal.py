@@ -115,19 +115,23 @@ def _costs(
 
 
 def _best_inverse(costs: np.ndarray) -> tuple[float, float]:
-    """Where the costs [K, S] are least together, as 1 / focal length, and its deviation by jackknife over S."""
-    total = costs.sum(1)
-    without = np.array([_lowest(total - part) for part in costs.T])
+    """Where the costs [K, S] are least together, as 1 / focal length, and its deviation.
+
+    The deviation is that of a jackknife over S, and at least what the bend of the cost allows, in which a sum of squares
+    counts in standard deviations.
+    """
+    best, bend = _lowest(costs.sum(1))
+    without = np.array([_lowest(costs.sum(1) - part)[0] for part in costs.T])
     spread = (len(without) - 1) * ((without - without.mean()) ** 2).mean()
-    return _lowest(total), float(np.sqrt(spread))
+    return best, float(np.sqrt(spread + 2 / bend)) if bend > 0 else np.inf
 
 
-def _lowest(cost: np.ndarray) -> float:
-    """The lowest place of the parabola through the least cost and its neighbours, within the range looked at."""
+def _lowest(cost: np.ndarray) -> tuple[float, float]:
+    """The lowest place of the parabola through the least cost and its neighbours, within the range; its bend."""
     k = int(np.clip(cost.argmin(), 1, len(cost) - 2))
-    left, here, right = cost[k - 1 : k + 2]
-    bend = left - 2 * here + right
-    if bend <= 0:
-        return float(_INVERSES[cost.argmin()])
     step = _INVERSES[1] - _INVERSES[0]
-    return float(np.clip(_INVERSES[k] + step * 0.5 * (left - right) / bend, _INVERSES[0], _INVERSES[-1]))
+    left, here, right = cost[k - 1 : k + 2]
+    slope, bend = (right - left) / (2 * step), (left - 2 * here + right) / step**2
+    if bend <= 0:
+        return float(_INVERSES[cost.argmin()]), 0.0
+    return float(np.clip(_INVERSES[k] - slope / bend, _INVERSES[0], _INVERSES[-1])), float(bend)
