@@ -117,8 +117,8 @@ def _costs(
 def _best_inverse(costs: np.ndarray) -> tuple[float, float]:
     """Where the costs [K, S] are least together, as 1 / focal length, and its deviation.
 
-    The deviation is that of a jackknife over S, and at least what the bend of the cost allows, in which a sum of squares
-    counts in standard deviations.
+    The deviation is that of a jackknife over S and, with it, what the bend of the cost allows: a sum of squares in
+    standard deviations.
     """
     best, bend = _lowest(costs.sum(1))
     without = np.array([_lowest(costs.sum(1) - part)[0] for part in costs.T])
