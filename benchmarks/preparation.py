@@ -23,6 +23,11 @@ from adnerf_jax.media.image import read_image
 from preprocessing.steps import canonical_face
 
 
+def load_poses(path: pathlib.Path) -> dict[int, np.ndarray]:
+    """Camera-to-head [4, 4] of each frame number."""
+    return {f["img_id"]: np.array(f["transform_matrix"]) for f in json.loads(path.read_text())["frames"]}
+
+
 def pose_errors(transforms: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """How poses differ from others of the same frames, both camera-to-head [N, 4, 4].
 
@@ -98,8 +103,7 @@ def main() -> None:
     reference = options.truth / "poses.json" if options.truth else options.reference
     if reference is None:
         parser.error("give --truth or --reference")
-    frames = json.loads(reference.read_text())["frames"]
-    true = {frame["img_id"]: np.array(frame["transform_matrix"]) for frame in frames}
+    true = load_poses(reference)
     with np.load(options.data / schema.TRACK) as track:
         transforms, valid, focal = track["transform"], track["valid"], float(track["focal"])
     ids = np.array([i for i in np.flatnonzero(valid) if i in true])
