@@ -13,7 +13,7 @@ from adnerf_jax.progress import exit_status
 from adnerf_jax.runs import apply_overrides, load_config, run_folder
 
 _USAGE = (
-    "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] [--mode=train|render|eval] "
+    "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] [--mode=train|render|eval|import] "
     "[--workdir=W] [--config.FIELD=VALUE ...]"
 )
 
@@ -37,7 +37,7 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Pa
     """The configuration, what the command line overrides in it, the mode, and the workdir if one is given."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
-    flags.DEFINE_enum("mode", "train", ["train", "render", "eval"], "what to do", flag_values=values)
+    flags.DEFINE_enum("mode", "train", ["train", "render", "eval", "import"], "what to do", flag_values=values)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     try:
         rest = values(argv)[1:]
@@ -64,6 +64,9 @@ def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir:
 
         quickstart(config, workdir or home)
         return
+    if mode == "import":
+        _import(config, overrides, workdir or home)
+        return
     workdir = workdir or home / config.stage
     if mode == "train":
         _train(config, workdir, home)
@@ -77,6 +80,34 @@ def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir:
         from adnerf_jax.synthesize import synthesize
 
         synthesize(config, workdir)
+
+
+def _import(config: ConfigDict, overrides: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Published checkpoints to `workdir/head` and, for configs/torso.py, `workdir/torso`."""
+    from adnerf_jax.import_reference import import_reference
+    from configs import common
+
+    if config.data is None:
+        raise UserError("give the dataset that the checkpoints were trained on with --config.data=D")
+    stages = ("head", "torso") if config.stage == "torso" else ("head",)
+    configs = []
+    for stage in stages:
+        # Published weights were made with the published mistakes; the command line has the last word.
+        one = common.get_config(stage, ",".join(config.variants))
+        one.compat.reference = True
+        one.update_from_flattened_dict({key: value for key, value in overrides.items() if _has(one, key)})
+        configs.append(one)
+    import_reference(configs[0], configs[1] if len(configs) > 1 else None, workdir)
+
+
+def _has(config: ConfigDict, key: str) -> bool:
+    """Whether a configuration has a field `a.b.c`."""
+    *path, last = key.split(".")
+    for part in path:
+        if part not in config:
+            return False
+        config = config[part]
+    return last in config
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path) -> None:

@@ -32,23 +32,30 @@ def rays_through(pixels: Array, transform: Array, camera: Camera) -> Rays:
     return Rays(origins=origins, directions=directions)
 
 
-def placement_vector(transform: Array) -> Array:
-    """A head pose as [..., 6] numbers: three angles in radians, then the head's place in the camera's space.
+def euler_angles(transform: Array, swapped: bool = False) -> Array:
+    """[atan2(R12, R22), asin(−R02), atan2(−R01, R00)] in radians, R the rotation of `transform` [..., 4, 4]: [..., 3].
 
-    The angles are [atan2(R12, R22), asin(−R02), atan2(−R01, R00)], R the rotation of `transform` [..., 4, 4]. The
-    translation of `transform` is no good beside them: it is the camera's place in head space, which turns with the head
-    and is almost a function of the angles. Shoulders follow the head's place seen from the camera.
+    Args:
+      transform: camera-to-head.
+      swapped: the arguments of both arctangents the wrong way round, as the published `pose_to_euler_trans` has them.
     """
     r = transform[..., :3, :3]
-    angles = jnp.stack(
-        [
-            jnp.arctan2(r[..., 1, 2], r[..., 2, 2]),
-            jnp.arcsin(jnp.clip(-r[..., 0, 2], -1.0, 1.0)),
-            jnp.arctan2(-r[..., 0, 1], r[..., 0, 0]),
-        ],
-        axis=-1,
-    )
-    return jnp.concatenate([angles, -jnp.einsum("...ji,...j->...i", r, transform[..., :3, 3])], axis=-1)
+    around_x = (r[..., 1, 2], r[..., 2, 2])
+    around_z = (-r[..., 0, 1], r[..., 0, 0])
+    if swapped:
+        around_x, around_z = around_x[::-1], around_z[::-1]
+    around_y = jnp.arcsin(jnp.clip(-r[..., 0, 2], -1.0, 1.0))
+    return jnp.stack([jnp.arctan2(*around_x), around_y, jnp.arctan2(*around_z)], axis=-1)
+
+
+def placement_vector(transform: Array) -> Array:
+    """A head pose as [..., 6] numbers: the three `euler_angles`, then the head's place in the camera's space.
+
+    The translation of `transform` is no good beside them: it is the camera's place in head space, which turns with the
+    head and is almost a function of the angles. Shoulders follow the head's place seen from the camera.
+    """
+    place = -jnp.einsum("...ji,...j->...i", transform[..., :3, :3], transform[..., :3, 3])
+    return jnp.concatenate([euler_angles(transform), place], axis=-1)
 
 
 def clip_to_box(rays: Rays, near: Array, far: Array, box: Array) -> tuple[Array, Array]:

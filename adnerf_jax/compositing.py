@@ -21,6 +21,23 @@ def alpha_weights(density: Array, distances: Array) -> Array:
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
+def composite_samples(raw_density: Array, colours: Array, t: Array, length: Array, background: Array) -> Rendered:
+    """The published `raw2outputs`: samples at positions, the last of them the background's pixel.
+
+    σ = ReLU(raw) + 1e-6; a sample's interval reaches to the next one. The closing sample's reaches 1e10 farther, which
+    makes it opaque whatever its density: its weight is what the others leave, and no field need be asked for it.
+
+    Args:
+      raw_density: [..., S − 1], of all samples but the last.
+      colours: [..., S − 1, 3].
+      t: [..., S], positions along the ray.
+      length: [..., 1], of the ray's direction.
+      background: [..., 3], colour of the last sample.
+    """
+    weights = alpha_weights(jnp.maximum(raw_density, 0.0) + 1e-6, jnp.diff(t) * length)
+    return composite(weights, colours, t[..., :-1], background)
+
+
 def composite(weights: Array, colours: Array, t: Array, background: Array) -> Rendered:
     """Sums samples in front of a background.
 

@@ -1,26 +1,30 @@
-"""The dataset in memory, what is derived from it once, and the batches that training draws from it."""
+"""The dataset in memory: what is read of it at once, and its frames.
+
+Besides the project's own, datasets of AD-NeRF's and RAD-NeRF's preprocessing are read as they are.
+"""
 
 import concurrent.futures
 import pathlib
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from flax import struct
 
 from adnerf_jax import schema
-from adnerf_jax.articulation import centre_taper, fit_ridge, lip_shapes, principal
-from adnerf_jax.cameras import placement_vector
+from adnerf_jax.articulation import lip_shapes
 from adnerf_jax.errors import UserError
-from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.face.landmarks import Landmarks, face_rect
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, read_parts, with_edge
-from adnerf_jax.face.tracking import UNITS_PER_CM
 from adnerf_jax.media.image import read_image
-from adnerf_jax.types import Batch, Camera, Conditions, Scene
+from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
+from adnerf_jax.progress import say
+from adnerf_jax.types import Camera, Conditions
 
-# Depth of the head's box, behind and before its origin between the ears.
-_BOX_DEPTH = (-20.0 * UNITS_PER_CM, 12.0 * UNITS_PER_CM)
-# Components of the lips' shape that are estimated from speech.
-LIPS = 3
+# The parts that a subject's target shows in front of the background.
+SUBJECTS = {"head": (HEAD,), "person": (HEAD, NECK, TORSO)}
+# Frames that the sound may end before the video does: the last window then serves for them, as in the published code.
+_SHORT_SOUND = int(schema.FPS)
 
 
 @struct.dataclass
@@ -42,9 +46,9 @@ class Frames:
     def __len__(self) -> int:
         return len(self.split)
 
-    def head_images(self, rows: np.ndarray | slice, background: np.ndarray) -> np.ndarray:
-        """The head alone over the clean background (`head_imgs`), uint8 [n, H, W, 3]."""
-        return np.where((self.parts[rows] == HEAD)[..., None], self.images[rows], background)
+    def showing(self, subject: Sequence[int], rows: np.ndarray | slice, background: np.ndarray) -> np.ndarray:
+        """Some parts of the person alone over the clean background (the head: `head_imgs`), uint8 [n, H, W, 3]."""
+        return np.where(np.isin(self.parts[rows], subject)[..., None], self.images[rows], background)
 
 
 @struct.dataclass
@@ -61,7 +65,10 @@ class Dataset:
       eyes: float32 [N, 2], openness of both eyes in all frames of the clip.
       mouth_rect: int32 [N, 4], x, y, width, height around the lips in all frames of the clip.
       lips: float32 [N, L], `articulation.lip_shapes` of all frames of the clip; L = 1 where it has no landmarks.
+      expression: float32 [N, 52], blendshapes in all frames of the clip; zeros where it has no landmarks.
+      neighbours: int32 [N, 8], rows of `windows` for the frames i−4 … i+3; −1 is a window of zeros.
       speech: name of the speech encoder.
+      size: pixels of the longer side that frames are shrunk to; None: they stay as they are.
     """
 
     path: pathlib.Path = struct.field(pytree_node=False)
@@ -74,74 +81,160 @@ class Dataset:
     eyes: np.ndarray
     mouth_rect: np.ndarray
     lips: np.ndarray
+    expression: np.ndarray
+    neighbours: np.ndarray
     speech: str = struct.field(pytree_node=False)
+    size: int | None = struct.field(pytree_node=False, default=None)
 
-    def conditions(self, aud_id: np.ndarray) -> Conditions:
-        """Conditions of frames given by their place in time, [F]."""
-        return Conditions(audio=neighbour_windows(self.windows, aud_id), eyes=self.eyes[aud_id])
-
-
-def neighbour_windows(windows: np.ndarray, aud_id: np.ndarray) -> np.ndarray:
-    """The windows of the frames i−4 … i+3 by time, those of the clip's ends repeated: [F, 8, 16, C]."""
-    neighbours = np.asarray(aud_id)[:, None] + np.arange(-4, 4)
-    return windows[np.clip(neighbours, 0, len(windows) - 1)]
+    def conditions(self, aud_id: np.ndarray, tracked: bool = False) -> Conditions:
+        """Conditions of frames given by their place in time, [F]; with the tracked expression or without."""
+        rows = self.neighbours[aud_id]
+        windows = self.windows[rows] * (rows >= 0)[..., None, None]
+        return Conditions(windows, self.eyes[aud_id], self.expression[aud_id] if tracked else None)
 
 
-def load_dataset(data: str | pathlib.Path) -> Dataset:
+def neighbours_in_time(frames: int, zero_padded: bool = False) -> np.ndarray:
+    """Numbers of the frames i−4 … i+3 for each frame i, int32 [N, 8]; past the ends the end's, or −1 if zero-padded."""
+    return _at_places(np.arange(frames), zero_padded)
+
+
+def neighbours_in_lists(lists: list[np.ndarray], frames: int, zero_padded: bool = False) -> np.ndarray:
+    """The published code's neighbours, int32 [N, 8]: by place in the split's list, as if no frame had been dropped.
+
+    Frames in none of the lists have those in time.
+    """
+    neighbours = neighbours_in_time(frames, zero_padded)
+    for aud_id in lists:
+        neighbours[aud_id] = np.append(aud_id, -1)[_at_places(np.arange(len(aud_id)), zero_padded)]
+    return neighbours
+
+
+def _at_places(numbers: np.ndarray, zero_padded: bool) -> np.ndarray:
+    around = numbers[:, None] + np.arange(-4, 4)
+    inside = np.clip(around, 0, len(numbers) - 1)
+    return np.where(zero_padded & (around != inside), -1, inside).astype(np.int32)
+
+
+def load_dataset(
+    data: str | pathlib.Path,
+    size: int | None = None,
+    *,
+    zero_padded: bool = False,
+    neighbours_by_list: bool = False,
+) -> Dataset:
     """Reads everything of a dataset but its frames.
+
+    Args:
+      data: its folder.
+      size: shrink pictures to so many pixels on the longer side; None: as they are.
+      zero_padded: past the clip's ends, neighbouring windows are zeros (published code), not the end's window.
+      neighbours_by_list: neighbouring windows by place in the split's list (published code), not by time.
 
     Raises:
       UserError: no dataset, an unfinished one, or one whose files disagree.
     """
     data = pathlib.Path(data)
     index = schema.load_index(data)
-    windows = schema.load_audio_windows(data)
-    lossless = data / schema.LOSSLESS_BACKGROUND
-    background = read_image(lossless if lossless.exists() else data / schema.BACKGROUND)
-    height, width = background.shape[:2]
+    background = read_image(schema.first_of(data, schema.BACKGROUNDS))
+    full_height, full_width = background.shape[:2]
+    camera = Camera(index.focal, index.cx, index.cy, height=full_height, width=full_width)
+    if size is not None:
+        camera = shrink_camera(camera, size)
+        background = cv2.resize(background, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+    scale = np.array([camera.width / full_width, camera.height / full_height])
+    splits = [_with_face_rects(data, split, full_width, full_height) for split in (index.train, index.val)]
+    train, val = (split.replace(face_rect=_scaled(split.face_rect, scale)) for split in splits)
+
+    last = max(int(ids.max()) for s in (train, val) if len(s) for ids in (s.aud_id, s.img_id))
+    windows = _covering(schema.load_audio_windows(data), last + 1, data)
     frames = len(windows)
+    lists = [train.aud_id, val.aud_id]
     eyes = data / schema.EYES
-    speech = schema.load_manifest(data).get("speech", {}).get("encoder", "deepspeech")
-    last = max(int(ids.max()) for s in (index.train, index.val) if len(s) for ids in (s.aud_id, s.img_id))
-    if last >= frames:
-        raise UserError(
-            f"{data}: {schema.AUDIO_WINDOWS} has {frames} rows but the frames go up to {last}; prepare it again"
-        )
+    lips, expression = _face_shapes(data, frames)
     return Dataset(
         path=data,
-        camera=Camera(index.focal, index.cx, index.cy, height=height, width=width),
+        camera=camera,
         near_far=index.near_far,
-        train=index.train,
-        val=index.val,
+        train=train,
+        val=val,
         background=background,
         windows=windows,
         eyes=np.load(eyes, allow_pickle=False) if eyes.exists() else np.zeros((frames, 2), np.float32),
-        mouth_rect=_mouth_rects(data, frames, index),
-        lips=_lips(data, frames),
-        speech=speech,
+        mouth_rect=_scaled(_mouth_rects(data, frames, splits), scale),
+        lips=lips,
+        expression=expression,
+        neighbours=neighbours_in_lists(lists, frames, zero_padded)
+        if neighbours_by_list
+        else neighbours_in_time(frames, zero_padded),
+        speech=schema.load_manifest(data).get("speech", {}).get("encoder", "deepspeech"),
+        size=size,
     )
 
 
+def dataset_of(config) -> Dataset:
+    """The dataset of a stage's configuration."""
+    return load_dataset(
+        config.data,
+        config.size,
+        zero_padded=config.compat.zero_padding,
+        neighbours_by_list=config.compat.window_lists,
+    )
+
+
+def shrink_camera(camera: Camera, size: int) -> Camera:
+    """The camera of pictures shrunk to `size` pixels on the longer side, by averaging areas.
+
+    Raises:
+      UserError: they are smaller already.
+    """
+    longest = max(camera.height, camera.width)
+    if not 16 <= size <= longest:
+        raise UserError(f"config.size is {size}: the frames can be shrunk to 16 … {longest} pixels")
+    width, height = (max(round(side * size / longest), 1) for side in (camera.width, camera.height))
+    across, down = width / camera.width, height / camera.height
+    # The middle of the first pixel is 0 before and after.
+    cx, cy = (camera.cx + 0.5) * across - 0.5, (camera.cy + 0.5) * down - 0.5
+    return Camera(camera.focal * size / longest, cx, cy, height=height, width=width)
+
+
 def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
-    """Decodes the frames of a split with two threads: lossless ones where the dataset has them, else the `.jpg`.
+    """Decodes the frames of a split with two threads: lossless ones where the dataset has them.
 
     Raises:
       UserError: a frame is missing or of another size.
     """
-    camera = dataset.camera
+    camera, background = dataset.camera, dataset.background
     images = np.empty((len(split), camera.height, camera.width, 3), np.uint8)
     parts = np.empty((len(split), camera.height, camera.width), np.uint8)
     alpha = np.empty_like(parts)
 
+    def fit(picture: np.ndarray, how: int) -> np.ndarray:
+        if dataset.size is None:
+            return picture
+        return cv2.resize(picture, (camera.width, camera.height), interpolation=how)
+
     def load(row: int) -> None:
         i = int(split.img_id[row])
-        lossless = dataset.path / schema.lossless_image(i)
-        image = read_image(lossless if lossless.exists() else dataset.path / schema.composite_image(i))
+        hard = read_parts(schema.first_of(dataset.path, schema.parsings(i)))
+        path, composed = schema.find_composite(dataset.path, i)
+        image = read_image(path)
+        if image.shape[:2] != hard.shape:
+            raise UserError(
+                f"{path} is {image.shape[1]}x{image.shape[0]}, its part map {hard.shape[1]}x{hard.shape[0]}: "
+                f"prepare the dataset again"
+            )
+        image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
         if image.shape != images.shape[1:]:
-            raise UserError(f"frame {i} of {dataset.path} is {image.shape[1]}x{image.shape[0]}, its background is not")
-        images[row] = image
-        hard, soft = read_parts(dataset.path / schema.parsing_image(i)), dataset.path / schema.alpha_image(i)
-        alpha[row] = read_image(soft)[..., 0] if soft.exists() else np.where(hard == BACKGROUND, 0, 255)
+            raise UserError(
+                f"frame {i} of {dataset.path} is {image.shape[1]}x{image.shape[0]}, its background is "
+                f"{camera.width}x{camera.height}: prepare the dataset again"
+            )
+        soft = dataset.path / schema.alpha_image(i)
+        if soft.exists():
+            alpha[row] = fit(read_image(soft)[..., 0], cv2.INTER_AREA)
+        else:
+            alpha[row] = np.where(hard == BACKGROUND, 0, 255)
+        images[row] = image if composed else np.where(hard[..., None] == BACKGROUND, background, image)
         parts[row] = with_edge(hard, alpha[row])
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -155,199 +248,53 @@ def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:
     return split.take(slice(0, cut)), split.take(slice(cut, None))
 
 
-def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
-    """Everything fixed by the training data, from training frames only.
+def _covering(windows: np.ndarray, frames: int, data: pathlib.Path) -> np.ndarray:
+    """Windows of at least so many frames; a sound that ends a little early keeps its last window.
 
-    Args:
-      dataset: the clip.
-      frames: its training frames.
-      audio_features: K, the number of components that the speech features are projected to.
+    Raises:
+      UserError: it ends more than a second early.
     """
-    windows = dataset.windows[frames.split.aud_id]
-    mean, basis = whiten(windows, audio_features)
-    taper = centre_taper(windows.shape[1])[:, None]
-    weights, bias = fit_ridge(
-        ((windows - mean) * taper).reshape(len(windows), -1).astype(np.float64),
-        principal(dataset.lips[frames.split.aud_id], LIPS),
-    )
-    eyes = dataset.eyes[frames.split.aud_id]
-    poses = np.asarray(placement_vector(frames.split.transforms))
-    torso_rows = np.flatnonzero(np.isin(frames.parts, (NECK, TORSO)).any(axis=(0, 2)))
-    top = torso_rows[0] - 0.02 * dataset.camera.height if len(torso_rows) else dataset.camera.height
-    near, far = dataset.near_far
-    return Scene(
-        near=np.float32(near),
-        far=np.float32(far),
-        box=head_box(frames, dataset.camera),
-        audio_mean=mean,
-        audio_basis=basis,
-        lips_weights=(weights.reshape(*windows.shape[1:], -1) * taper[..., None]).astype(np.float32),
-        lips_bias=bias.astype(np.float32),
-        eyes_mean=eyes.mean(0).astype(np.float32),
-        eyes_scale=eyes.std(0).astype(np.float32) + np.float32(1e-3),
-        pose_mean=poses.mean(0).astype(np.float32),
-        pose_scale=poses.std(0).astype(np.float32) + np.float32(1e-4),
-        torso_top=np.float32(top / dataset.camera.height),
-    )
-
-
-def whiten(windows: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and basis that turn speech features into their leading principal components with variance 1.
-
-    A few hundred frames cannot teach a network which of several hundred correlated features matter.
-
-    Args:
-      windows: [N, 16, C].
-      components: K; fewer where C is smaller.
-
-    Returns:
-      mean [C] and basis [C, K], float32.
-    """
-    rows = windows.reshape(-1, windows.shape[-1]).astype(np.float64)
-    mean = rows.mean(0)
-    variances, vectors = np.linalg.eigh(np.cov(rows - mean, rowvar=False))
-    keep = np.argsort(variances)[::-1][: min(components, len(mean))]
-    floor = 1e-6 * variances.max() + 1e-12
-    return mean.astype(np.float32), (vectors[:, keep] / np.sqrt(variances[keep] + floor)).astype(np.float32)
-
-
-def head_box(frames: Frames, camera: Camera) -> np.ndarray:
-    """The space that the head can occupy: its outlines in up to 100 frames, put at its depth, with a margin of 5%.
-
-    Returns:
-      float32 [2, 3], corners in head space.
-    """
-    corners = []
-    for row in np.unique(np.linspace(0, len(frames) - 1, 100).astype(int)):
-        rows, columns = np.nonzero(frames.parts[row] == HEAD)
-        if not len(rows):
-            continue
-        transform = frames.split.transforms[row]
-        depth = schema.mean_depth(transform[None])
-        for y in (rows.min(), rows.max()):
-            for x in (columns.min(), columns.max()):
-                local = [(x - camera.cx) / camera.focal, -(y - camera.cy) / camera.focal, -1.0]
-                corners.append(transform[:3, :3] @ np.multiply(local, depth) + transform[:3, 3])
-    if not corners:
-        raise UserError("no frame shows a head: the part maps of the dataset are empty; prepare it again")
-    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
-    margin = 0.05 * (high - low)
-    low, high = low - margin, high + margin
-    low[2], high[2] = _BOX_DEPTH
-    return np.stack([low, high]).astype(np.float32)
-
-
-class RaySampler:
-    """Draws the rays of a step; the draw depends on (seed, step) alone, so a resumed run sees the same batches.
-
-    Args:
-      dataset, frames: what to draw from.
-      frames_per_step, rays_per_frame: F and R.
-      regions: share of the rays for each region, of `regions_of`.
-      random_background: replace everything outside `subject` by random colours, the same in front and in the target,
-        so that opacity is learned exactly and no colour of the background enters the person.
-      subject: the parts that are the subject of this stage.
-      seed: of the draws.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        frames: Frames,
-        *,
-        frames_per_step: int,
-        rays_per_frame: int,
-        regions: dict[str, float],
-        random_background: bool,
-        subject: Sequence[int],
-        seed: int,
-    ):
-        self.dataset, self.frames = dataset, frames
-        self.frames_per_step = min(frames_per_step, len(frames))
-        self.rays_per_frame = rays_per_frame
-        self.random_background, self.subject, self.seed = random_background, tuple(subject), seed
-        shares = np.cumsum([0.0, *regions.values()])
-        # The number of rays in each region is fixed, the rays are not.
-        self._counts = np.diff(np.round(shares / shares[-1] * rays_per_frame).astype(int))
-        rects = regions_of(dataset, frames)
-        self._rects = np.stack([rects[name] for name in regions])
-
-    def batch(self, step: int) -> Batch:
-        """The rays of a step, as numpy arrays."""
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-        rows = rng.choice(len(self.frames), self.frames_per_step, replace=False)
-        x, y, width, height = np.moveaxis(
-            np.repeat(self._rects[:, rows], self._counts, axis=0).transpose(1, 0, 2), -1, 0
+    short = frames - len(windows)
+    if short > _SHORT_SOUND or not len(windows):
+        raise UserError(
+            f"{data}: {schema.AUDIO_WINDOWS} has {len(windows)} rows but the frames go up to {frames - 1}: the sound "
+            f"ends {short / schema.FPS:.1f} s before the video; prepare it again"
         )
-        u = rng.random((2, self.frames_per_step, self.rays_per_frame))
-        row_px = y + (u[0] * height).astype(np.int32)
-        col_px = x + (u[1] * width).astype(np.int32)
-        colours = self.frames.images[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
-        clean = self.dataset.background[row_px, col_px].astype(np.float32) / 255.0
-        behind = rng.random(clean.shape, dtype=np.float32) if self.random_background else clean
-        subject = np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)[..., None]
-        through = 1 - self.frames.alpha[rows[:, None], row_px, col_px, None].astype(np.float32) / 255.0
-        # The share of the background in a pixel at the edge is exchanged for the same share of what stands behind.
-        exchanged = np.clip(colours + through * (behind - clean), 0, 1)
-        split = self.frames.split
-        return Batch(
-            pixels=np.stack([row_px, col_px], axis=-1).astype(np.float32),
-            target=np.where(subject, exchanged, behind),
-            background=behind,
-            transforms=split.transforms[rows],
-            conditions=self.dataset.conditions(split.aud_id[rows]),
-        )
+    if short <= 0:
+        return windows
+    say(f"{data}: the sound ends {short} frame(s) before the video; its last window serves for them")
+    return np.concatenate([windows, np.repeat(windows[-1:], short, axis=0)])
 
 
-def regions_of(dataset: Dataset, frames: Frames) -> dict[str, np.ndarray]:
-    """Rectangles x, y, width, height [N, 4] inside the image, by name.
-
-    `frame`: everything; `face`: the face rectangle; `mouth`: around the lips; `head`, `torso`: around the part, with a
-    margin of 4% of the image.
-    """
-    camera = dataset.camera
-    whole = np.tile(np.array([0, 0, camera.width, camera.height]), (len(frames), 1))
-    margin = round(0.04 * camera.width)
-    return {
-        "frame": whole,
-        "face": _inside(frames.split.face_rect, camera),
-        "mouth": _inside(dataset.mouth_rect[frames.split.aud_id], camera),
-        "head": _inside(_around(frames.parts == HEAD, margin), camera),
-        "torso": _inside(_around((frames.parts == NECK) | (frames.parts == TORSO), margin), camera),
-    }
+def _scaled(rects: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Rectangles x, y, width, height [N, 4] in a picture scaled by (across, down)."""
+    return rects if (scale == 1.0).all() else np.round(rects * np.tile(scale, 2)).astype(rects.dtype)
 
 
-def subject_parts(stage: str) -> tuple[int, ...]:
-    """The parts that a stage's target shows in front of the background."""
-    return {"head": (HEAD,), "torso": (HEAD, NECK, TORSO)}[stage]
-
-
-def _around(mask: np.ndarray, margin: int) -> np.ndarray:
-    """Bounding rectangles [N, 4] of masks [N, H, W]; the whole image where a mask is empty."""
-    rects = np.empty((len(mask), 4), int)
-    for i, one in enumerate(mask):
-        rows, columns = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
-        if not len(rows):
-            rects[i] = 0, 0, mask.shape[2], mask.shape[1]
+def _with_face_rects(data: pathlib.Path, split: schema.Split, width: int, height: int) -> schema.Split:
+    """The split with its face rectangles; where the index has none, from the landmarks, else around the head."""
+    rects = split.face_rect.copy()
+    for row in np.flatnonzero((rects < 0).all(1)):
+        i = int(split.img_id[row])
+        points = data / schema.landmark_file(i)
+        if points.exists():
+            rects[row] = face_rect(np.loadtxt(points), width, height)
             continue
-        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        rects[i] = left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin
-    return rects
+        head = np.argwhere(read_parts(schema.first_of(data, schema.parsings(i))) == HEAD)
+        if not len(head):
+            raise UserError(
+                f"{data}: frame {i} has no face_rect in the index, no {schema.landmark_file(i)} and no head in its "
+                f"part map: prepare it again"
+            )
+        (top, left), (bottom, right) = head.min(0), head.max(0) + 1
+        rects[row] = left, top, right - left, bottom - top
+    return split.replace(face_rect=rects)
 
 
-def _inside(rects: np.ndarray, camera: Camera) -> np.ndarray:
-    """Rectangles cut to the image; at least one pixel each."""
-    x0 = np.clip(rects[:, 0], 0, camera.width - 1)
-    y0 = np.clip(rects[:, 1], 0, camera.height - 1)
-    x1 = np.clip(rects[:, 0] + rects[:, 2], x0 + 1, camera.width)
-    y1 = np.clip(rects[:, 1] + rects[:, 3], y0 + 1, camera.height)
-    return np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
-
-
-def _mouth_rects(data: pathlib.Path, frames: int, index: schema.Index) -> np.ndarray:
+def _mouth_rects(data: pathlib.Path, frames: int, splits: list[schema.Split]) -> np.ndarray:
     """Around the lips' landmarks with half their size to each side; the face's lower middle where there are none."""
     rects = np.zeros((frames, 4), np.int32)
-    for split in (index.train, index.val):
+    for split in splits:
         for i, (x, y, width, height) in zip(split.img_id, split.face_rect, strict=True):
             rects[i] = x + width // 4, y + 6 * height // 10, width // 2, 4 * height // 10
             path = data / schema.landmark_file(i)
@@ -360,6 +307,10 @@ def _mouth_rects(data: pathlib.Path, frames: int, index: schema.Index) -> np.nda
     return rects
 
 
-def _lips(data: pathlib.Path, frames: int) -> np.ndarray:
+def _face_shapes(data: pathlib.Path, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lip shapes and blendshapes of all frames; zeros where the dataset has no landmarks."""
     path = data / schema.LANDMARKS
-    return lip_shapes(Landmarks.load(path).points)[:frames] if path.exists() else np.zeros((frames, 1), np.float32)
+    if not path.exists():
+        return np.zeros((frames, 1), np.float32), np.zeros((frames, len(BLENDSHAPE_NAMES)), np.float32)
+    landmarks = Landmarks.load(path)
+    return lip_shapes(landmarks.points)[:frames], landmarks.blendshapes[:frames]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax.datasets import load_dataset, load_frames, tuning_split
+from adnerf_jax.datasets import SUBJECTS, dataset_of, load_frames, tuning_split
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.files import write_bytes, write_json
@@ -43,7 +43,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         raise UserError(f"config.eval.every is {config.eval.every}: take each n-th frame, n = 1 or more")
     folder = pathlib.Path(workdir) / "eval"
     stage = TrainedStage.load(workdir, config)
-    dataset = load_dataset(config.data)
+    dataset = dataset_of(config)
     if dataset.camera != stage.person.camera or dataset.windows.shape[2] != len(stage.scene.audio_mean):
         raise UserError(
             f"{config.data} was filmed by another camera, or has other speech features, than what {workdir} learned "
@@ -64,12 +64,12 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     for i in track(range(len(split)), "evaluation"):
         frames = load_frames(dataset, split.take(slice(i, i + 1)))
         start = time.monotonic()
-        conditions = dataset.conditions(split.aud_id[i : i + 1])
+        conditions = dataset.conditions(split.aud_id[i : i + 1], tracked=config.eval.tracked_expression)
         layers = jax.device_get(stage.layers(split.transforms[i], conditions))
         seconds.append(time.monotonic() - start)
         truth = frames.images[0].astype(np.float32) / 255.0
-        head_truth = frames.head_images(0, dataset.background).astype(np.float32) / 255.0
-        pairs = settings(stage.name, layers, background, truth, head_truth, frames.parts[0] == HEAD)
+        head_truth = frames.showing(SUBJECTS["head"], 0, dataset.background).astype(np.float32) / 255.0
+        pairs = settings(config, layers, background, truth, head_truth, frames.parts[0] == HEAD)
         for name, (image, against) in pairs.items():
             rows.append({"frame": int(split.img_id[i]), "setting": name} | measure(image, against, split.face_rect[i]))
         if i in shown:
@@ -112,18 +112,25 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
 
 
 def settings(
-    stage: str, layers: Layers, background: np.ndarray, truth: np.ndarray, head_truth: np.ndarray, is_head: np.ndarray
+    config: ConfigDict,
+    layers: Layers,
+    background: np.ndarray,
+    truth: np.ndarray,
+    head_truth: np.ndarray,
+    is_head: np.ndarray,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(render, truth) of each setting that a stage can be judged in; float [H, W, 3].
 
     `head_only`: the rendered head over the clean background against the true head there. `head`: the rendered head with
-    the true torso and background pasted. `full`: everything rendered.
+    the true torso and background pasted. `full`: everything rendered, which a head stage does whose subject is the
+    whole person.
     """
+    full = {"full": (layers.person_over(background), truth)}
+    if config.stage == "head" and config.subject == "person":
+        return full
     head = layers.head_over(background)
     pairs = {"head_only": (head, head_truth), "head": (np.where(is_head[..., None], head, truth), truth)}
-    if stage == "torso":
-        pairs["full"] = (layers.person_over(background), truth)
-    return pairs
+    return pairs | full if config.stage == "torso" else pairs
 
 
 def measure(image: np.ndarray, truth: np.ndarray, face_rect: np.ndarray) -> dict[str, float]:

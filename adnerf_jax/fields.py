@@ -1,5 +1,8 @@
 """Fields: functions from a position and a condition code to colour and density (or opacity)."""
 
+import functools
+import operator
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -82,6 +85,96 @@ class DensityGrid(nn.Module):
         cells = self.param("grids", nn.initializers.zeros, (self.resolution**3,))
         # Densities span e^±8, which steps of Adam's size would take too long to cross.
         return bounded_exp(_DENSITY_GAIN * nearest_cell(cells, x, self.resolution))
+
+
+def _uniform_by_inputs(inputs: int):
+    """Initialiser of the published networks (PyTorch's of linear layers): uniform in ±1/√inputs, biases as well."""
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) * inputs**-0.5
+
+
+class SharedDense(nn.Module):
+    """A linear layer of inputs side by side, each multiplied where it lives: once for an image, a ray, or a sample.
+
+    [a, b, …] @ kernel + bias, where a's leading axes may be 1 wherever b's are more. The kernel's rows follow the order
+    of the inputs, as if they had been repeated and joined.
+    """
+
+    features: int
+    dtype: str = "float32"
+    start: float = 0.0  # added to the first biases
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        """[..., d_i] each, of one number of axes, to float32 [..., features]."""
+        sizes = [x.shape[-1] for x in inputs]
+        uniform = _uniform_by_inputs(sum(sizes))
+        kernel = self.param("kernel", uniform, (sum(sizes), self.features))
+        bias = self.param("bias", lambda key, shape: uniform(key, shape) + self.start, (self.features,))
+        terms, row = [], 0
+        for x, size in zip(inputs, sizes, strict=True):
+            # Two-dimensional products: their gradients are several times faster on CPUs than those with batch axes.
+            flat = jax.lax.dot(
+                x.reshape(-1, size).astype(self.dtype),
+                kernel[row : row + size].astype(self.dtype),
+                preferred_element_type=jnp.float32,
+            )
+            terms.append(flat.reshape(*x.shape[:-1], self.features))
+            row += size
+        # Small terms first: the sum grows to the size of the samples once.
+        terms.sort(key=lambda term: term.size)
+        return functools.reduce(operator.add, terms, bias)
+
+
+class MLPField(nn.Module):
+    """The paper's field (section 3.2; published `FaceNeRF`): position, direction and code to colour and density.
+
+    Position and code enter the first layer and again the one after `skip`; direction and code-free hidden units make
+    the colour. The code is multiplied once for an image, the direction once for a ray.
+
+    Attributes:
+      width, depth: of the hidden layers.
+      skip: the layer (from 0) after which the input enters again.
+      colour_width, colour_depth: of the layers that the direction enters.
+      position_levels, direction_levels: L of their encodings.
+      density_start: added to the first bias of the raw density, so that the field begins as a haze and not as nothing.
+      dtype: of the factors of matrix products; sums are float32.
+    """
+
+    width: int
+    depth: int
+    skip: int
+    colour_width: int
+    colour_depth: int
+    position_levels: int
+    direction_levels: int
+    density_start: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, points: Array, directions: Array, code: Array) -> tuple[Array, Array]:
+        """Raw density and colours.
+
+        Args:
+          points: [F, R, S, 3].
+          directions: [F, R, 3], unit.
+          code: [F, D].
+
+        Returns:
+          density [F, R, S] before the ReLU, colours [F, R, S, 3] in [0, 1].
+        """
+        where = positional(points, self.position_levels)
+        code = code[:, None, None]
+        h = nn.relu(SharedDense(self.width, self.dtype, name="layer0")(where, code))
+        for layer in range(1, self.depth):
+            # The input comes first, as in the published weights.
+            inputs = (where, code, h) if layer == self.skip + 1 else (h,)
+            h = nn.relu(SharedDense(self.width, self.dtype, name=f"layer{layer}")(*inputs))
+        density = SharedDense(1, self.dtype, self.density_start, name="density")(h)[..., 0]
+        towards = positional(directions, self.direction_levels)[..., None, :]
+        c = nn.relu(SharedDense(self.colour_width, self.dtype, name="colour0")(h, towards))
+        for layer in range(1, self.colour_depth):
+            c = nn.relu(SharedDense(self.colour_width, self.dtype, name=f"colour{layer}")(c))
+        return density, nn.sigmoid(SharedDense(3, self.dtype, name="colour")(c))
 
 
 class ConditionedMLP(nn.Module):

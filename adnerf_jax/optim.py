@@ -3,7 +3,9 @@
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from flax import struct
 
 
 def learning_rate(initial: float, decay: float, decay_steps: int) -> optax.Schedule:
@@ -12,22 +14,73 @@ def learning_rate(initial: float, decay: float, decay_steps: int) -> optax.Sched
 
 
 def group_of(path: tuple[Any, ...]) -> str:
-    """`grids` for the tables of grid fields, `networks` for everything else."""
-    return "grids" if any(getattr(key, "key", None) == "grids" for key in path) else "networks"
+    """`grids` for the tables of grid fields, `attention` for the audio attention net, `networks` for the rest."""
+    names = {getattr(key, "key", None) for key in path}
+    return "grids" if "grids" in names else "attention" if "attention" in names else "networks"
 
 
-def make_optimizer(optim) -> optax.GradientTransformation:
-    """Adam(0.9, 0.999, 1e-8) at `optim.learning_rate`, the grids at `optim.grid_multiple` times that.
+@struct.dataclass
+class AdamMoments:
+    """What Adam remembers: updates seen, and the first and second moments as trees like the parameters."""
+
+    count: int
+    first: Any
+    second: Any
+
+
+def with_moments(opt_state: optax.OptState, moments: AdamMoments, step: int) -> optax.OptState:
+    """A state of `make_optimizer` with all of Adam's moments and counts replaced.
+
+    Args:
+      opt_state: for the structure.
+      moments: of every group.
+      step: updates done, on which the rates depend.
+    """
+
+    def is_mask(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    def of_group(old: Any, new: Any) -> Any:
+        return jax.tree.map(lambda a, b: a if is_mask(a) else b, old, new, is_leaf=is_mask)
+
+    def replace(node: Any) -> Any:
+        if isinstance(node, optax.ScaleByAdamState):
+            first, second = of_group(node.mu, moments.first), of_group(node.nu, moments.second)
+            return optax.ScaleByAdamState(np.int32(moments.count), first, second)
+        # What is left are counts of updates.
+        return np.int32(step)
+
+    return jax.tree.map(replace, opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
+
+
+def make_optimizer(optim, attention_from: int) -> optax.GradientTransformation:
+    """Adam(0.9, 0.999, 1e-8) at `optim.learning_rate`, each group of parameters at a multiple of it.
+
+    The attention net's multiple holds from update 1 on, and its moments begin at update `attention_from`, when it
+    begins to be used: the published code gives it an optimizer of its own.
 
     Args:
       optim: the configuration's `optim` part.
+      attention_from: as above.
     """
+    initial = optim.learning_rate
+    rate = learning_rate(initial, optim.decay, optim.decay_steps)
 
-    def adam(multiple: float) -> optax.GradientTransformation:
-        rate = learning_rate(optim.learning_rate * multiple, optim.decay, optim.decay_steps)
-        return optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
+    def attention_rate(count: jax.Array) -> jax.Array:
+        return rate(count) * jax.numpy.where(count == 0, 1.0, optim.attention_multiple)
+
+    def adam(schedule: optax.Schedule, begins: int = 0) -> optax.GradientTransformation:
+        moments = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+        if begins:
+            moments = optax.conditionally_mask(moments, lambda count: count >= begins)
+        return optax.chain(moments, optax.scale_by_learning_rate(schedule))
 
     def labels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: group_of(path), params)
 
-    return optax.multi_transform({"networks": adam(1.0), "grids": adam(optim.grid_multiple)}, labels)
+    groups = {
+        "networks": adam(rate),
+        "grids": adam(lambda count: rate(count) * optim.grid_multiple),
+        "attention": adam(attention_rate, attention_from),
+    }
+    return optax.multi_transform(groups, labels)

@@ -8,7 +8,7 @@ from flax import struct
 from adnerf_jax.datasets import Dataset
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import atomic_path
-from adnerf_jax.types import Camera
+from adnerf_jax.types import Camera, Conditions
 
 _FILE = "person.npz"
 
@@ -22,6 +22,7 @@ class Person:
       background: uint8 [H, W, 3].
       transforms: float32 [N, 4, 4], head poses of the training frames in order of time.
       eyes: float32 [N, 2], openness of both eyes in those frames.
+      survey: conditions of some of them (`survey_rows`), under which a trained volume is looked through.
       speech: name of the speech encoder.
     """
 
@@ -29,13 +30,21 @@ class Person:
     background: np.ndarray
     transforms: np.ndarray
     eyes: np.ndarray
+    survey: Conditions
     speech: str = struct.field(pytree_node=False)
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Person":
         """The person of a dataset, from its training frames."""
         train = dataset.train
-        return cls(dataset.camera, dataset.background, train.transforms, dataset.eyes[train.aud_id], dataset.speech)
+        return cls(
+            camera=dataset.camera,
+            background=dataset.background,
+            transforms=train.transforms,
+            eyes=dataset.eyes[train.aud_id],
+            survey=dataset.conditions(train.aud_id[survey_rows(len(train))]),
+            speech=dataset.speech,
+        )
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes `person.npz` atomically."""
@@ -46,6 +55,7 @@ class Person:
                 background=self.background,
                 transforms=self.transforms,
                 eyes=self.eyes,
+                survey_audio=self.survey.audio,
                 speech=np.array(self.speech),
             )
 
@@ -72,5 +82,17 @@ class Person:
             raise UserError(f"{workdir} holds no trained person ({_FILE} is missing): train first, or check --workdir")
         with np.load(path, allow_pickle=False) as stored:
             height, width = stored["background"].shape[:2]
-            camera = Camera(*(float(v) for v in stored["intrinsics"]), height=height, width=width)
-            return cls(camera, stored["background"], stored["transforms"], stored["eyes"], str(stored["speech"]))
+            eyes = stored["eyes"]
+            return cls(
+                camera=Camera(*(float(v) for v in stored["intrinsics"]), height=height, width=width),
+                background=stored["background"],
+                transforms=stored["transforms"],
+                eyes=eyes,
+                survey=Conditions(stored["survey_audio"], eyes[survey_rows(len(eyes))]),
+                speech=str(stored["speech"]),
+            )
+
+
+def survey_rows(frames: int) -> np.ndarray:
+    """Numbers of up to 16 of some frames, evenly spaced in time."""
+    return np.unique(np.linspace(0, frames - 1, 16).astype(int))

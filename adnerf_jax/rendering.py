@@ -1,7 +1,5 @@
 """Whole pictures: the only place where pixels are chunked, padded and compacted, and where head and torso meet."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,11 +8,11 @@ from jax import Array
 
 from adnerf_jax.cameras import pixel_grid, rays_through
 from adnerf_jax.compositing import over
-from adnerf_jax.types import Camera, Conditions, Scene
+from adnerf_jax.packing import map_where
+from adnerf_jax.types import Camera, Conditions, Occupancy, Scene
 
 # Rays are tested for occupied space on every 4th pixel of every 4th row, and the answer holds for its neighbourhood.
 _VISIBILITY_STRIDE = 4
-_MIN_OPACITY = 0.1
 
 
 @struct.dataclass
@@ -41,50 +39,32 @@ class Layers:
         return over(self.torso, self.torso_opacity, self.head_over(background))
 
 
-def map_where(mask: Array, function: Callable[[Array], Array], outputs: int, chunk: int) -> Array:
-    """Evaluates a function at the places where a mask is set, chunk by chunk; zero elsewhere.
-
-    The set places are packed first, and the number of chunks is decided on the device: shapes are static, nothing
-    returns to the host, and the cost follows the number of set places.
-
-    Args:
-      mask: bool [P].
-      function: int32 [chunk] places to float32 [chunk, outputs]; places past the end are clamped to P − 1.
-      outputs: numbers for each place.
-      chunk: places for each evaluation.
-
-    Returns:
-      float32 [P, outputs].
-    """
-    places = mask.shape[0]
-    padded = -(-places // chunk) * chunk
-    packed = jnp.nonzero(mask, size=padded, fill_value=places)[0].astype(jnp.int32)
-
-    def evaluate(i: Array, result: Array) -> Array:
-        at = jax.lax.dynamic_slice(packed, (i * chunk,), (chunk,))
-        return result.at[at].set(function(jnp.minimum(at, places - 1)), mode="drop")
-
-    chunks = (mask.sum() + chunk - 1) // chunk
-    return jax.lax.fori_loop(0, chunks, evaluate, jnp.zeros((places, outputs), jnp.float32))
-
-
 def _pixels(places: Array, width: int) -> Array:
     return jnp.stack([places // width, places % width], axis=-1).astype(jnp.float32)[None]
 
 
-def head_visibility(head: nn.Module, params, scene: Scene, transform: Array, camera: Camera) -> Array:
+def head_visibility(
+    head: nn.Module, params, scene: Scene, transform: Array, camera: Camera, occupancy: Occupancy | None = None
+) -> Array:
     """Pixels whose rays can meet the head: bool [H·W]."""
     stride = _VISIBILITY_STRIDE
     rows, columns = -(-camera.height // stride), -(-camera.width // stride)
     middles = pixel_grid(rows, columns) * stride + stride / 2
     rays = rays_through(middles[None], transform[None], camera)
-    opaque = head.apply({"params": params}, rays, scene, method="visible") > _MIN_OPACITY
+    opaque = head.apply({"params": params}, rays, scene, occupancy, method="visible")
     near = jax.lax.reduce_window(opaque.reshape(rows, columns), False, jnp.logical_or, (3, 3), (1, 1), "SAME")
     return near.repeat(stride, 0).repeat(stride, 1)[: camera.height, : camera.width].reshape(-1)
 
 
 def render_head(
-    head: nn.Module, params, scene: Scene, transform: Array, codes: dict[str, Array], camera: Camera, chunk: int
+    head: nn.Module,
+    params,
+    scene: Scene,
+    transform: Array,
+    codes: dict[str, Array],
+    camera: Camera,
+    chunk: int,
+    occupancy: Occupancy | None = None,
 ) -> tuple[Array, Array, Array]:
     """The head in front of nothing.
 
@@ -95,6 +75,7 @@ def render_head(
       codes: condition codes, [1, D] each.
       camera: intrinsics and size.
       chunk: rays for each evaluation.
+      occupancy: where the head is, for models that need to be told; None: everywhere.
 
     Returns:
       premultiplied colour [H, W, 3], opacity [H, W], depth [H, W].
@@ -102,51 +83,76 @@ def render_head(
 
     def render(places: Array) -> Array:
         rays = rays_through(_pixels(places, camera.width), transform[None], camera)
-        finest = head.apply({"params": params}, rays, codes, jnp.zeros((1, chunk, 3)), scene).rendered[-1]
+        nothing = jnp.zeros_like(rays.directions)
+        levels = head.apply({"params": params}, rays, codes, nothing, scene, None, occupancy)
+        finest = levels.rendered[-1]
         return jnp.concatenate([finest.foreground, finest.opacity[..., None], finest.depth[..., None]], axis=-1)[0]
 
-    visible = head_visibility(head, params, scene, transform, camera)
+    visible = head_visibility(head, params, scene, transform, camera, occupancy)
     image = map_where(visible, render, 5, chunk).reshape(camera.height, camera.width, 5)
     return image[..., :3], image[..., 3], image[..., 4]
 
 
 def render_torso(
-    torso: nn.Module, params, scene: Scene, transform: Array, audio: Array, camera: Camera, chunk: int
+    torso: nn.Module,
+    params,
+    scene: Scene,
+    transform: Array,
+    code: Array,
+    camera: Camera,
+    chunk: int,
+    occupancy: Occupancy | None = None,
 ) -> tuple[Array, Array]:
     """The torso in front of nothing: premultiplied colour [H, W, 3] and opacity [H, W].
 
     Args:
       transform: [4, 4], the head's pose, an input here.
-      audio: [1, D], the head's smoothed audio code.
+      code: [1, D], the head's first code.
+      torso, params, scene, camera, chunk, occupancy: as for `render_head`.
     """
-    size = jnp.array([camera.height, camera.width], jnp.float32)
 
     def render(places: Array) -> Array:
-        x = _pixels(places, camera.width) / size
-        colour, opacity = torso.apply({"params": params}, x, transform[None], audio, scene)
+        pixels = _pixels(places, camera.width)
+        layers = torso.apply({"params": params}, pixels, camera, transform[None], code, scene, None, occupancy)
+        colour, opacity = layers[-1]
         return jnp.concatenate([colour, opacity[..., None]], axis=-1)[0]
 
-    below = jnp.arange(camera.height) / camera.height >= scene.torso_top
-    image = map_where(jnp.repeat(below, camera.width), render, 4, chunk).reshape(camera.height, camera.width, 4)
+    pixels = pixel_grid(camera.height, camera.width)[None]
+    visible = torso.apply({"params": params}, pixels, camera, scene, occupancy, method="visible")[0]
+    image = map_where(visible, render, 4, chunk).reshape(camera.height, camera.width, 4)
     return image[..., :3], image[..., 3]
 
 
-def make_renderer(head: nn.Module, torso: nn.Module | None, camera: Camera, chunk: int = 4096):
-    """A compiled function (head params, torso params, scene, transform [4, 4], conditions of one frame) → `Layers`.
+def make_renderer(head: nn.Module, torso: nn.Module | None, camera: Camera, chunk: int = 4096, smooth: bool = True):
+    """A compiled function of one frame.
 
     Args:
+      head: the head model.
       torso: None renders the head alone; its layer is then empty.
       camera: fixed for the life of the function.
       chunk: rays for each evaluation.
+      smooth: whether attention smooths the audio code.
+
+    Returns:
+      (head params, torso params, scene, transform [4, 4], conditions, head occupancy, torso occupancy) → `Layers`.
     """
 
     @jax.jit
-    def render(head_params, torso_params, scene: Scene, transform: Array, conditions: Conditions) -> Layers:
-        codes = head.apply({"params": head_params}, conditions, scene, method="codes")
-        colour, opacity, depth = render_head(head, head_params, scene, transform, codes, camera, chunk)
+    def render(
+        head_params,
+        torso_params,
+        scene: Scene,
+        transform: Array,
+        conditions: Conditions,
+        head_occupancy: Occupancy | None = None,
+        torso_occupancy: Occupancy | None = None,
+    ) -> Layers:
+        codes = head.apply({"params": head_params}, conditions, scene, smooth, method="codes")
+        colour, opacity, depth = render_head(head, head_params, scene, transform, codes, camera, chunk, head_occupancy)
         if torso is None:
             return Layers(colour, opacity, depth, jnp.zeros_like(colour), jnp.zeros_like(opacity))
-        above = render_torso(torso, torso_params, scene, transform, codes["audio"], camera, chunk)
+        first = next(iter(codes.values()))
+        above = render_torso(torso, torso_params, scene, transform, first, camera, chunk, torso_occupancy)
         return Layers(colour, opacity, depth, *above)
 
     return render

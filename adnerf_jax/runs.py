@@ -68,6 +68,12 @@ def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
         )
 
 
+def check_empty(workdir: pathlib.Path) -> None:
+    """Raises UserError where a stage's folder is in use already."""
+    if (workdir / _FILE).exists() or (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} holds a run already: use another --workdir, or delete that folder")
+
+
 def apply_overrides(saved: ConfigDict, given: ConfigDict, overrides: Mapping[str, Any], workdir) -> ConfigDict:
     """A saved configuration with the values that the command line sets.
 

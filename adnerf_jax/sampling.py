@@ -19,6 +19,57 @@ def even_edges(near: Array, far: Array, intervals: int) -> Array:
     return near[..., None] * (1.0 - s) + far[..., None] * s
 
 
+def even_samples(near: Array, far: Array, count: int, key: Array | None) -> Array:
+    """Positions from near to far, both included, each moved within its half-way points to its neighbours.
+
+    Args:
+      near, far: [...].
+      count: S.
+      key: of the moves; None: even positions. The last position is far in any case (published `render_rays`).
+
+    Returns:
+      [..., S], increasing.
+    """
+    t = even_edges(near, far, count - 1)
+    if key is None:
+        return t
+    middles = 0.5 * (t[..., 1:] + t[..., :-1])
+    lower = jnp.concatenate([t[..., :1], middles], axis=-1)
+    upper = jnp.concatenate([middles, t[..., -1:]], axis=-1)
+    share = jax.random.uniform(key, t.shape).at[..., -1].set(1.0)
+    return lower + (upper - lower) * share
+
+
+def inverse_cdf_samples(bins: Array, weights: Array, count: int, key: Array | None) -> Array:
+    """Positions distributed as the weights say (paper, section 3.2; published `sample_pdf`).
+
+    Args:
+      bins: [..., N + 1], increasing.
+      weights: [..., N], non-negative; 1e-5 is added to each.
+      count: M.
+      key: of uniform quantiles; None: even ones, 0 and 1 included.
+
+    Returns:
+      [..., M], in the quantiles' order. Constants for the gradient.
+    """
+    weights = jax.lax.stop_gradient(weights) + 1e-5
+    cdf = jnp.cumsum(weights / weights.sum(-1, keepdims=True), axis=-1)
+    cdf = jnp.concatenate([jnp.zeros_like(cdf[..., :1]), cdf], axis=-1)
+    shape = (*weights.shape[:-1], count)
+    u = jnp.broadcast_to(jnp.linspace(0.0, 1.0, count), shape) if key is None else jax.random.uniform(key, shape)
+    # A search to the right, by comparing with everything: faster than steps of halving for so few bins.
+    right = (cdf[..., None, :] <= u[..., :, None]).sum(-1)
+    below, above = jnp.maximum(right - 1, 0), jnp.minimum(right, cdf.shape[-1] - 1)
+
+    def at(values: Array, index: Array) -> Array:
+        return jnp.take_along_axis(values, index, axis=-1, mode="clip")
+
+    low, step = at(cdf, below), at(cdf, above) - at(cdf, below)
+    share = (u - low) / jnp.where(step < 1e-5, 1.0, step)
+    start = at(bins, below)
+    return jax.lax.stop_gradient(start + share * (at(bins, above) - start))
+
+
 def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | None, padding: float) -> Array:
     """Edges of new intervals that hold equal shares of the weights (inverse transform sampling).
 

@@ -6,6 +6,7 @@ frame in the clip; it is the `img_id` and the `aud_id` of a frame.
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from flax import struct
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import read_json
+from adnerf_jax.progress import say
 
 FPS = 25.0  # of the frames; speech features come twice as often
 WINDOW = 16  # speech features that a frame sees
@@ -24,11 +26,15 @@ EYES = "eyes.npy"
 SOUND = "aud.wav"
 BACKGROUND = "bc.jpg"
 LOSSLESS_BACKGROUND = "gt/bc.png"
+BACKGROUNDS = (LOSSLESS_BACKGROUND, BACKGROUND, "bc.png")  # the first that is there
 SEEN = "gt/seen.png"  # in how many of the frames it is made of the background was seen, 255 for more; 0: filled in
 LANDMARKS = "landmarks.npz"
 TRACK = "track.npz"
 
 NEAR_MARGIN, FAR_MARGIN = 0.2, 0.4
+_ENDS = ("jpg", "png")
+# A rotation read from text may differ from one by so much.
+_RIGID = 1e-3
 
 
 def original_image(i: int) -> str:
@@ -56,6 +62,32 @@ def lossless_image(i: int) -> str:
     return f"gt/{i}.png"
 
 
+def find_composite(data: pathlib.Path, i: int) -> tuple[pathlib.Path, bool]:
+    """The best picture there is of a frame's person, and whether the clean background is already behind.
+
+    RAD-NeRF's preprocessing calls the composite `gt_imgs`. From the frame as filmed it can be made.
+
+    Raises:
+      UserError: there is none.
+    """
+    composites = [lossless_image(i), *(f"{folder}/{i}.{end}" for folder in ("com_imgs", "gt_imgs") for end in _ENDS)]
+    originals = [f"ori_imgs/{i}.{end}" for end in _ENDS]
+    path = first_of(data, (*composites, *originals))
+    return path, path.parent.name != "ori_imgs"
+
+
+def first_of(data: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
+    """The first of some files of a dataset that is there.
+
+    Raises:
+      UserError: none is.
+    """
+    for name in names:
+        if (data / name).exists():
+            return data / name
+    raise UserError(f"{data} lacks {names[0]} (or {', '.join(names[1:])}): prepare it again, or leave that frame out")
+
+
 def alpha_image(i: int) -> str:
     """The person's share of each pixel, 255 for the person alone."""
     return f"alpha/{i}.png"
@@ -66,6 +98,11 @@ def parsing_image(i: int) -> str:
     return f"parsing/{i}.png"
 
 
+def parsings(i: int) -> tuple[str, ...]:
+    """Names that a part map may have."""
+    return parsing_image(i), f"parsing/{i}.jpg"
+
+
 @struct.dataclass
 class Split:
     """The frames of one split, in order of time.
@@ -74,7 +111,7 @@ class Split:
       img_id: int32 [N], frame index in the clip: names the images.
       aud_id: int32 [N], row of the audio windows.
       transforms: float32 [N, 4, 4], camera-to-head.
-      face_rect: int32 [N, 4], x, y, width, height in pixels.
+      face_rect: int32 [N, 4], x, y, width, height in pixels; −1 where the index has none (RAD-NeRF's).
     """
 
     img_id: np.ndarray
@@ -133,14 +170,61 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
             img_id=np.array([f["img_id"] for f in frames], np.int32),
             aud_id=np.array([f["aud_id"] for f in frames], np.int32),
             transforms=np.array([f["transform_matrix"] for f in frames], np.float32).reshape(-1, 4, 4),
-            face_rect=np.array([f["face_rect"] for f in frames], np.int32).reshape(-1, 4),
+            face_rect=np.array([f.get("face_rect", [-1] * 4) for f in frames], np.int32).reshape(-1, 4),
         )
         camera = {key: float(meta[key]) for key in ("focal_len", "cx", "cy")}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not an AD-NeRF dataset index (missing or malformed: {error})") from None
+    _check_poses(split, path)
+    if (split.img_id < 0).any() or (split.aud_id < 0).any():
+        raise UserError(f"{path} names frames by negative numbers: prepare the dataset again")
+    order = np.argsort(split.img_id, kind="stable")
+    if (np.diff(split.img_id[order]) == 0).any():
+        raise UserError(f"{path} lists a frame twice: prepare the dataset again")
+    if (order != np.arange(len(order))).any():
+        say(f"{path}: the frames are not in order of time; they are sorted")
+    return split.take(order), camera
+
+
+def _check_poses(split: Split, path: pathlib.Path) -> None:
+    """Raises UserError for transforms that are not finite or turn and move a rigid head."""
     if not np.isfinite(split.transforms).all():
         raise UserError(f"{path} holds poses that are not finite numbers: run the preparation again")
-    return split, camera
+    turn = split.transforms[:, :3, :3].astype(np.float64)
+    off = np.abs(turn @ turn.swapaxes(1, 2) - np.eye(3)).max((1, 2))
+    wrong = (off > _RIGID) | (np.linalg.det(turn) < 0) | (split.transforms[:, 3] != [0, 0, 0, 1]).any(1)
+    if wrong.any():
+        i = split.img_id[np.flatnonzero(wrong)[0]]
+        raise UserError(
+            f"{path}: the transform_matrix of frame {i} is not a rotation and a translation; run the preparation again"
+        )
+
+
+def _after(train: Split, val: Split, data: pathlib.Path) -> Split:
+    """The validation split with frame numbers of the whole clip.
+
+    Some tools count it from 0 again.
+
+    Raises:
+      UserError: frames stand in both splits.
+    """
+    common = np.intersect1d(train.img_id, val.img_id)
+    if not len(common):
+        return val
+    shift = int(train.img_id.max()) + 1
+    if val.img_id[0] == 0 and len(common) == len(val) and find_any(data, shift):
+        say(f"{data}: the held-out frames are numbered from 0 again; they are taken for frames {shift} and on")
+        return val.replace(img_id=val.img_id + shift, aud_id=val.aud_id + shift)
+    raise UserError(f"{data}: frame {common[0]} stands in both splits, so nothing is held out; prepare it again")
+
+
+def find_any(data: pathlib.Path, i: int) -> bool:
+    """Whether there is a picture of a frame."""
+    try:
+        find_composite(data, i)
+    except UserError:
+        return False
+    return True
 
 
 def load_index(data: str | pathlib.Path) -> Index:
@@ -155,7 +239,8 @@ def load_index(data: str | pathlib.Path) -> Index:
     data = pathlib.Path(data)
     if not data.is_dir():
         raise UserError(f"no dataset at {data}: make one with `python -m preprocessing --video V.mp4 --out {data}`")
-    missing = [name for name in (*TRANSFORMS.values(), AUDIO_WINDOWS, BACKGROUND) if not (data / name).exists()]
+    missing = [name for name in (*TRANSFORMS.values(), AUDIO_WINDOWS) if not (data / name).exists()]
+    missing += [] if any((data / name).exists() for name in BACKGROUNDS) else [BACKGROUND]
     if missing:
         raise UserError(
             f"{data} is not a finished dataset ({', '.join(missing)} missing): run `python -m preprocessing "
@@ -164,6 +249,7 @@ def load_index(data: str | pathlib.Path) -> Index:
     (train, camera), (val, _) = (_split(data / TRANSFORMS[name]) for name in ("train", "val"))
     if not len(train):
         raise UserError(f"{data} has no training frames")
+    val = _after(train, val, data)
     return Index(focal=camera["focal_len"], cx=camera["cx"], cy=camera["cy"], train=train, val=val)
 
 

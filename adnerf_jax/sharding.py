@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -37,12 +38,35 @@ def batch_sharding(mesh: Mesh, batch: Batch) -> Batch:
     )
 
 
-def check_divides(rays_per_frame: int, mesh: Mesh) -> None:
+def split_rays(batch: Batch, parts: int) -> Batch:
+    """A batch in parts along a new leading axis; each part takes every `parts`-th ray, so that no device is left out.
+
+    Frames and conditions are repeated.
+    """
+
+    def rays(a: jax.Array) -> jax.Array:
+        frames, count, *rest = a.shape
+        return jnp.moveaxis(a.reshape(frames, count // parts, parts, *rest), 2, 0)
+
+    def whole(a: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(a, (parts, *a.shape))
+
+    return Batch(
+        pixels=rays(batch.pixels),
+        target=rays(batch.target),
+        background=rays(batch.background),
+        transforms=whole(batch.transforms),
+        conditions=jax.tree.map(whole, batch.conditions),
+    )
+
+
+def check_divides(rays_per_frame: int, micro_batches: int, mesh: Mesh) -> None:
     """Raises UserError where the rays of a frame cannot be split evenly."""
-    if rays_per_frame % mesh.size:
+    if rays_per_frame % (mesh.size * micro_batches):
         raise UserError(
-            f"{rays_per_frame} rays a frame cannot be split over {mesh.size} devices: choose config.train.rays so that "
-            f"rays / frames_per_step is a multiple of {mesh.size}"
+            f"{rays_per_frame} rays a frame cannot be split over {mesh.size} device(s) in {micro_batches} "
+            f"micro-batch(es): choose config.train.rays and config.train.micro_batches so that rays / frames_per_step "
+            f"is a multiple of {mesh.size * micro_batches}"
         )
 
 

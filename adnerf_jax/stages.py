@@ -13,8 +13,8 @@ from jax import Array
 from adnerf_jax import losses
 from adnerf_jax.cameras import rays_through
 from adnerf_jax.compositing import over
-from adnerf_jax.errors import UserError
 from adnerf_jax.models import build_head, build_torso
+from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
 from adnerf_jax.types import Batch, Camera, Conditions, Scene
 
 
@@ -26,13 +26,13 @@ class Stage:
       head: the head model.
       torso: the torso model; None in the head stage.
       init: key, example batch, scene → parameters of what this stage trains.
-      loss: params, frozen, scene, batch, key → (loss, metrics). Nothing is differentiated but `params`.
+      loss: params, frozen, scene, batch, key, step → (loss, metrics). Nothing is differentiated but `params`.
     """
 
     head: nn.Module
     torso: nn.Module | None
     init: Callable[[Array, Batch, Scene], Any]
-    loss: Callable[[Any, Any, Scene, Batch, Array], tuple[Array, dict[str, Array]]]
+    loss: Callable[[Any, Any, Scene, Batch, Array, Array], tuple[Array, dict[str, Array]]]
 
 
 def head_init(head: nn.Module, camera: Camera) -> Callable[[Array, Batch, Scene], Any]:
@@ -45,48 +45,77 @@ def head_init(head: nn.Module, camera: Camera) -> Callable[[Array, Batch, Scene]
     return lambda key, batch, scene: head.init(key, batch, scene, method=once)["params"]
 
 
-def head_stage(head: nn.Module, camera: Camera, sampler_weight: float) -> Stage:
-    """Trains the head on rays of the head over a background (paper, section 3.2)."""
+def head_stage(head: nn.Module, camera: Camera, sampler_weight: float, attention_from: int) -> Stage:
+    """Trains the head on rays of its subject over a background (paper, section 3.2).
 
-    def loss(params, frozen, scene: Scene, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+    Args:
+      head: the model.
+      camera: of the batches' pixels.
+      sampler_weight: weight of the sampler's own loss.
+      attention_from: step from which attention smooths the audio code.
+    """
+
+    def loss(params, frozen, scene: Scene, batch: Batch, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
         del frozen
         rays = rays_through(batch.pixels, batch.transforms, camera)
-        codes = head.apply({"params": params}, batch.conditions, scene, method="codes")
+        codes = head.apply({"params": params}, batch.conditions, scene, step >= attention_from, method="codes")
         levels = head.apply({"params": params}, rays, codes, batch.background, scene, key)
         errors = [losses.photometric(level.rgb, batch.target) for level in levels.rendered]
         total = sum(errors) + sampler_weight * levels.sampler_loss
-        return total, {"mse": errors[-1], "sampler_loss": levels.sampler_loss}
+        opacity = _least_opacity([level.opacity for level in levels.rendered])
+        return total, {"mse": errors[-1], "sampler_loss": levels.sampler_loss, "opacity": opacity}
 
     return Stage(head, None, head_init(head, camera), loss)
 
 
 def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera) -> Stage:
     """Trains the torso in front of the frozen head, rendered at the batch's pixels only (paper, section 3.4)."""
-    size = np.array([camera.height, camera.width], np.float32)
 
     def init(key: Array, batch: Batch, scene: Scene) -> Any:
-        audio = jnp.zeros((len(batch.transforms), head.audio_code))
-        return torso.init(key, batch.pixels / size, batch.transforms, audio, scene)["params"]
+        codes = jax.eval_shape(_first_code(head, camera), key, batch, scene)
+        code = jnp.zeros(codes.shape)
+        return torso.init(key, batch.pixels, camera, batch.transforms, code, scene)["params"]
 
-    def loss(params, frozen, scene: Scene, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        del key
+    def loss(params, frozen, scene: Scene, batch: Batch, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
+        del step
+        head_key, torso_key = jax.random.split(key)
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": frozen}, batch.conditions, scene, method="codes")
-        behind = head.apply({"params": frozen}, rays, codes, batch.background, scene).rendered[-1].rgb
-        colour, opacity = torso.apply({"params": params}, batch.pixels / size, batch.transforms, codes["audio"], scene)
-        error = losses.photometric(over(colour, opacity, behind), batch.target)
-        return error, {"mse": error}
+        behind = head.apply({"params": frozen}, rays, codes, batch.background, scene, head_key).rendered
+        first = next(iter(codes.values()))
+        layers = torso.apply({"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key)
+        # Level by level: the coarse torso stands in front of the coarse head.
+        errors = [
+            losses.photometric(over(colour, opacity, level.rgb), batch.target)
+            for (colour, opacity), level in zip(layers, behind, strict=True)
+        ]
+        return sum(errors), {"mse": errors[-1], "opacity": _least_opacity([opacity for _, opacity in layers])}
 
     return Stage(head, torso, init, loss)
 
 
+def _first_code(head: nn.Module, camera: Camera):
+    """The function key, example batch, scene → the head's first code, for its shape."""
+    init = head_init(head, camera)
+
+    def first(key: Array, batch: Batch, scene: Scene) -> Array:
+        params = {"params": init(key, batch, scene)}
+        return next(iter(head.apply(params, batch.conditions, scene, method="codes").values()))
+
+    return first
+
+
+def _least_opacity(levels: list[Array]) -> Array:
+    """The mean opacity of the level that has least: a field that has died shows 0."""
+    return jnp.min(jnp.stack([opacity.mean() for opacity in levels]))
+
+
 def make_stage(config, camera: Camera) -> Stage:
     """The stage that a configuration names."""
+    head = build_head(config.model.head, config.compat)
     if config.stage == "head":
-        return head_stage(build_head(config.model.head), camera, config.train.sampler_weight)
-    if "audio" not in config.model.head.codes:
-        raise UserError("the torso stage needs a head with an audio code: config.model.head.codes has none")
-    return torso_stage(build_head(config.model.head), build_torso(config.model.torso), camera)
+        return head_stage(head, camera, config.train.sampler_weight, config.train.attention_from)
+    return torso_stage(head, build_torso(config.model.torso, config.compat), camera)
 
 
 def example_batch(rays: int, frames: int, windows: tuple[int, ...]) -> Batch:
@@ -97,7 +126,11 @@ def example_batch(rays: int, frames: int, windows: tuple[int, ...]) -> Batch:
         target=zeros((frames, rays, 3), np.float32),
         background=zeros((frames, rays, 3), np.float32),
         transforms=np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1)),
-        conditions=Conditions(audio=zeros((frames, 8, *windows), np.float32), eyes=zeros((frames, 2), np.float32)),
+        conditions=Conditions(
+            audio=zeros((frames, 8, *windows), np.float32),
+            eyes=zeros((frames, 2), np.float32),
+            expression=zeros((frames, len(BLENDSHAPE_NAMES)), np.float32),
+        ),
     )
 
 

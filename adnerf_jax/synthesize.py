@@ -44,28 +44,41 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     settings = config.render
-    if not settings.audio:
+    given = settings.audio or settings.features
+    if not given:
         raise UserError("nothing to say: give a sound or video file with --config.render.audio=FILE")
-    audio = pathlib.Path(settings.audio)
-    frames = count_frames(audio, settings.start, settings.duration)
-    out = pathlib.Path(settings.out) if settings.out else workdir / f"{audio.stem}.mp4"
-    if out.resolve() == audio.resolve():
+    audio = pathlib.Path(settings.audio) if settings.audio else None
+    out = pathlib.Path(settings.out) if settings.out else workdir / f"{pathlib.Path(given).stem}.mp4"
+    if audio and out.resolve() == audio.resolve():
         raise UserError(
             f"the video would replace the sound it is made from: give another --config.render.out than {out}"
         )
+    if settings.features:
+        windows = cut_windows(speech.load_deepspeech(settings.features), settings.start, settings.duration)
+        frames = len(windows)
+    else:
+        frames = count_frames(audio, settings.start, settings.duration)
     stage = TrainedStage.load(workdir, config)
     person = stage.person
-    encoder = speech.get_encoder(person.speech)
-    check_features(stage, encoder)
+    if settings.features:
+        check_features(stage, "DeepSpeech", speech.DEEPSPEECH_LOGITS)
+    elif person.speech not in speech.ENCODERS:
+        raise UserError(
+            f"this person learned from {person.speech} features, which cannot be computed here: give those of the "
+            f"sound with --config.render.features=FILE.npy"
+        )
+    else:
+        encoder = speech.get_encoder(person.speech)
+        check_features(stage, encoder.name, encoder.dim)
+        windows = speech.stream_windows(encoder, sound_blocks(audio, settings.start, settings.duration))
 
     folder = out.with_name(out.name + ".frames")
-    done = resume(folder, render_job(stage, workdir, audio, settings.start, settings.duration))
+    done = resume(folder, render_job(stage, workdir, settings))
     say(f"rendering {frames} frames of {person.camera.width}x{person.camera.height} ({frames / FPS:.1f} s) to {out}")
     background = person.background.astype(np.float32) / 255.0
     compose = jax.jit(lambda layers: to_uint8(layers.person_over(background)))
     bar = Bar("render", frames, done=sum(1 for i in range(frames) if i in done))
-    windows = speech.stream_windows(encoder, sound_blocks(audio, settings.start, settings.duration))
-    for i, audio_windows in enumerate(attention_windows(windows)):
+    for i, audio_windows in enumerate(attention_windows(windows, config.compat.zero_padding)):
         if i in done:
             continue
         row = mirrored(i, len(person.transforms))
@@ -107,20 +120,38 @@ def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> i
     return speech.frames_for(samples)
 
 
-def attention_windows(windows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def cut_windows(windows: np.ndarray, start: float, duration: float | None) -> np.ndarray:
+    """The windows [N, 16, C] of some seconds.
+
+    Raises:
+      UserError: there are none.
+    """
+    first = round(start * FPS)
+    last = len(windows) if duration is None else first + round(duration * FPS)
+    if not len(windows[first:last]):
+        raise UserError(f"the features last {len(windows) / FPS:g} s: nothing is left of them from {start:g} s on")
+    return windows[first:last]
+
+
+def attention_windows(windows: Iterable[np.ndarray], zero_padded: bool = False) -> Iterator[np.ndarray]:
     """Windows of frames 0, 1, … to the windows [8, 16, C] of the frames i−4 … i+3, the ends' repeated.
 
-    The streaming form of `datasets.neighbour_windows`.
+    The streaming form of `datasets.neighbours_in_time`.
+
+    Args:
+      windows: [16, C] each.
+      zero_padded: zeros past the ends, as in the published code.
     """
     held: collections.deque[np.ndarray] = collections.deque(maxlen=8)
+    beyond = np.zeros_like if zero_padded else np.asarray
     for window in windows:
         if not held:
-            held.extend([window] * 4)
+            held.extend([beyond(window)] * 4)
         held.append(window)
         if len(held) == 8:
             yield np.stack(held)
     for _ in range(3 if held else 0):
-        held.append(held[-1])
+        held.append(beyond(held[-1]))
         if len(held) == 8:
             yield np.stack(held)
 
@@ -131,31 +162,30 @@ def mirrored(i: int, length: int) -> int:
     return i if i < length else 2 * length - 2 - i
 
 
-def check_features(stage: TrainedStage, encoder: speech.Encoder) -> None:
-    """Raises UserError where a person learned from other speech features than the encoder's."""
+def check_features(stage: TrainedStage, name: str, channels: int) -> None:
+    """Raises UserError where a person learned from other speech features than those of `channels` channels."""
     expected = len(stage.scene.audio_mean)
-    if encoder.dim != expected:
+    if channels != expected:
         raise UserError(
-            f"this person learned from speech features with {expected} channels, the {encoder.name} encoder has "
-            f"{encoder.dim}: prepare and train again with one encoder"
+            f"this person learned from speech features with {expected} channels, {name} features have {channels}: "
+            f"prepare and train again with one encoder"
         )
 
 
-def render_job(
-    stage: TrainedStage, workdir: pathlib.Path, audio: pathlib.Path, start: float, duration: float | None
-) -> dict:
+def render_job(stage: TrainedStage, workdir: pathlib.Path, settings: ConfigDict) -> dict:
     """What decides every frame of a render; frames of another job are not reused."""
-    digest = hashlib.sha256()
-    with audio.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    digests = {}
+    for name in ("audio", "features"):
+        if settings[name]:
+            with open(settings[name], "rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "workdir": str(workdir.absolute()),
         "stage": stage.name,
         "step": stage.step,
-        "audio": digest.hexdigest(),
-        "start": start,
-        "duration": duration,
+        **digests,
+        "start": settings.start,
+        "duration": settings.duration,
     }
 
 

@@ -5,20 +5,14 @@ import pathlib
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.datasets import (
-    Dataset,
-    Frames,
-    RaySampler,
-    load_dataset,
-    load_frames,
-    make_scene,
-    subject_parts,
-    tuning_split,
-)
+from adnerf_jax.batches import RaySampler
+from adnerf_jax.datasets import SUBJECTS, Dataset, Frames, dataset_of, load_frames, tuning_split
 from adnerf_jax.errors import UserError
 from adnerf_jax.logs import MetricWriter
 from adnerf_jax.metrics import psnr_of
@@ -26,10 +20,15 @@ from adnerf_jax.optim import make_optimizer
 from adnerf_jax.person import Person
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.runs import check_continues, save_config
+from adnerf_jax.scenes import make_scene
 from adnerf_jax.stages import Stage, example_batch, head_init, make_stage, step_key
 from adnerf_jax.state import TrainState
-from adnerf_jax.types import Scene
+from adnerf_jax.types import Batch, Scene
 from adnerf_jax.validation import Validator
+
+# A field is looked after each so many steps; one that has died shows less than so much on average.
+_LOOK_EVERY = 100
+_DEAD_OPACITY = 1e-4
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
@@ -49,7 +48,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     check_settings(config)
     check_continues(config, workdir)
 
-    dataset = load_dataset(config.data)
+    dataset = dataset_of(config)
     training, held_out = tuning_split(dataset.train) if config.train.tuning else (dataset.train, dataset.val)
     frames = load_frames(dataset, training)
     say(
@@ -73,16 +72,24 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         frames_per_step=config.train.frames_per_step,
         rays_per_frame=config.train.rays // min(config.train.frames_per_step, len(frames)),
         regions=dict(config.train.regions),
+        swapped_rect=config.compat.face_rect,
         random_background=config.train.random_background,
-        subject=subject_parts(config.stage),
+        subject=SUBJECTS[config.subject],
         seed=config.seed,
     )
-    sharding.check_divides(sampler.rays_per_frame, mesh)
+    sharding.check_divides(sampler.rays_per_frame, config.train.micro_batches, mesh)
     batch_shardings = sharding.batch_sharding(mesh, sampler.batch(0))
-    update = make_update(stage, tx, config.seed)
+    update = make_update(stage, tx, config.seed, config.train.micro_batches)
 
     validator = Validator(
-        stage, dataset, held_out, config.train.validate_frames, workdir / "validation", config.render.chunk
+        stage,
+        dataset,
+        held_out,
+        config.train.validate_frames,
+        workdir / "validation",
+        config.render.chunk,
+        subject=SUBJECTS[config.subject],
+        smooth=not config.compat.rough_validation,
     )
 
     first = int(state.step)
@@ -110,6 +117,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
                 note = f"loss {values['loss']:.5f} PSNR {psnr:.1f} dB {rate:,.0f} rays/s"
                 since, since_step = time.monotonic(), done
             bar.update(note=note)
+            if done % _LOOK_EVERY == 0 and float(metrics["opacity"]) < _DEAD_OPACITY:
+                state = reborn(state, stage, tx, config, dataset, mesh)
             if done % config.train.checkpoint_every == 0 or last:
                 saver.save(state, {"stage": config.stage, "family": config.family})
             if done % config.train.validate_every == 0 or last:
@@ -122,11 +131,30 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         say(f"{workdir} is trained already ({first} steps)")
 
 
+def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh) -> TrainState:
+    """A state with fresh parameters at the same step, for one whose field has died.
+
+    Behind a ReLU a density that is negative everywhere has no gradient: it never comes back by itself.
+    """
+    step = int(state.step)
+    say(
+        f"step {step}: nothing of the {config.stage} is left (its mean opacity is below {_DEAD_OPACITY:g}); a field "
+        f"without density has no gradient, so it begins anew from other parameters"
+    )
+    example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
+
+    def create(scene: Scene, frozen) -> TrainState:
+        params = stage.init(jax.random.fold_in(jax.random.key(config.seed), step), example, scene)
+        return TrainState.create(params, tx, frozen, scene)
+
+    fresh = jax.jit(create, out_shardings=sharding.replicated(mesh))(state.scene, state.frozen)
+    return fresh.replace(step=state.step)
+
+
 def check_settings(config: ConfigDict) -> None:
     """Raises UserError for settings that cannot be trained with."""
-    if config.family != "fast":
-        raise UserError("the paper's family of fields is not part of this version: use the variant :fast")
-    counts = ("rays", "frames_per_step", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+    every = ("log_every", "validate_every", "checkpoint_every")
+    counts = ("rays", "micro_batches", "frames_per_step", *every, "keep_checkpoints")
     for name in counts:
         if config.train[name] < 1:
             raise UserError(f"config.train.{name} is {config.train[name]}: it must be at least 1")
@@ -137,17 +165,40 @@ def check_settings(config: ConfigDict) -> None:
         )
 
 
-def make_update(stage: Stage, tx, seed: int):
-    """The compiled step: state, batch → state, metrics. The state is donated."""
+def make_update(stage: Stage, tx, seed: int, micro_batches: int = 1):
+    """The compiled step: state, batch → state, metrics. The state is donated.
 
-    def update(state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        def loss_of(params):
-            return stage.loss(params, state.frozen, state.scene, batch, step_key(seed, state.step))
+    Args:
+      stage: what is trained.
+      tx: the optimizer.
+      seed: of the step's random numbers.
+      micro_batches: parts that the rays are computed in, one after the other; their gradients are averaged.
+    """
 
-        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = step_key(seed, state.step)
+
+        def gradient(part: Batch, key: jax.Array):
+            def loss_of(params):
+                loss, metrics = stage.loss(params, state.frozen, state.scene, part, key, state.step)
+                return loss, {"loss": loss, **metrics}
+
+            return jax.grad(loss_of, has_aux=True)(state.params)
+
+        if micro_batches == 1:
+            gradients, metrics = gradient(batch, key)
+        else:
+            parts, keys = sharding.split_rays(batch, micro_batches), jax.random.split(key, micro_batches)
+            zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, batch, key))
+
+            def add(total, part_and_key):
+                return jax.tree.map(jnp.add, total, gradient(*part_and_key)), None
+
+            total, _ = jax.lax.scan(add, zero, (parts, keys))
+            gradients, metrics = jax.tree.map(lambda a: a / micro_batches, total)
         changes, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, c: p + c, state.params, changes)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), {"loss": loss, **metrics}
+        params = optax.apply_updates(state.params, changes)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(update, donate_argnums=0)
 
@@ -160,7 +211,7 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, mesh, 
     Returns:
       (state, optimizer).
     """
-    tx = make_optimizer(config.optim)
+    tx = make_optimizer(config.optim, config.train.attention_from)
     whole = sharding.replicated(mesh)
     scene = make_scene(dataset, frames, config.train.audio_components)
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])

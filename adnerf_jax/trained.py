@@ -8,10 +8,12 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.person import Person
+from adnerf_jax.occupancy import seen_box, survey
+from adnerf_jax.person import Person, survey_rows
 from adnerf_jax.rendering import Layers, make_renderer
-from adnerf_jax.stages import make_stage
-from adnerf_jax.types import Conditions, Scene
+from adnerf_jax.stages import Stage, make_stage
+from adnerf_jax.types import Conditions, Occupancy, Scene
+from adnerf_jax.volume_models import VolumeHead
 
 
 @struct.dataclass
@@ -31,6 +33,7 @@ class TrainedStage:
     scene: Scene
     _head: Any
     _torso: Any
+    _occupancies: tuple[Occupancy | None, Occupancy | None]
     _render: Any
 
     @classmethod
@@ -48,13 +51,17 @@ class TrainedStage:
         step, parts = checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))
         stage = make_stage(config, person.camera)
         torso = config.stage == "torso"
+        head_params, torso_params = (parts["frozen"], parts["params"]) if torso else (parts["params"], None)
         return cls(
             name=config.stage,
             step=step,
             person=person,
             scene=parts["scene"],
-            _head=parts["frozen"] if torso else parts["params"],
-            _torso=parts["params"] if torso else None,
+            _head=head_params,
+            _torso=torso_params,
+            _occupancies=survey_stage(
+                stage, head_params, torso_params, parts["scene"], person, config.render.occupancy
+            ),
             _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk),
         )
 
@@ -65,4 +72,35 @@ class TrainedStage:
           transform: [4, 4], camera-to-head.
           conditions: of one frame.
         """
-        return self._render(self._head, self._torso, self.scene, transform, conditions)
+        return self._render(self._head, self._torso, self.scene, transform, conditions, *self._occupancies)
+
+
+def survey_stage(
+    stage: Stage, head_params, torso_params, scene: Scene, person: Person, resolution: int
+) -> tuple[Occupancy | None, Occupancy | None]:
+    """Where head and torso have density in the survey's frames; None for models that know by themselves.
+
+    Args:
+      stage: the models.
+      head_params, torso_params: their parameters; the torso's None in the head stage.
+      scene, person: of the workdir.
+      resolution: cells along each axis; 0: no survey.
+    """
+    if not resolution or not isinstance(stage.head, VolumeHead):
+        return None, None
+    codes = stage.head.apply({"params": head_params}, person.survey, scene, method="codes")
+    reach = np.hypot(person.camera.width, person.camera.height) / 2 / person.camera.focal
+    length = float(scene.far - scene.near) * float(np.hypot(1.0, reach))
+
+    def look(model, params, code, poses) -> Occupancy:
+        def densities(points, one):
+            return model.apply({"params": params}, points, one, method="densities")
+
+        return survey(densities, code, seen_box(poses, person.camera, scene), length, resolution)
+
+    head = look(stage.head, head_params, stage.head.code(codes), person.transforms)
+    if stage.torso is None:
+        return head, None
+    transforms = person.transforms[survey_rows(len(person.transforms))]
+    code = stage.torso.code(transforms, next(iter(codes.values())))
+    return head, look(stage.torso, torso_params, code, np.asarray(scene.torso_camera)[None])

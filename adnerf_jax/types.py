@@ -35,10 +35,12 @@ class Conditions:
     Attributes:
       audio: float32 [F, W, 16, C], the speech windows of the frames i−4 … i+3 (W = 8).
       eyes: float32 [F, 2], openness of the right and the left eye.
+      expression: float32 [F, E], blendshapes as they were tracked; None: to be estimated from the speech.
     """
 
     audio: Array
     eyes: Array
+    expression: Array | None = None
 
 
 @struct.dataclass
@@ -67,12 +69,15 @@ class Scene:
     Attributes:
       near, far: float32 [], range of t of the samples.
       box: float32 [2, 3], corners of the space that the head can occupy, head space.
-      audio_mean: float32 [C], audio_basis: float32 [C, K], the projection of the speech features (`datasets.whiten`).
+      audio_mean: float32 [C], audio_basis: float32 [C, K], the projection of the speech features (`scenes.whiten`).
       lips_weights: float32 [16, C, M], lips_bias: float32 [M], the lips' shape as a linear function of the
         features of a window (`articulation.fit_ridge`).
+      expression_weights: float32 [16, C, E], expression_bias: float32 [E], the standardised blendshapes likewise.
+      expression_mean, expression_scale: float32 [E], their standardisation.
       eyes_mean, eyes_scale: float32 [2], standardisation of the eyes' openness.
       pose_mean, pose_scale: float32 [6], standardisation of the head's pose (`cameras.placement_vector`).
       torso_top: float32 [], row above which no torso was ever seen, as a fraction of the height.
+      torso_camera: float32 [4, 4], camera-to-head of the first training frame: the static camera of a torso in space.
     """
 
     near: Array
@@ -82,11 +87,16 @@ class Scene:
     audio_basis: Array
     lips_weights: Array
     lips_bias: Array
+    expression_weights: Array
+    expression_bias: Array
+    expression_mean: Array
+    expression_scale: Array
     eyes_mean: Array
     eyes_scale: Array
     pose_mean: Array
     pose_scale: Array
     torso_top: Array
+    torso_camera: Array
 
 
 @struct.dataclass
@@ -106,3 +116,24 @@ class Rendered:
     opacity: Array
     depth: Array
     weights: Array
+
+
+@struct.dataclass
+class Levels:
+    """What a head model renders: the levels that the loss sees, finest last, and the sampler's own loss."""
+
+    rendered: tuple[Rendered, ...]
+    sampler_loss: Array
+
+
+@struct.dataclass
+class Occupancy:
+    """Where in a box a model's fields have density under any condition (`occupancy.survey`).
+
+    Attributes:
+      box: float32 [2, 3], lower and upper corner; what lies outside counts as the nearest cell inside.
+      cells: bool [L, N³] of the levels, coarsest network first; cell (x, y, z) at x + y·N + z·N².
+    """
+
+    box: Array
+    cells: Array

@@ -25,13 +25,26 @@ class Validator:
       count: how many of them, evenly spaced.
       folder: where the pictures go.
       chunk: rays evaluated at once.
+      subject: the parts that the stage's target shows.
+      smooth: whether attention smooths the audio code.
     """
 
-    def __init__(self, stage: Stage, dataset: Dataset, held_out: Split, count: int, folder: pathlib.Path, chunk: int):
+    def __init__(
+        self,
+        stage: Stage,
+        dataset: Dataset,
+        held_out: Split,
+        count: int,
+        folder: pathlib.Path,
+        chunk: int,
+        *,
+        subject: Sequence[int],
+        smooth: bool = True,
+    ):
         rows = np.unique(np.linspace(0, max(len(held_out) - 1, 0), count).astype(int)) if len(held_out) else []
         self._frames = load_frames(dataset, held_out.take(np.asarray(rows, int)))
-        self._dataset, self._stage, self._folder = dataset, stage, folder
-        self._render = make_renderer(stage.head, stage.torso, dataset.camera, chunk)
+        self._dataset, self._stage, self._folder, self._subject = dataset, stage, folder, subject
+        self._render = make_renderer(stage.head, stage.torso, dataset.camera, chunk, smooth)
 
     def save(self, state: TrainState, step: int) -> pathlib.Path:
         """Writes `<folder>/<step>.png`, a row for each frame, and returns its path."""
@@ -41,13 +54,9 @@ class Validator:
         for row in range(len(split)):
             conditions = self._dataset.conditions(split.aud_id[row : row + 1])
             layers = render_layers(self._render, self._stage, state, split.transforms[row], conditions)
-            if self._stage.torso is None:
-                truth = self._frames.head_images(row, self._dataset.background)
-                rows.append(panels(truth, layers.head_over(background), layers.depth, layers.head_opacity, state.scene))
-            else:
-                seen = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
-                truth = self._frames.images[row]
-                rows.append(panels(truth, layers.person_over(background), layers.depth, seen, state.scene))
+            truth = self._frames.showing(self._subject, row, self._dataset.background)
+            seen = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
+            rows.append(panels(truth, layers.person_over(background), layers.depth, seen, state.scene))
         path = self._folder / f"{step:06d}.png"
         if rows:
             write_image(path, np.concatenate(rows, axis=0))

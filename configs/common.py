@@ -6,28 +6,47 @@ from adnerf_jax.errors import UserError
 
 
 def _base(stage: str) -> ConfigDict:
+    """AD-NeRF as published: every value with its place in the paper, or in the published code where that is silent."""
     config = ConfigDict()
     config.stage = stage  # head or torso: what this run trains
     config.family = "paper"  # paper or fast: which fields and samplers (variant :fast)
     config.variants = ()  # as given on the command line; names the default workdir
     config.seed = 0  # of initialisation, batches and jitter
     config.data = config_dict.placeholder(str)  # a dataset's folder; default: the built-in subject's, made on first use
+    config.size = config_dict.placeholder(int)  # shrink frames to so many pixels; default: as they are
+    config.subject = {"head": "head", "torso": "person"}[stage]  # section 3.4: what the stage's target shows
     config.head_checkpoint = config_dict.placeholder(str)  # torso: workdir of its head; default: the one beside it
+
+    config.compat = _compat()
+    config.model = ConfigDict()
+    config.model.head = _field()
+    config.model.head.codes = ("audio",)  # section 3.2: what the head is conditioned on
+    config.model.head.audio_code = 64  # published code: dim_aud
+    if stage == "torso":
+        config.model.torso = _field()
+        config.model.torso.pose_levels = 3  # published code: L of angles and translation
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 5e-4  # section 4.1: Adam, 0.0005
     config.optim.decay = 0.1  # published code: × 0.1 …
-    config.optim.decay_steps = 250_000  # … each 250k updates
+    # … each 250k updates; in the published torso code each 500 · 1500.
+    config.optim.decay_steps = 250_000 if stage == "head" else 750_000
     config.optim.grid_multiple = 1.0  # rate of the grids over that of the networks
+    config.optim.attention_multiple = 5.0  # published code: rate of the attention net, from its second update on
 
     config.train = ConfigDict()
     config.train.steps = 400_000  # section 4.1: 400k iterations for each network
-    config.train.rays = 2048  # section 4.1: 2048 rays a step
+    config.train.rays = 2048  # section 4.1: 2048 rays a step (published torso code: 1024)
+    config.train.micro_batches = 8  # parts that a step's rays are computed in, for memory
     config.train.frames_per_step = 1  # published code: all rays of a step from one frame
-    config.train.regions = ConfigDict({"face": 0.95, "frame": 0.05})  # published code: 95% in the face rectangle
+    # Published code: 95% in the face rectangle for the head, even for the torso.
+    regions = {"face": 0.95, "outside": 0.05} if stage == "head" else {"frame": 1.0}
+    config.train.regions = ConfigDict(regions)
     config.train.random_background = False  # train opacity against random colours behind the person
-    config.train.sampler_weight = 1.0  # weight of the proposal's interlevel loss
-    config.train.audio_components = 64  # principal components of the speech features that reach AudioNet
+    config.train.sampler_weight = 0.0  # weight of the proposal's interlevel loss
+    config.train.audio_components = 29  # features that reach AudioNet: DeepSpeech's 29; of others so many components
+    # Published code: attention smooths the audio code in the head's second half, and in the torso stage.
+    config.train.attention_from = config.train.get_oneway_ref("steps") // 2 if stage == "head" else 0
     config.train.tuning = False  # train on nine tenths of the training frames, validate on the last tenth
     config.train.log_every = 100  # steps between lines of metrics.jsonl
     config.train.validate_every = 5_000  # steps between validation pictures
@@ -37,14 +56,58 @@ def _base(stage: str) -> ConfigDict:
 
     config.render = ConfigDict()
     config.render.audio = config_dict.placeholder(str)  # sound or video file to speak
+    config.render.features = config_dict.placeholder(
+        str
+    )  # DeepSpeech features of that sound (.npy), for who needs them
     config.render.out = config_dict.placeholder(str)  # video to write; default: <workdir>/<name of the audio>.mp4
     config.render.start = 0.0  # seconds of the sound to skip
     config.render.duration = config_dict.placeholder(float)  # seconds to render; default: all
     config.render.chunk = 4096  # rays evaluated at once
+    config.render.occupancy = 96  # cells along each axis of the grid that tells where nothing is; 0: ask everywhere
 
     config.eval = ConfigDict()
     config.eval.every = 1  # take each n-th held-out frame
+    config.eval.tracked_expression = False  # an expression code as tracked, not as estimated from the speech
+
+    config.reference = ConfigDict()  # --mode=import: checkpoints of the published code
+    config.reference.head = config_dict.placeholder(str)  # *_head.tar
+    config.reference.body = config_dict.placeholder(str)  # *_body.tar
     return config
+
+
+def _compat() -> ConfigDict:
+    """Known mistakes of the published code: all of them by `reference`, or one at a time."""
+    compat = ConfigDict()
+    compat.reference = False  # everything below as the published code has it
+    for name in (
+        "torso_angles",  # pose_to_euler_trans: arguments of the arctangents interchanged
+        "face_rect",  # head stage: rows and columns of the rectangle interchanged
+        "zero_padding",  # past the clip's ends, windows of zeros beside the frame
+        "window_lists",  # neighbouring windows by place in the split, not by time
+        "rough_validation",  # validation pictures without the attention's smoothing
+        "density_start",  # no care that the field begins with density: it vanishes for some seeds
+    ):
+        compat[name] = compat.get_oneway_ref("reference")
+    return compat
+
+
+def _field() -> ConfigDict:
+    """Two MLP fields and where they are asked (section 3.2; published `FaceNeRF`)."""
+    model = ConfigDict()
+    model.field = "mlp"
+    model.width = 256  # section 3.2: 8 layers of 256
+    model.depth = 8
+    model.skip = 4  # published code: the input enters again after the fifth layer
+    model.colour_width = 128  # published code: half the width …
+    model.colour_depth = 3  # … three times
+    model.position_levels = 10  # section 3.2
+    model.direction_levels = 4  # section 3.2
+    model.coarse_samples = 64  # section 4.1
+    model.fine_samples = 128  # section 4.1
+    model.density_start = 0.5  # added to the first density biases, so that no seed begins without a head
+    model.rematerialise = False  # compute activations twice rather than keep them: a third more time, less memory
+    model.dtype = "float32"  # factors of matrix products: float32, or bfloat16 for TPUs and GPUs
+    return model
 
 
 def _fast(config: ConfigDict) -> None:
@@ -52,6 +115,7 @@ def _fast(config: ConfigDict) -> None:
     config.family = "fast"
     config.model = ConfigDict()
     head = config.model.head = ConfigDict()
+    head.field = "grid"
     head.codes = ("audio", "lips", "eyes")  # condition codes, in this order
     head.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=12, finest=384))
     head.shape_codes = ("lips", "eyes")  # those that weight the grids of shapes: 3 + 2 numbers
@@ -65,7 +129,12 @@ def _fast(config: ConfigDict) -> None:
     head.fine_samples = 10  # intervals of the field
     config.optim.decay_steps = config.train.get_oneway_ref("steps")  # tenfold over the run, however long
     config.optim.grid_multiple = 40.0
+    config.optim.attention_multiple = 1.0
     config.train.random_background = True
+    config.train.sampler_weight = 1.0
+    config.train.audio_components = 64
+    config.train.attention_from = 0
+    config.train.micro_batches = 1
     if config.stage == "head":
         config.train.steps = 2400
         config.train.rays = 1024
@@ -73,11 +142,12 @@ def _fast(config: ConfigDict) -> None:
         config.train.regions = ConfigDict({"head": 0.45, "face": 0.2, "mouth": 0.3, "frame": 0.05})
     else:
         torso = config.model.torso = ConfigDict()
+        torso.field = "planar"
         torso.grid = ConfigDict(dict(levels=10, features=2, table_size=2**15, coarsest=8, finest=512))
         torso.width = 48
         torso.deformation_width = 32
         torso.position_levels = 3
-        torso.audio_channels = 4  # that the audio code is reduced to
+        torso.audio_channels = 4  # that the head's first code is reduced to
         torso.reach = 0.1  # largest shift of a look-up, as a fraction of the image
         config.train.steps = 600
         config.train.rays = 2048
@@ -88,15 +158,50 @@ def _fast(config: ConfigDict) -> None:
     config.train.checkpoint_every = 500
 
 
+def _small(config: ConfigDict) -> None:
+    """The paper's method at the size that two CPU cores can train: 112 pixels, a quarter of the width."""
+    if config.family != "paper":
+        raise UserError("the variant small goes with the paper's family: leave fast out")
+    config.size = 112
+    for model in config.model.values():
+        model.update(width=64, colour_width=32, coarse_samples=32, fine_samples=64)
+    config.optim.decay_steps = config.train.get_oneway_ref("steps")
+    config.train.update(steps=8000, rays=1024, micro_batches=4)
+    config.train.validate_every = config.train.checkpoint_every = 1000
+
+
+def _single_nerf(config: ConfigDict) -> None:
+    """Ablation (section 4.2): one field for head and torso, turned with the head as a whole."""
+    if config.stage != "head":
+        raise UserError("with the variant single_nerf the head stage learns the whole person: there is no torso stage")
+    config.subject = "person"
+    if config.family == "paper":
+        # The published code has no such stage: half of the rays in the face, half anywhere.
+        config.train.regions = ConfigDict({"face": 0.5, "frame": 0.5})
+    else:
+        config.train.regions = ConfigDict({"head": 0.25, "torso": 0.35, "face": 0.1, "mouth": 0.2, "frame": 0.1})
+
+
+def _expression(config: ConfigDict) -> None:
+    """Ablation (section 4.2): an expression code instead of the audio code: blendshapes, estimated from the speech."""
+    codes = config.model.head.codes
+    config.model.head.codes = tuple("expression" if name == "audio" else name for name in codes)
+
+
 def _smoke(config: ConfigDict) -> None:
     """Seconds: small enough for a test of the whole way; the result is rough."""
-    if config.family != "fast":
-        raise UserError("the variant smoke goes with fast: use :fast,smoke")
-    scale = dict(table_size=2**13, levels=6, finest=96)
-    config.model.head.grid.update(scale)
-    config.model.head.shape_grid.update(table_size=2**12, levels=3, finest=64)
-    if config.stage == "torso":
-        config.model.torso.grid.update(scale)
+    if config.family == "fast":
+        scale = dict(table_size=2**13, levels=6, finest=96)
+        config.model.head.grid.update(scale)
+        config.model.head.shape_grid.update(table_size=2**12, levels=3, finest=64)
+        if config.stage == "torso":
+            config.model.torso.grid.update(scale)
+    else:
+        config.size = 48
+        for model in config.model.values():
+            model.update(width=32, colour_width=16, coarse_samples=16, fine_samples=16)
+        config.train.micro_batches = 1
+        config.render.occupancy = 32
     config.train.steps = 200
     config.train.rays = 1024
     config.train.validate_every = config.train.checkpoint_every = 200
@@ -104,7 +209,13 @@ def _smoke(config: ConfigDict) -> None:
 
 
 # In the order in which they apply, whatever their order on the command line.
-VARIANTS = {"fast": _fast, "smoke": _smoke}
+VARIANTS = {
+    "fast": _fast,
+    "small": _small,
+    "smoke": _smoke,
+    "single_nerf": _single_nerf,
+    "expression": _expression,
+}
 
 
 def parse_variants(arg: str | None, known: tuple[str, ...] = tuple(VARIANTS)) -> tuple[str, ...]:

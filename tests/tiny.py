@@ -9,10 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax import schema, sharding
-from adnerf_jax.datasets import Dataset, RaySampler, load_dataset, load_frames, make_scene, subject_parts
+from adnerf_jax.batches import RaySampler
+from adnerf_jax.datasets import SUBJECTS, Dataset, dataset_of, load_frames
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, write_parts
 from adnerf_jax.files import write_json
 from adnerf_jax.optim import make_optimizer
+from adnerf_jax.scenes import make_scene
 from adnerf_jax.stages import example_batch, make_stage
 from adnerf_jax.state import TrainState
 from adnerf_jax.train import make_update
@@ -143,11 +145,16 @@ def scene(channels: int = 8, components: int = 6) -> Scene:
         audio_basis=rng.normal(size=(channels, components)).astype(np.float32),
         lips_weights=rng.normal(size=(16, channels, 3)).astype(np.float32) / 16,
         lips_bias=0.1 * one(3, np.float32),
+        expression_weights=rng.normal(size=(16, channels, 52)).astype(np.float32) / 16,
+        expression_bias=0.1 * one(52, np.float32),
+        expression_mean=0.2 * one(52, np.float32),
+        expression_scale=0.3 * one(52, np.float32),
         eyes_mean=np.array([0.2, 0.25], np.float32),
         eyes_scale=np.array([0.05, 0.1], np.float32),
         pose_mean=0.1 * one(6, np.float32),
         pose_scale=0.5 * one(6, np.float32),
         torso_top=np.float32(0.5),
+        torso_camera=pose(0.1, 0.05).astype(np.float32),
     )
 
 
@@ -172,14 +179,14 @@ def random_rays(frames: int, count: int, seed: int = 5) -> Rays:
 
 def first_state(settings: ConfigDict) -> TrainState:
     """The state of the head stage before its first step, as numpy arrays."""
-    dataset = load_dataset(settings.data)
+    dataset = dataset_of(settings)
     stage = make_stage(settings, dataset.camera)
     example = example_batch(1, settings.train.frames_per_step, dataset.windows.shape[1:])
     constants = make_scene(dataset, load_frames(dataset, dataset.train), settings.train.audio_components)
 
     def create(constants: Scene) -> TrainState:
         params = stage.init(jax.random.key(0), example, constants)
-        return TrainState.create(params, make_optimizer(settings.optim), {}, constants)
+        return TrainState.create(params, make_optimizer(settings.optim, settings.train.attention_from), {}, constants)
 
     return jax.device_get(jax.jit(create)(constants))
 
@@ -189,9 +196,10 @@ def losses_of_steps(
 ) -> tuple[list[float], TrainState]:
     """Losses of steps of the head stage on the given devices, and the state after them."""
     mesh = sharding.make_mesh(devices)
-    dataset = load_dataset(settings.data)
+    dataset = dataset_of(settings)
     sampler = ray_sampler(settings, dataset)
-    update = make_update(make_stage(settings, dataset.camera), make_optimizer(settings.optim), settings.seed)
+    tx = make_optimizer(settings.optim, settings.train.attention_from)
+    update = make_update(make_stage(settings, dataset.camera), tx, settings.seed, settings.train.micro_batches)
     state = jax.device_put(state, sharding.replicated(mesh))
     values = []
     for step in range(steps):
@@ -209,7 +217,7 @@ def ray_sampler(settings: ConfigDict, dataset: Dataset, **changes) -> RaySampler
         rays_per_frame=settings.train.rays // settings.train.frames_per_step,
         regions=dict(settings.train.regions),
         random_background=settings.train.random_background,
-        subject=subject_parts(settings.stage),
+        subject=SUBJECTS[settings.subject],
         seed=settings.seed,
     )
     return RaySampler(dataset, **(arguments | changes))

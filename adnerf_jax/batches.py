@@ -1,0 +1,138 @@
+"""The rays of a training step, drawn from the frames of a dataset; the draw depends on (seed, step) alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adnerf_jax.datasets import Dataset, Frames
+from adnerf_jax.face.parsing import HEAD, NECK, TORSO
+from adnerf_jax.types import Batch, Camera
+
+
+class RaySampler:
+    """Draws the rays of a step; the draw depends on (seed, step) alone, so a resumed run sees the same batches.
+
+    Args:
+      dataset, frames: what to draw from.
+      frames_per_step, rays_per_frame: F and R.
+      regions: share of the rays for each region: those of `regions_of`, and `outside`, which is all but `face`.
+      swapped_rect: the face rectangle with rows and columns interchanged, as the published code takes it.
+      random_background: replace everything outside `subject` by random colours, the same in front and in the target,
+        so that opacity is learned exactly and no colour of the background enters the person.
+      subject: the parts that are the subject of this stage.
+      seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        frames: Frames,
+        *,
+        frames_per_step: int,
+        rays_per_frame: int,
+        regions: dict[str, float],
+        swapped_rect: bool = False,
+        random_background: bool,
+        subject: Sequence[int],
+        seed: int,
+    ):
+        self.dataset, self.frames = dataset, frames
+        self.frames_per_step = min(frames_per_step, len(frames))
+        self.rays_per_frame = rays_per_frame
+        self.random_background, self.subject, self.seed = random_background, tuple(subject), seed
+        shares = np.cumsum([0.0, *regions.values()])
+        # The number of rays in each region is fixed, the rays are not.
+        self._counts = np.diff(np.round(shares / shares[-1] * rays_per_frame).astype(int))
+        rects = regions_of(dataset, frames, swapped_rect)
+        rects["outside"] = rects["face"]
+        self._rects = np.stack([rects[name] for name in regions])
+        self._outside = np.repeat([name == "outside" for name in regions], self._counts)
+
+    def batch(self, step: int) -> Batch:
+        """The rays of a step, as numpy arrays."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        rows = rng.choice(len(self.frames), self.frames_per_step, replace=False)
+        x, y, width, height = np.moveaxis(
+            np.repeat(self._rects[:, rows], self._counts, axis=0).transpose(1, 0, 2), -1, 0
+        )
+        u = rng.random((2, self.frames_per_step, self.rays_per_frame))
+        row_px = y + (u[0] * height).astype(np.int32)
+        col_px = x + (u[1] * width).astype(np.int32)
+        if self._outside.any():
+            around = _around_rect(u[0], x, y, width, height, self.dataset.camera)
+            row_px, col_px = (np.where(self._outside, a, b) for a, b in zip(around, (row_px, col_px), strict=True))
+        colours = self.frames.images[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
+        clean = self.dataset.background[row_px, col_px].astype(np.float32) / 255.0
+        behind = rng.random(clean.shape, dtype=np.float32) if self.random_background else clean
+        subject = np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)[..., None]
+        through = 1 - self.frames.alpha[rows[:, None], row_px, col_px, None].astype(np.float32) / 255.0
+        # The share of the background in a pixel at the edge is exchanged for the same share of what stands behind.
+        exchanged = np.clip(colours + through * (behind - clean), 0, 1)
+        split = self.frames.split
+        return Batch(
+            pixels=np.stack([row_px, col_px], axis=-1).astype(np.float32),
+            target=np.where(subject, exchanged, behind),
+            background=behind,
+            transforms=split.transforms[rows],
+            conditions=self.dataset.conditions(split.aud_id[rows], tracked=True),
+        )
+
+
+def _around_rect(u: np.ndarray, x, y, width, height, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels outside rectangles, one for each quantile u [...] in [0, 1): row and column; of all, where none is left.
+
+    The pixels are counted row by row: above the rectangle, left and right of it, below it.
+    """
+    beside = np.maximum(camera.width - width, 1)
+    left = camera.height * camera.width - width * height
+    number = (u * np.where(left > 0, left, camera.height * camera.width)).astype(np.int64)
+    above, middle = y * camera.width, height * (camera.width - width)
+    lower = number + width * height  # counted among all pixels, for those below
+    row, column = np.divmod(np.where(number < above, number, lower), camera.width)
+    in_middle = (number >= above) & (number < above + middle)
+    side_row, side_column = np.divmod(number - above, beside)
+    row = np.where(in_middle, y + side_row, row)
+    column = np.where(in_middle, side_column + np.where(side_column >= x, width, 0), column)
+    whole_row, whole_column = np.divmod(number, camera.width)
+    return np.where(left > 0, row, whole_row), np.where(left > 0, column, whole_column)
+
+
+def regions_of(dataset: Dataset, frames: Frames, swapped_rect: bool = False) -> dict[str, np.ndarray]:
+    """Rectangles x, y, width, height [N, 4] inside the image, by name.
+
+    `frame`: everything; `face`: the face rectangle (`swapped_rect`: rows and columns interchanged); `mouth`: around the
+    lips; `head`, `torso`: around the part, with a margin of 4% of the image.
+    """
+    camera = dataset.camera
+    face = frames.split.face_rect[:, [1, 0, 3, 2]] if swapped_rect else frames.split.face_rect
+    whole = np.tile(np.array([0, 0, camera.width, camera.height]), (len(frames), 1))
+    margin = round(0.04 * camera.width)
+    return {
+        "frame": whole,
+        "face": _inside(face, camera),
+        "mouth": _inside(dataset.mouth_rect[frames.split.aud_id], camera),
+        "head": _inside(_around(frames.parts == HEAD, margin), camera),
+        "torso": _inside(_around((frames.parts == NECK) | (frames.parts == TORSO), margin), camera),
+    }
+
+
+def _around(mask: np.ndarray, margin: int) -> np.ndarray:
+    """Bounding rectangles [N, 4] of masks [N, H, W]; the whole image where a mask is empty."""
+    rects = np.empty((len(mask), 4), int)
+    for i, one in enumerate(mask):
+        rows, columns = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
+        if not len(rows):
+            rects[i] = 0, 0, mask.shape[2], mask.shape[1]
+            continue
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        rects[i] = left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin
+    return rects
+
+
+def _inside(rects: np.ndarray, camera: Camera) -> np.ndarray:
+    """Rectangles cut to the image; at least one pixel each."""
+    x0 = np.clip(rects[:, 0], 0, camera.width - 1)
+    y0 = np.clip(rects[:, 1], 0, camera.height - 1)
+    x1 = np.clip(rects[:, 0] + rects[:, 2], x0 + 1, camera.width)
+    y1 = np.clip(rects[:, 1] + rects[:, 3], y0 + 1, camera.height)
+    return np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
