@@ -25,7 +25,7 @@ def open_media(path: str | os.PathLike) -> av.container.InputContainer:
         raise UserError(f"{path} is a directory: give a sound or video file")
     unknown = UserError(f"{path} is not a sound or video file that ffmpeg can read")
     try:
-        container = av.open(local_url(path))
+        container = av.open(local_url(path), metadata_errors="replace")  # titles come in any encoding
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied") from None
     except OSError:
@@ -66,13 +66,15 @@ def decoded(container: av.container.InputContainer, stream: av.stream.Stream) ->
     while True:
         try:
             packet = next(packets, None)
-        except av.error.InvalidDataError:
+        except OSError:
+            raise
+        except (av.FFmpegError, IndexError):  # IndexError: a track that the file's beginning does not have
             return
         if packet is None:
             return
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:
+        except av.FFmpegError:
             continue
         yield from frames
 

@@ -36,7 +36,9 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: it is missing or damaged.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    # Not by `cv2.imread`, which crashes on a name that is not UTF-8.
+    data = path.read_bytes() if path.is_file() else b""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if image is None:
         raise UserError(f"cannot read the image {path}: it is missing or damaged; make it again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
