@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-import cv2
 import numpy as np
 
 from adnerf_jax.media.audio import read_audio
@@ -37,8 +36,7 @@ class Clip:
 
     def frames(self) -> Iterator[np.ndarray]:
         """All frames at 25 a second, uint8 RGB [H, W, 3]."""
-        for rgb in read_frames(self.video.path, FPS, self.start, self.duration):
-            yield rgb if rgb.shape[:2] == (self.height, self.width) else self._shrunk(rgb)
+        return read_frames(self.video.path, FPS, self.start, self.duration, (self.width, self.height))
 
     def pick(self, ids: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         """The frames of these numbers, in order of time: (number, uint8 RGB [H, W, 3])."""
@@ -52,6 +50,3 @@ class Clip:
     def sound(self, rate: int, frames: int) -> np.ndarray:
         """The sound of the first `frames` frames: float32 mono [T] at `rate` samples per second."""
         return read_audio(self.video.path, rate, self.start, frames / FPS)
-
-    def _shrunk(self, rgb: np.ndarray) -> np.ndarray:
-        return cv2.resize(rgb, (self.width, self.height), interpolation=cv2.INTER_AREA)

@@ -41,9 +41,9 @@ class Survey:
       camera_motion: RMS motion of the background within a second, in parts of the picture's width; None where the
         background shows too little to tell.
       light_change: range of the background's brightness over its mean, from the 5th to the 95th percentile.
-      brightness: mean grey level, 0 … 255.
-      sound_level: RMS in dB of full scale; −inf where all is zero.
-      sound_clipped: share of the samples at full scale.
+      brightness: mean grey level of the background in the shot, 0 … 255.
+      sound_level: RMS of the shot's sound in dB of full scale; −inf where all is zero.
+      sound_clipped: share of its samples at full scale.
     """
 
     frames: int
@@ -66,9 +66,10 @@ class Survey:
         return {**dataclasses.asdict(self), "cuts": list(self.cuts), "sound_level": max(self.sound_level, -999.0)}
 
     @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> "Survey":
-        """The inverse of `to_json`."""
-        return cls(**{**saved, "cuts": tuple(saved["cuts"])})
+    def from_json(cls, saved: dict[str, Any]) -> "Survey | None":
+        """The inverse of `to_json`; None for what another version of this program has saved."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{**saved, "cuts": tuple(saved["cuts"])}) if set(saved) == names else None
 
 
 def survey_video(video: VideoInfo) -> Survey:
@@ -77,7 +78,7 @@ def survey_video(video: VideoInfo) -> Survey:
     Raises:
       UserError: the video or its sound cannot be read.
     """
-    pictures = (_small(rgb) for rgb in read_frames(video.path, FPS))
+    pictures = read_frames(video.path, FPS, size=_small_size(video.width, video.height))
     looked = track(pictures, "looking through", round(video.duration * FPS))
     changes, brightness, motion = _look(looked)
     starts = find_cuts(changes)
@@ -86,7 +87,7 @@ def survey_video(video: VideoInfo) -> Survey:
     first, last = max(zip(edges, edges[1:], strict=False), key=lambda shot: shot[1] - shot[0])
     in_shot = [shift for at, shift in motion if first <= at - _APART and at < last]
     light = brightness[first:last]
-    level, clipped = _sound(video)
+    level, clipped = _sound(video, first / FPS, (last - first) / FPS)
     return Survey(
         frames=frames,
         cuts=tuple(round(k / FPS, 3) for k in starts),
@@ -122,10 +123,9 @@ def find_cuts(changes: np.ndarray) -> np.ndarray:
     return np.array(cuts, int)
 
 
-def _small(rgb: np.ndarray) -> np.ndarray:
-    scale = min(_SIDE / max(rgb.shape[:2]), 1.0)
-    size = [max(round(n * scale), 16) for n in rgb.shape[1::-1]]
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+def _small_size(width: int, height: int) -> tuple[int, int]:
+    scale = min(_SIDE / max(width, height), 1.0)
+    return max(round(width * scale), 16), max(round(height * scale), 16)
 
 
 def _look(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[tuple[int, float]]]:
@@ -181,10 +181,10 @@ def _shift(before: np.ndarray, after: np.ndarray, border: np.ndarray) -> float |
     return float(np.percentile(np.linalg.norm((moved - points)[kept], axis=-1), _STILL))
 
 
-def _sound(video: VideoInfo) -> tuple[float, float]:
+def _sound(video: VideoInfo, start: float, duration: float) -> tuple[float, float]:
     """Level in dB of full scale, and share of samples at full scale."""
     energy, clipped, count = 0.0, 0, 0
-    for block in read_blocks(video.path, _SOUND_RATE, 1):
+    for block in read_blocks(video.path, _SOUND_RATE, 1, start, duration):
         energy += float(np.square(block, dtype=np.float64).sum())
         clipped += int((np.abs(block) >= _CLIPPED).sum())
         count += block.size

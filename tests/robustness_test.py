@@ -4,7 +4,9 @@ import errno
 import fnmatch
 import os
 import pathlib
+from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from clips import clicks, contents, encode, fails, film_portrait, onset, portrai
 from adnerf_jax import schema
 from adnerf_jax.face.landmarks import count_faces, detect_video
 from adnerf_jax.media.audio import read_audio
-from adnerf_jax.media.video import read_frames
-from preprocessing import pipeline
+from adnerf_jax.media.video import probe, read_frames
+from preprocessing import pipeline, steps
 from preprocessing.__main__ import main
 from preprocessing.clip import Clip
 from preprocessing.subject import make_subject
@@ -110,11 +112,105 @@ def test_large_frames_are_shrunk_as_told(nets, tmp_path):
     assert cv2.imread(str(again / schema.lossless_image(5))).shape == (54, 96, 3)
 
 
-@pytest.mark.parametrize("name", ["two words.mp4", 'it\'s "a" film.mp4', "-dash.mp4", "Grüße 你好.mp4", "%d 100%.mp4"])
+def test_a_4k_video_is_shrunk(nets, tmp_path):
+    dark = portrait(0, (2160, 3840))
+    bright = dark.copy()
+    bright[:200, :200] = 255
+    tone = 0.1 * np.sin(np.arange(round(SECONDS * 16000)) / 10)
+    encode(
+        tmp_path / "v.mp4", [0.0, 0.4, 0.8, 1.2, 1.6, 2.0], [dark] * 3 + [bright] * 3, (tone[None], 16000), codec="aac"
+    )
+    out = prepared(tmp_path / "v.mp4", tmp_path / "d", "--max_side", "320")
+    frames = count_frames(out)
+    assert frames >= 50 and lit(out, frames) == list(range(30, frames))
+    for name in (schema.original_image, schema.lossless_image, schema.parsing_image, schema.alpha_image):
+        assert cv2.imread(str(out / name(5))).shape == (180, 320, 3)
+    index = schema.load_index(out)
+    assert (index.focal, index.cx, index.cy) == (pytest.approx(8 / 3 * 320), 160, 90)
+
+
+@pytest.mark.parametrize("size", [2, 16, 40])
+def test_tiny_frames_are_warned_of_and_in_the_end_only_lack_a_face(nets, tmp_path, monkeypatch, capsys, size):
+    video = film_portrait(tmp_path / "v.mp4", size=size)
+    out = prepared(video, tmp_path / "d")
+    assert cv2.imread(str(out / schema.BACKGROUND)).shape == (size, size, 3)
+    assert f"warning: shorter side {size} px: film larger than 256 pixels" in capsys.readouterr().err
+    monkeypatch.setattr(steps.face_landmarks, "detect_video", detect_video)
+    line = fails(capsys, "--video", video, "--out", tmp_path / "e", "--speech", "logmel")
+    assert "a face was found in 0 of 55 frames" in line
+
+
+def test_pictures_that_change_their_size_on_the_way_all_get_the_first_ones(nets, tmp_path):
+    parts = [tmp_path / f"{size}.ts" for size in (64, 96)]
+    for part, size in zip(parts, (64, 96), strict=True):
+        later = (size == 96) * SECONDS
+        tone = 0.1 * np.sin(np.arange(round(SECONDS * 16000)) / 10)
+        still = [portrait(0, (size, size))] * len(STEADY)
+        encode(part, STEADY + later, still, (tone[None], 16000), (later,), codec="aac")
+    (tmp_path / "v.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    out = prepared(tmp_path / "v.ts", tmp_path / "d")
+    assert abs(count_frames(out) - 120) <= 1
+    assert cv2.imread(str(out / schema.original_image(100))).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("turn", [{}, {"rotate": {"degrees": 90}}])
+def test_pictures_of_another_size_are_the_means_over_areas(tmp_path, turn):
+    encode(tmp_path / "v.mp4", STEADY[:3], [cv2.GaussianBlur(portrait(9, (150, 250)), (0, 0), 3)] * 3, **turn)
+    own, small = (next(read_frames(tmp_path / "v.mp4", size=size)) for size in (None, (50, 70)))
+    means = cv2.resize(own, (50, 70), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - means).mean() < 0.5  # colours and brightness are averaged apart
+
+
+def test_a_recording_of_a_browser_tells_neither_length_nor_rate(tmp_path):
+    times = irregular(np.random.default_rng(1))
+    tone = 0.1 * np.sin(np.arange(round(SECONDS * 48000)) / 10)
+    with av.open(str(tmp_path / "v.webm"), "w", format="webm", options={"live": "1"}) as out:
+        stream = out.add_stream("libvpx", rate=1000, width=64, height=64)
+        sound = out.add_stream("libopus", rate=48000, layout="mono")
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(portrait(round(25 * time), (64, 64)), "rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        block = av.AudioFrame.from_ndarray(tone.astype(np.float32)[None], "fltp", "mono")
+        block.sample_rate, block.pts, block.time_base = 48000, 0, Fraction(1, 48000)
+        out.mux(sound.encode(block) + sound.encode(None))
+    info = probe(tmp_path / "v.webm")
+    assert info.duration == pytest.approx(SECONDS, abs=0.1) and info.fps == pytest.approx(
+        len(times) / SECONDS, rel=0.05
+    )
+
+
+def test_a_damaged_time_stamp_does_not_stop_the_clock(tmp_path):
+    encode(tmp_path / "v.mkv", [*STEADY, 40_000.0], [portrait(0, (64, 64))] * (len(STEADY) + 1))
+    assert abs(sum(1 for _ in read_frames(tmp_path / "v.mkv")) - len(STEADY)) <= 1
+
+
+def test_a_title_may_be_in_any_encoding(tmp_path):
+    film_portrait(tmp_path / "v.mp4", frames=3)
+    data = (tmp_path / "v.mp4").read_bytes()
+    assert b"VideoHandler" in data
+    (tmp_path / "v.mp4").write_bytes(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))
+    assert len(list(read_frames(tmp_path / "v.mp4"))) == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two words.mp4",
+        'it\'s "a" film.mp4',
+        "-dash.mp4",
+        "Grüße 你好.mp4",
+        "%d 100%.mp4",
+        os.fsdecode(b"\xe9t\xe9.mp4"),
+    ],
+    ids=["space", "quotes", "dash", "non-ASCII", "percent", "not UTF-8"],
+)
 def test_any_file_name(nets, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     film_portrait(tmp_path / name)
-    out = prepared(name, f"{name} data")
+    out = f"{name} data"
+    assert main(["--video", name, "--out", out, "--speech", "logmel"]) == 0
     assert len(list((tmp_path / out / "gt").glob("[0-9]*.png"))) == len(schema.load_index(tmp_path / out).train) + len(
         schema.load_index(tmp_path / out).val
     )

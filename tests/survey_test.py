@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 
 import cv2
 import numpy as np
@@ -56,6 +57,15 @@ def test_a_moving_camera_is_measured(tmp_path):
     assert pan.camera_motion == pytest.approx(6.25 / 128, rel=0.2) and pan.cuts == ()
 
 
+def test_a_moving_camera_is_warned_of_with_its_measure(tmp_path, nets, capsys):
+    video = film(tmp_path / "pan.mp4", 75, shift=lambda k: k // 4)
+    assert main(["--video", str(video), "--out", str(tmp_path / "d"), "--speech", "logmel"]) == 0
+    said = re.search(
+        r"warning: camera motion ([\d.]+) % of the width in a second: put .* tripod", capsys.readouterr().err
+    )
+    assert float(said[1]) == pytest.approx(100 * 6.25 / 128, rel=0.2)
+
+
 def test_changing_light_is_measured_and_no_cut(tmp_path):
     flicker = look(film(tmp_path / "light.mp4", 60, light=lambda k: 0.6 if k > 30 else 1.0))
     assert flicker.light_change > 0.3 and flicker.cuts == ()
@@ -86,6 +96,9 @@ def test_silence_a_short_shot_and_a_small_side_are_refused_before_any_work(tmp_p
     out = tmp_path / "d"
     silent = film(tmp_path / "silent.mp4", 60, loudness=0.0)
     assert "is silent" in fails(capsys, "--video", silent, "--out", out)
+    voice_over = np.repeat([0.1, 0.0], [40 * 640, 60 * 640])  # then the person, without sound
+    mute = film(tmp_path / "mute.mp4", 100, wall_of=lambda k: int(k >= 40), loudness=voice_over)
+    assert "is silent" in fails(capsys, "--video", mute, "--out", out)
     cut = film(tmp_path / "cut.mp4", 60, wall_of=lambda k: k // 35)
     assert "its longest shot lasts 1.4 s: give at least 2 s" in fails(capsys, "--video", cut, "--out", out)
     assert "at least 64 pixels" in fails(capsys, "--video", cut, "--out", out, "--max_side", 10)
