@@ -21,6 +21,7 @@ _SHAPES = 2  # principal components of the lips' shape: opening and rounding
 _FEATURES = 48  # principal components of the speech features
 _REACH = 4  # features to each side of the lag's, tapered: 80 ms
 _PENALTY = 0.3  # of the mean eigenvalue
+_STILL = 1e-6  # standard deviation: nothing but rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def measure_offset(windows: np.ndarray, lips: np.ndarray, valid: np.ndarray) -> 
       valid: bool [N], where there is a face.
 
     Returns:
-      the offset; None where fewer than 150 frames can be used.
+      the offset; None where fewer than 150 frames can be used, or where the lips or the sound never change.
     """
     frames = len(windows)
     rows = np.flatnonzero(valid)
@@ -66,6 +67,8 @@ def measure_offset(windows: np.ndarray, lips: np.ndarray, valid: np.ndarray) -> 
     _, basis = np.linalg.eigh(features.T @ features)
     features = features @ basis[:, -_FEATURES:]
     shapes = principal(lips[rows], _SHAPES)
+    if min(features.std(), shapes.std()) < _STILL:
+        return None
 
     lags = np.arange(-MOST_LAG, MOST_LAG + 1)
     curve = np.array([_explained(features, 2 * (rows + lag), shapes) for lag in lags])

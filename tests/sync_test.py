@@ -54,6 +54,12 @@ def test_a_short_clip_is_not_measured():
     assert measure_offset(windows[:100], lips[:100], np.ones(100, bool)) is None
 
 
+def test_lips_or_sound_that_never_change_are_not_measured():
+    windows, lips = clip(0)
+    assert measure_offset(windows, np.ones_like(lips), np.ones(FRAMES, bool)) is None
+    assert measure_offset(np.ones_like(windows), lips, np.ones(FRAMES, bool)) is None
+
+
 def test_sound_is_moved_and_keeps_its_length():
     sound = np.arange(1.0, 11.0, dtype=np.float32)
     np.testing.assert_array_equal(moved_earlier(sound, 0.3, 10), [4, 5, 6, 7, 8, 9, 10, 0, 0, 0])
