@@ -13,6 +13,8 @@ LICENCES = """Weights that are fetched on first use come under their own licence
 trained on CelebAMask-HQ, which is for non-commercial research and education only. With --parsing=permissive they are
 neither fetched nor used; all that is then fetched is under Apache-2.0 or MIT."""
 
+MAY_BEGIN_WITH_A_DASH = ("--video", "--out", "--speech", "--audio_offset")
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m preprocessing", description=DESCRIPTION, epilog=LICENCES)
@@ -55,9 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--video -v.mp4` as `--video=-v.mp4`: argparse takes a value that begins with a dash for an option."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] in MAY_BEGIN_WITH_A_DASH and word[:1] == "-" and word[1:2] != "-" and word != "-h":
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (`progress.exit_status`)."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
 
     def command() -> None:
         # Not at the top: --help must not wait for JAX.

@@ -155,7 +155,7 @@ def _survey(info: VideoInfo, out: pathlib.Path) -> Survey:
     """Of an earlier run, if there was one."""
     manifest = out / schema.MANIFEST
     saved = read_json(manifest, "dataset manifest").get("survey") if manifest.exists() else None
-    return Survey.from_json(saved) if saved else survey_video(info)
+    return (Survey.from_json(saved) if isinstance(saved, dict) else None) or survey_video(info)
 
 
 def _check_survey(info: VideoInfo, survey: Survey) -> None:
@@ -194,7 +194,10 @@ def _check_folder(out: pathlib.Path, video: Facts) -> None:
         raise UserError(f"{out} is a file: {remedy}")
     manifest = out / schema.MANIFEST
     if manifest.exists():
-        other = read_json(manifest, "dataset manifest").get("video", {})
+        saved = read_json(manifest, "dataset manifest")
+        other = saved.get("video") if isinstance(saved, dict) else None
+        if not isinstance(other, dict) or not isinstance(saved.get("steps", {}), dict):
+            raise UserError(f"{manifest} is not of this program: {remedy}")
         if other.get("sha256") != video["sha256"]:
             raise UserError(f"{out} was made from another video ({other.get('name', 'unknown')}): {remedy}")
     elif any((out / name).exists() for name in (*schema.TRANSFORMS.values(), "ori_imgs", "head_imgs", "com_imgs")):

@@ -65,8 +65,8 @@ class Ledger:
         done: list[str] = []
         for name, step in self._steps.items():
             record = self.records.get(name, {})
-            current = record.get("finished") and record["inputs"] == self.inputs(step)
-            if current and set(step.needs) <= set(done) and record["files"] == len(self._files(step)):
+            current = record.get("finished") and record.get("inputs") == self.inputs(step)
+            if current and set(step.needs) <= set(done) and record.get("files") == len(self._files(step)):
                 done.append(name)
         return done
 
@@ -82,8 +82,8 @@ class Ledger:
 
     def begin(self, step: Step) -> None:
         """Opens the step's record. What an interrupted run wrote from the same inputs stays; anything else goes."""
-        record = self.records.get(step.name, {"finished": True})
-        if record["finished"] or record["inputs"] != self.inputs(step):
+        record = self.records.get(step.name, {})
+        if record.get("finished", True) or record.get("inputs") != self.inputs(step):
             self.invalidate(step)
         self.records[step.name] = {"inputs": self.inputs(step), "finished": False}
         self._save()

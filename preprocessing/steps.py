@@ -7,7 +7,10 @@ import collections
 import concurrent.futures
 import dataclasses
 import io
+import math
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -153,13 +156,14 @@ def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
 
 def find_landmarks(job: Job, records: Records) -> Facts:
     frames = records["frames"]["frames"]
-    looked_at = []
-    every = max(frames // FACE_COUNTS, 1)
+    at_once = 0
+    every = math.ceil(frames / FACE_COUNTS)
 
     def watched() -> Iterator[np.ndarray]:
+        nonlocal at_once
         for i, rgb in enumerate(job.clip.frames()):
             if i % every == 0:
-                looked_at.append(rgb)
+                at_once = max(at_once, face_landmarks.count_faces(rgb))
             yield rgb
 
     found = face_landmarks.detect_video(watched(), total=frames)
@@ -175,7 +179,7 @@ def find_landmarks(job: Job, records: Records) -> Facts:
     _save_arrays(job.out / schema.EYES, face_landmarks.eye_openness(found.points).astype(np.float32))
     with atomic_path(job.out / schema.LANDMARKS) as temporary:
         found.save(temporary)
-    return {"faces": len(valid), "at_once": max(map(face_landmarks.count_faces, looked_at))}
+    return {"faces": len(valid), "at_once": at_once}
 
 
 def track_pose(job: Job, records: Records) -> Facts:
@@ -254,8 +258,7 @@ def write_images(job: Job, records: Records) -> Facts:
 def write_index(job: Job, records: Records) -> Facts:
     usable = _usable(job)
     lms = face_landmarks.to_ibug68(_load_landmarks(job).points[usable])
-    with np.load(job.out / schema.TRACK) as saved:
-        poses = saved["transform"][usable]
+    poses = _load_arrays(job.out / schema.TRACK)["transform"][usable]
     transforms.write_index(job.out, usable, poses, lms, job.focal, job.clip.width, job.clip.height)
     train, val = transforms.split(usable)
     return {"train": len(train), "val": len(val)}
@@ -263,8 +266,7 @@ def write_index(job: Job, records: Records) -> Facts:
 
 def write_report(job: Job, records: Records) -> Facts:
     usable, found = _usable(job), _load_landmarks(job)
-    with np.load(job.out / schema.TRACK) as saved:
-        transforms = saved["transform"]
+    transforms = _load_arrays(job.out / schema.TRACK)["transform"]
     points = found.points[..., :2]
     face_share = float(np.ptp(points[usable, :, 1], axis=1).mean() / job.clip.height)
     between = usable[np.isin(usable - 1, usable) & np.isin(usable + 1, usable)]
@@ -317,12 +319,20 @@ def canonical_face() -> np.ndarray:
 
 def _usable(job: Job) -> np.ndarray:
     """Numbers of the frames that have a pose, in order of time."""
-    with np.load(job.out / schema.TRACK) as saved:
-        return np.flatnonzero(saved["valid"])
+    return np.flatnonzero(_load_arrays(job.out / schema.TRACK)["valid"])
 
 
 def _load_landmarks(job: Job) -> face_landmarks.Landmarks:
-    return face_landmarks.Landmarks.load(job.out / schema.LANDMARKS)
+    return face_landmarks.Landmarks(**_load_arrays(job.out / schema.LANDMARKS))
+
+
+def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """What an `.npz` holds."""
+    try:
+        with np.load(path) as saved:
+            return dict(saved)
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path} is damaged: delete it and run the same command again") from None
 
 
 def _save_arrays(path: pathlib.Path, array: np.ndarray | None = None, **arrays: Any) -> None:

@@ -14,6 +14,7 @@ from clips import FRAMES, SIZE, WITHOUT_FACE, WITHOUT_POSE, contents, fails, fil
 
 from adnerf_jax import schema
 from adnerf_jax.face import parsing
+from adnerf_jax.files import write_json
 from adnerf_jax.media import image
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, read_frames
@@ -221,9 +222,36 @@ def test_a_folder_that_belongs_to_something_else_is_refused_untouched(nets, clip
     other = film_portrait(tmp_path / "other.mp4", frames=FRAMES + 1)
     assert "made from another video (clip.mp4)" in fails(capsys, "--video", other, "--out", tmp_path / "d")
     assert contents(tmp_path / "d") == before
+    for other in ("[]", '{"video": "mine"}', '{"video": {}, "steps": []}'):  # of a web page, say
+        (tmp_path / "d" / schema.MANIFEST).write_text(other)
+        assert "is not of this program" in fails(capsys, "--video", clip, "--out", tmp_path / "d")
+    assert contents(tmp_path / "d") == before
     (tmp_path / "d" / schema.MANIFEST).unlink()
     assert "did not make" in fails(capsys, "--video", clip, "--out", tmp_path / "d")
     assert "is a file" in fails(capsys, "--video", clip, "--out", clip)
+
+
+def test_what_another_version_saved_of_the_survey_is_measured_anew(nets, clip, tmp_path):
+    pipeline.prepare(clip, tmp_path / "d", speech="logmel")
+    manifest = schema.load_manifest(tmp_path / "d")
+    survey = manifest["survey"].pop("brightness")
+    manifest["steps"]["report"] = {}
+    write_json(tmp_path / "d" / schema.MANIFEST, manifest)
+    pipeline.prepare(clip, tmp_path / "d", speech="logmel")
+    assert schema.load_manifest(tmp_path / "d")["survey"]["brightness"] == survey
+
+
+@pytest.mark.parametrize("name", [schema.LANDMARKS, schema.TRACK])
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"PK" + data])
+def test_a_damaged_file_is_named_and_made_again_once_it_is_deleted(nets, clip, tmp_path, capsys, name, damage):
+    run = ("--video", clip, "--out", tmp_path / "d", "--speech", "logmel")
+    pipeline.prepare(clip, tmp_path / "d", speech="logmel")
+    before, path = contents(tmp_path / "d"), tmp_path / "d" / name
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"{path} is damaged" in fails(capsys, *run, "--redo", "background" if name == schema.TRACK else "parsing")
+    path.unlink()
+    assert main([str(a) for a in run]) == 0
+    assert contents(tmp_path / "d") == before
 
 
 def test_a_full_disk_ends_in_one_line_and_the_next_run_continues(nets, clip, tmp_path, capsys, monkeypatch):
