@@ -42,6 +42,7 @@ _IBUG68 = np.array(
 
 # A face so much smaller than the one lost is another person's, unless that one stays away for so many frames.
 _ANOTHER, _PATIENCE = 0.6, 50
+_LOOK_AGAIN = 12  # frames after which a larger face is looked for beside the one followed
 
 
 @struct.dataclass
@@ -73,7 +74,8 @@ class Landmarks:
 def detect_video(frames: Iterable[np.ndarray], total: int | None = None) -> Landmarks:
     """Landmarks of each frame, one face followed from frame to frame and looked for again where it was lost.
 
-    Of several faces the largest is followed. One that is much smaller than the face just lost is somebody else.
+    Of several faces the largest is followed. One that is much smaller than the face just lost is somebody else; and so
+    was the face followed until then where a much larger one appears beside it: its frames count as without a face.
 
     Args:
       frames: uint8 RGB [H, W, 3] pictures.
@@ -82,8 +84,13 @@ def detect_video(frames: Iterable[np.ndarray], total: int | None = None) -> Land
     landmarker = FaceLandmarker(weights.path("face_landmarker"))
     faces = []
     previous, size, lost = None, 0.0, 0
-    for rgb in track(frames, "Landmarks", total):
+    for k, rgb in enumerate(track(frames, "Landmarks", total)):
         face = landmarker(rgb, previous) if previous is not None else None
+        if face is not None and k % _LOOK_AGAIN == 0:
+            larger = landmarker(rgb)
+            if larger is not None and _size(face.landmarks) < _ANOTHER * _size(larger.landmarks):
+                face, least = larger, _ANOTHER * _size(larger.landmarks)
+                faces = [None if f is None or _size(f.landmarks) < least else f for f in faces]
         if face is None:
             face = landmarker(rgb)
             if face is not None and lost < _PATIENCE and _size(face.landmarks) < _ANOTHER * size:
