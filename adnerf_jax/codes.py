@@ -1,5 +1,7 @@
 """Condition codes: what the person does in a frame, as the numbers that a field is conditioned on."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -63,6 +65,11 @@ def _expected(conditions: Conditions, weights: Array, bias: Array) -> Array:
     """A linear function of a frame's window, averaged over three frames: [F, M]."""
     now = jnp.einsum("fwtc,w->ftc", conditions.audio[:, _NOW - 1 : _NOW + 2], jnp.array([0.25, 0.5, 0.25]))
     return jnp.einsum("ftc,tcm->fm", now, weights) + bias
+
+
+def joined(codes: dict[str, Array], names: Sequence[str]) -> Array:
+    """Some codes side by side, [F, D], in the order of their names: dictionaries come out of `jax.jit` sorted."""
+    return jnp.concatenate([codes[name] for name in names], axis=-1)
 
 
 class Codes(nn.Module):

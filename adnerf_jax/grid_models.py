@@ -7,7 +7,7 @@ from jax import Array
 
 from adnerf_jax import losses
 from adnerf_jax.cameras import clip_to_box, placement_vector
-from adnerf_jax.codes import Codes
+from adnerf_jax.codes import Codes, joined
 from adnerf_jax.compositing import alpha_weights, composite
 from adnerf_jax.fields import DensityGrid, GridField, PlanarField
 from adnerf_jax.sampling import even_edges, resample_edges
@@ -65,8 +65,7 @@ class GridHead(nn.Module):
         edges, weights = self._propose(rays, length, scene)
         fine_edges = resample_edges(edges, jax.lax.stop_gradient(weights), self.fine, key, padding=0.3 / self.coarse)
         t = 0.5 * (fine_edges[..., 1:] + fine_edges[..., :-1])
-        code = jnp.concatenate(list(codes.values()), axis=-1)
-        shape = jnp.concatenate([codes[name] for name in self.shape_names], axis=-1)
+        code, shape = joined(codes, self.code_nets.names), joined(codes, self.shape_names)
         density, colours = self.field(_in_box(rays, t, scene), rays.directions / length, code, shape)
         fine_weights = alpha_weights(density, jnp.diff(fine_edges) * length)
         rendered = composite(fine_weights, colours, t, background)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from adnerf_jax.cameras import euler_angles, rays_through
-from adnerf_jax.codes import Codes
+from adnerf_jax.codes import Codes, joined
 from adnerf_jax.compositing import composite_samples
 from adnerf_jax.encoding import positional
 from adnerf_jax.fields import MLPField
@@ -136,7 +136,7 @@ class VolumeHead(nn.Module):
 
     def code(self, codes: dict[str, Array]) -> Array:
         """What the fields are conditioned on, [F, D]."""
-        return jnp.concatenate(list(codes.values()), axis=-1)
+        return joined(codes, self.code_nets.names)
 
     def densities(self, points: Array, code: Array) -> Array:
         """Raw densities of both levels at points [N, 3] for a code [D]: [2, N]."""

@@ -26,7 +26,8 @@ def make_state(step: int = 3, width: int = 2, frozen=None) -> TrainState:
         "net": {"kernel": rng.normal(size=(3, width)).astype(np.float32)},
         "grids": rng.normal(size=(4, 2)).astype(np.float32),
     }
-    tx = make_optimizer(ConfigDict({"learning_rate": 1e-3, "decay": 0.1, "decay_steps": 5, "grid_multiple": 2.0}))
+    optim = dict(learning_rate=1e-3, decay=0.1, decay_steps=5, grid_multiple=2.0, attention_multiple=5.0)
+    tx = make_optimizer(ConfigDict(optim), attention_from=2)
     state = TrainState.create(jax.tree.map(jax.numpy.asarray, params), tx, frozen or {}, tiny.scene())
     moments = jax.tree.map(lambda a: a + 1, state.opt_state)
     whole = sharding.replicated(sharding.make_mesh())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.errors import UserError
 from adnerf_jax.evaluate import evaluate, measure, settings
 from adnerf_jax.metrics import psnr
@@ -26,7 +26,7 @@ def test_settings_paste_the_truth_where_the_render_is_not_judged():
     opacity, torso_opacity = rng.random((2, 4, 5))
     head, torso = rng.random((2, 4, 5, 3))
     layers = Layers(head * opacity[..., None], opacity, opacity, torso * torso_opacity[..., None], torso_opacity)
-    pairs = settings("torso", layers, background, truth, head_truth, is_head)
+    pairs = settings(tiny.config("torso"), layers, background, truth, head_truth, is_head)
     assert list(pairs) == ["head_only", "head", "full"]
     rendered = opacity[..., None] * head + (1 - opacity[..., None]) * background
     np.testing.assert_allclose(pairs["head_only"][0], rendered)
@@ -35,7 +35,7 @@ def test_settings_paste_the_truth_where_the_render_is_not_judged():
     np.testing.assert_array_equal(pairs["head"][0][~is_head], truth[~is_head])
     whole = torso_opacity[..., None] * torso + (1 - torso_opacity[..., None]) * rendered
     np.testing.assert_allclose(pairs["full"][0], whole)
-    assert list(settings("head", layers, background, truth, head_truth, is_head)) == ["head_only", "head"]
+    assert list(settings(tiny.config("head"), layers, background, truth, head_truth, is_head)) == ["head_only", "head"]
 
 
 def test_a_render_is_measured_as_the_picture_it_would_be_written_as():
@@ -79,7 +79,7 @@ def test_the_numbers_are_those_of_the_renders(trained):
     split = dataset.val.take(slice(0, 1))
     layers = stage.layers(split.transforms[0], dataset.conditions(split.aud_id))
     image = np.asarray(layers.head_over(dataset.background / np.float32(255)))
-    truth = load_frames(dataset, split).head_images(0, dataset.background) / 255.0
+    truth = load_frames(dataset, split).showing(SUBJECTS["head"], 0, dataset.background) / 255.0
     expected = psnr(np.round(np.clip(image, 0, 1) * 255) / 255, truth)
     assert list(result["settings"]) == ["head_only", "head"]
     assert result["settings"]["head_only"]["psnr"] == pytest.approx(expected, abs=1e-3)

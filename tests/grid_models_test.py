@@ -1,4 +1,4 @@
-"""Head and torso models: what their renders can be, and what depends on what."""
+"""The `fast` family: what its renders can be, and what depends on what."""
 
 import chex
 import jax
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax.audio_nets import AudioAttNet, AudioNet
 from adnerf_jax.models import build_head, build_torso
 from adnerf_jax.types import Rays
 
@@ -18,7 +17,8 @@ FRAMES, COUNT = 2, 40
 @pytest.fixture(scope="module")
 def head():
     """A head model with parameters away from their start: render, codes, visible as functions, and what goes in."""
-    model = build_head(tiny.config("head").model.head)
+    settings = tiny.config("head")
+    model = build_head(settings.model.head, settings.compat)
     scene, conditions = tiny.scene(), tiny.conditions(FRAMES)
     rays = tiny.random_rays(FRAMES, COUNT)
     background = np.random.default_rng(0).random((FRAMES, COUNT, 3)).astype(np.float32)
@@ -64,7 +64,8 @@ def test_rays_past_the_box_show_the_background_and_train_nothing(head):
     codes = head.codes(head.params, head.conditions)
     levels = head.render(head.params, rays, codes, head.background, None)
     np.testing.assert_allclose(levels.rendered[-1].rgb, head.background, atol=1e-6)
-    np.testing.assert_array_equal(head.visible(head.params, rays), 0.0)
+    np.testing.assert_array_equal(levels.rendered[-1].opacity, 0.0)
+    np.testing.assert_array_equal(head.visible(head.params, rays), False)
 
     @jax.jit
     @jax.grad
@@ -115,61 +116,38 @@ def test_the_key_moves_samples_a_little(head):
     assert 0 < difference.mean() < 0.2
 
 
-def test_codes_are_what_their_names_say(head):
-    codes = head.codes(head.params, head.conditions)
-    assert codes.keys() == {"audio", "lips", "eyes"}
-    scene = head.scene
-    np.testing.assert_allclose(codes["eyes"], (head.conditions.eyes - scene.eyes_mean) / scene.eyes_scale, rtol=1e-5)
-    # Three frames, the middle one twice as heavy, through the linear map.
-    now = np.asarray(head.conditions.audio)[:, 3:6] - scene.audio_mean
-    now = (now[:, 0] + 2 * now[:, 1] + now[:, 2]) / 4
-    lips = np.einsum("ftc,tcm->fm", now, scene.lips_weights) + scene.lips_bias
-    np.testing.assert_allclose(codes["lips"], lips, rtol=1e-4, atol=1e-5)  # sums of 128 terms in another order
-    features = (head.conditions.audio - scene.audio_mean) @ scene.audio_basis
-    nets = head.params["code_nets_audio"]
-    windows = jax.jit(AudioNet().apply)({"params": nets["net"]}, features)
-    smoothed = jax.jit(AudioAttNet().apply)({"params": nets["attention"]}, windows)
-    np.testing.assert_allclose(codes["audio"], smoothed, rtol=1e-4, atol=1e-5)  # projections added in another order
-
-
-def test_a_head_without_sound_has_no_audio_nets():
-    settings = tiny.config("head")
-    settings.model.head.update(codes=("eyes",), shape_codes=("eyes",))
-    model = build_head(settings.model.head)
-    scene = tiny.scene()
-
-    def once(module):
-        return module(
-            tiny.random_rays(1, 2), module.codes(tiny.conditions(1), scene), np.zeros((1, 2, 3), np.float32), scene
-        )
-
-    shapes = jax.eval_shape(lambda key: model.init(key, method=once), jax.random.key(0))["params"]
-    assert shapes.keys() == {"field", "proposal"}
-    assert shapes["field"]["density"]["shift"]["kernel"].shape[0] == 2
-
-
 class TorsoTest(chex.TestCase):
     def setUp(self):
         super().setUp()
         rng = np.random.default_rng(2)
         self.scene = tiny.scene()
-        self.model = build_torso(tiny.config("torso").model.torso)
-        self.x = rng.random((FRAMES, COUNT, 2)).astype(np.float32)
+        settings = tiny.config("torso")
+        self.model = build_torso(settings.model.torso, settings.compat)
+        self.camera = tiny.camera()
+        self.pixels = rng.uniform(0, tiny.SIZE, (FRAMES, COUNT, 2)).astype(np.float32)
         self.transforms = np.stack([tiny.pose(0.1, 0.0), tiny.pose(-0.2, 0.1)]).astype(np.float32)
         self.audio = rng.normal(size=(FRAMES, 64)).astype(np.float32)
-        init = jax.jit(lambda key: self.model.init(key, self.x, self.transforms, self.audio, self.scene))
+        init = jax.jit(
+            lambda key: self.model.init(key, self.pixels, self.camera, self.transforms, self.audio, self.scene)
+        )
         self.params = init(jax.random.key(0))
 
+    def layer(self, transforms, audio):
+        """Colour and opacity of the only level, as numpy arrays."""
+        apply = jax.jit(lambda *args: self.model.apply(self.params, self.pixels, self.camera, *args, self.scene))
+        (layer,) = apply(transforms, audio)
+        return tuple(map(np.asarray, layer))
+
     def test_colour_is_premultiplied_and_nothing_stands_above_the_shoulders(self):
-        apply = jax.jit(lambda *args: self.model.apply(*args, self.scene))
-        colour, opacity = map(np.asarray, apply(self.params, self.x, self.transforms, self.audio))
+        colour, opacity = self.layer(self.transforms, self.audio)
         assert (colour <= opacity[..., None]).all() and (colour >= 0).all()
-        above = self.x[..., 0] < self.scene.torso_top
+        above = self.pixels[..., 0] / tiny.SIZE < self.scene.torso_top
         assert (opacity[above] == 0).all() and (colour[above] == 0).all()
         assert (opacity[~above] > 0).all() and above.any() and not above.all()
+        visible = self.model.apply(self.params, self.pixels, self.camera, self.scene, method="visible")
+        np.testing.assert_array_equal(visible, ~above)
 
     def test_it_moves_with_pose_and_speech(self):
-        apply = jax.jit(lambda *args: self.model.apply(*args, self.scene)[0])
-        here = apply(self.params, self.x, self.transforms, self.audio)
-        assert np.abs(here - apply(self.params, self.x, self.transforms[::-1], self.audio)).max() > 1e-5
-        assert np.abs(here - apply(self.params, self.x, self.transforms, self.audio[::-1])).max() > 1e-5
+        here = self.layer(self.transforms, self.audio)[0]
+        assert np.abs(here - self.layer(self.transforms[::-1], self.audio)[0]).max() > 1e-5
+        assert np.abs(here - self.layer(self.transforms, self.audio[::-1])[0]).max() > 1e-5

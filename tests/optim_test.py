@@ -9,7 +9,9 @@ from adnerf_jax.optim import learning_rate, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-OPTIM = ConfigDict({"learning_rate": 5e-4, "decay": 0.1, "decay_steps": 10, "grid_multiple": 20.0})
+OPTIM = ConfigDict(
+    {"learning_rate": 5e-4, "decay": 0.1, "decay_steps": 10, "grid_multiple": 20.0, "attention_multiple": 5.0}
+)
 PARAMS = {
     "field": {"grid": {"grids": np.ones((2, 3), np.float32)}, "out": {"kernel": np.ones((3, 2), np.float32)}},
     "proposal": {"grids": np.ones(4, np.float32)},
@@ -29,7 +31,7 @@ def test_the_rate_of_update_k(k, expected):
 
 
 def test_updates_have_the_groups_rates():
-    tx = make_optimizer(OPTIM)
+    tx = make_optimizer(OPTIM, attention_from=0)
     state = tx.init(PARAMS)
     for k in range(3):
         # Gradients that never change make Adam's step the rate itself, whatever their size.
@@ -42,7 +44,7 @@ def test_updates_have_the_groups_rates():
 
 
 def test_moments_are_adams():
-    tx = make_optimizer(OPTIM)
+    tx = make_optimizer(OPTIM, attention_from=0)
     state = tx.init(PARAMS)
     rng = np.random.default_rng(0)
     m = v = 0.0

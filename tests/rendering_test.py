@@ -1,65 +1,26 @@
-"""Whole pictures: packing of pixels against direct evaluation, and the layers' order."""
+"""Whole pictures against direct evaluation, and the layers' order."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from absl.testing import parameterized
 
 from adnerf_jax.cameras import pixel_grid, rays_through
 from adnerf_jax.models import build_head, build_torso
-from adnerf_jax.rendering import Layers, head_visibility, make_renderer, map_where, render_torso, to_uint8
+from adnerf_jax.rendering import Layers, head_visibility, make_renderer, render_torso, to_uint8
 from adnerf_jax.stages import example_batch, head_init
 from adnerf_jax.types import Camera
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-PLACES = 37
-
-
-def _masks() -> dict[str, np.ndarray]:
-    one = np.zeros(PLACES, bool)
-    one[-1] = True
-    random = np.random.default_rng(0).random(PLACES) < 0.4
-    return {"none": ~np.ones(PLACES, bool), "all": np.ones(PLACES, bool), "last": one, "some": random}
-
-
-class MapWhereTest(chex.TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.product(mask=list(_masks()), chunk=[1, 5, PLACES, 64])
-    def test_against_direct_evaluation(self, mask, chunk):
-        table = np.random.default_rng(1).normal(size=(PLACES, 3)).astype(np.float32) + 5.0
-        set_places = _masks()[mask]
-
-        def function(places):
-            chex.assert_shape(places, (chunk,))
-            return jnp.asarray(table)[places]
-
-        mapped = self.variant(lambda m: map_where(m, function, 3, chunk))(set_places)
-        np.testing.assert_array_equal(mapped, np.where(set_places[:, None], table, 0.0))
-
-    def test_cost_follows_the_set_places(self):
-        calls = []
-
-        def function(places):
-            jax.debug.callback(lambda: calls.append(1))
-            return jnp.zeros((5, 1))
-
-        compiled = jax.jit(lambda m: map_where(m, function, 1, 5))
-        for mask, chunks in (("none", 0), ("all", 8), ("last", 1)):
-            calls.clear()
-            jax.block_until_ready(compiled(_masks()[mask]))
-            jax.effects_barrier()
-            assert len(calls) == chunks
 
 
 @pytest.fixture(scope="module")
 def head():
     """A model and parameters whose proposal is empty but for the middle of the box."""
     camera = Camera(60.0, 9.0, 12.0, height=23, width=18)  # odd, not square, no multiple of the stride
-    model = build_head(tiny.config("head").model.head)
+    settings = tiny.config("head")
+    model = build_head(settings.model.head, settings.compat)
     scene = tiny.scene()
     params = jax.jit(head_init(model, camera))(jax.random.key(0), example_batch(1, 1, (16, 8)), scene)
     cells = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -76,10 +37,14 @@ TRANSFORM = tiny.pose(0.2, 0.1).astype(np.float32)
 def test_no_pixel_of_the_head_is_skipped(head):
     model, params, scene, camera = head
 
+    def proposed(module, rays):
+        """Opacity of the proposal, which is under every condition."""
+        return module._propose(rays, jnp.linalg.norm(rays.directions, axis=-1, keepdims=True), scene)[1].sum(-1)
+
     @jax.jit
     def visible_and_opaque(transform):
         rays = rays_through(pixel_grid(camera.height, camera.width)[None], transform[None], camera)
-        opacity = model.apply({"params": params}, rays, scene, method="visible")[0]
+        opacity = model.apply({"params": params}, rays, method=proposed)[0]
         return head_visibility(model, params, scene, transform, camera), opacity > 0.01
 
     def within(mask, pixels):
@@ -125,12 +90,15 @@ def test_a_whole_picture_is_its_rays_one_by_one(head):
 
 def test_the_torso_fills_the_rows_below_its_top():
     camera = Camera(60.0, 9.0, 12.0, height=23, width=18)
-    model, scene = build_torso(tiny.config("torso").model.torso), tiny.scene()
+    settings, scene = tiny.config("torso"), tiny.scene()
+    model = build_torso(settings.model.torso, settings.compat)
     audio = np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
-    x = np.asarray(pixel_grid(23, 18))[None] / np.array([23, 18], np.float32)
-    params = jax.jit(model.init)(jax.random.key(0), x, TRANSFORM[None], audio, scene)["params"]
+    pixels, pose = pixel_grid(23, 18)[None], TRANSFORM[None]
+    params = jax.jit(lambda key: model.init(key, pixels, camera, pose, audio, scene))(jax.random.key(0))["params"]
     colour, opacity = jax.jit(lambda: render_torso(model, params, scene, TRANSFORM, audio, camera, 50))()
-    expected, expected_opacity = jax.jit(model.apply)({"params": params}, x, TRANSFORM[None], audio, scene)
+    ((expected, expected_opacity),) = jax.jit(
+        lambda: model.apply({"params": params}, pixels, camera, pose, audio, scene)
+    )()
     np.testing.assert_allclose(colour, expected.reshape(23, 18, 3), atol=1e-5)  # as above
     np.testing.assert_allclose(opacity, expected_opacity.reshape(23, 18), atol=1e-5)
     assert (opacity[:11] == 0).all() and (opacity[12:] > 0).all()  # torso_top is one half

@@ -41,7 +41,7 @@ def test_help(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([config("head.py:fats")], "unknown variant fats; there are: fast, smoke"),
+        ([config("head.py:fats")], "unknown variant fats; there are: fast, small, smoke, single_nerf, expression"),
         ([config("quickstart.py:fast")], "unknown variant fast"),
         ([config("nose.py")], "nose.py"),
         (["--workdir=w"], "--config is missing"),

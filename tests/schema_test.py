@@ -70,7 +70,8 @@ def test_an_unfinished_dataset_names_what_is_missing(data, name):
     [
         lambda meta: meta.pop("focal_len"),
         lambda meta: meta.pop("frames"),
-        lambda meta: meta["frames"][0].pop("face_rect"),
+        lambda meta: meta["frames"][0].pop("aud_id"),
+        lambda meta: meta["frames"][0].update(face_rect=[1, 2, 3]),
         lambda meta: meta["frames"][0].update(transform_matrix=[[1, 2], [3]]),
         lambda meta: meta.update(cx=None),
     ],

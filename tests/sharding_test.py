@@ -36,7 +36,7 @@ batch = tiny.ray_sampler(config, load_dataset(data)).batch(0)
 placed = sharding.put(batch, sharding.batch_sharding(mesh, batch))
 same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), jax.device_get(placed), batch)
 try:
-    sharding.check_divides(12, mesh)
+    sharding.check_divides(12, 1, mesh)
     message = ""
 except UserError as error:
     message = str(error)
@@ -78,7 +78,7 @@ def test_eight_devices_compute_what_one_computes(tiny_data, tmp_path):
     # 4 frames of 32 rays: every device has all frames and an eighth of the rays of each.
     assert result["target"] == [4, 4, 3] and result["transforms"] == [4, 4, 4]
     assert result["same"] and result["restored"] and result["devices"] == 1
-    assert "12 rays a frame cannot be split over 8 devices" in result["message"]
+    assert "12 rays a frame cannot be split over 8 device(s) in 1 micro-batch(es)" in result["message"]
 
 
 def test_host_arrays_arrive_as_they_are():
@@ -91,12 +91,15 @@ def test_host_arrays_arrive_as_they_are():
 
 
 def test_one_device_takes_any_number_of_rays():
-    sharding.check_divides(7, sharding.make_mesh(jax.devices()[:1]))
+    sharding.check_divides(7, 1, sharding.make_mesh(jax.devices()[:1]))
 
 
 def test_more_devices_than_divide_the_rays():
     class Mesh:
         size = 3
 
-    with pytest.raises(UserError, match="8 rays a frame cannot be split over 3 devices"):
-        sharding.check_divides(8, Mesh())
+    with pytest.raises(UserError, match=r"8 rays a frame cannot be split over 3 device\(s\) in 1 micro-batch\(es\)"):
+        sharding.check_divides(8, 1, Mesh())
+    sharding.check_divides(24, 4, Mesh())
+    with pytest.raises(UserError, match="is a multiple of 12$"):
+        sharding.check_divides(18, 4, Mesh())

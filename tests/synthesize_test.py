@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adnerf_jax import speech, synthesize
-from adnerf_jax.datasets import neighbour_windows
+from adnerf_jax.datasets import neighbours_in_time
 from adnerf_jax.errors import UserError
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import write_image
@@ -23,7 +23,7 @@ def test_attention_windows_are_the_neighbours_of_each_frame(frames):
     streamed = list(attention_windows(iter(windows)))
     assert len(streamed) == frames
     if frames:
-        np.testing.assert_array_equal(streamed, neighbour_windows(windows, np.arange(frames)))
+        np.testing.assert_array_equal(streamed, windows[neighbours_in_time(frames)])
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1.37])
@@ -35,7 +35,7 @@ def test_a_streamed_sound_gives_what_the_whole_sound_gives(tmp_path, seconds):
     streamed = np.stack(list(attention_windows(speech.stream_windows(encoder, sound_blocks(sound, 0.0, None)))))
     read = np.concatenate(list(sound_blocks(sound, 0.0, None)))
     frames = count_frames(sound, 0.0, None)
-    whole = neighbour_windows(speech.speech_windows(encoder, read, frames), np.arange(frames))
+    whole = speech.speech_windows(encoder, read, frames)[neighbours_in_time(frames)]
     assert frames == -(-len(samples) // 640)
     np.testing.assert_allclose(streamed, whole, atol=1e-5)  # chunks in other batches: another order of sums
 
@@ -70,8 +70,8 @@ def test_frames_of_another_job_are_not_reused(tmp_path):
 
 def test_a_person_of_other_speech_features_is_refused():
     stage = types.SimpleNamespace(scene=types.SimpleNamespace(audio_mean=np.zeros(384)))
-    with pytest.raises(UserError, match="learned from speech features with 384 channels, the logmel encoder has 80"):
-        check_features(stage, speech.get_encoder("logmel"))
+    with pytest.raises(UserError, match="learned from speech features with 384 channels, logmel features have 80"):
+        check_features(stage, "logmel", 80)
 
 
 def render_config(trained, out, **settings):

@@ -88,7 +88,7 @@ def test_gradients_reach_every_parameter(trained, stage):
     batch = tiny.ray_sampler(settings, dataset).batch(0)
 
     def loss(params):
-        return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(1))[0]
+        return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(1), 0)[0]
 
     for path, gradient in jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(parts["params"]))[0]:
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
@@ -120,7 +120,9 @@ def test_tuning_trains_without_held_out_frames(trained, tmp_path, monkeypatch):
     load = module.load_frames
     monkeypatch.setattr(module, "load_frames", lambda dataset, split: read.append(split) or load(dataset, split))
     validators = []
-    monkeypatch.setattr(module, "Validator", lambda stage, data, held_out, *rest: validators.append(held_out) or Mute())
+    monkeypatch.setattr(
+        module, "Validator", lambda stage, data, held_out, *_, **__: validators.append(held_out) or Mute()
+    )
     train(tiny.config("head", trained.data, steps=1, tuning=True), tmp_path / "head")
     assert read[0].img_id.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     assert validators[0].img_id.tolist() == [10]

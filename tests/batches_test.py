@@ -1,0 +1,96 @@
+"""Rays drawn from a dataset: where they lie, and what they carry."""
+
+import chex
+import numpy as np
+import pytest
+import tiny
+
+from adnerf_jax.batches import regions_of
+from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.face.parsing import HEAD, NECK, TORSO
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_data):
+    return load_dataset(tiny_data)
+
+
+@pytest.fixture(scope="module")
+def frames(dataset):
+    return load_frames(dataset, dataset.train)
+
+
+def test_regions_lie_inside_the_image_and_hold_their_parts(dataset, frames):
+    regions = regions_of(dataset, frames)
+    for rects in regions.values():
+        assert rects.shape == (tiny.TRAIN, 4)
+        assert (rects[:, :2] >= 0).all() and (rects[:, 2:] >= 1).all()
+        assert (rects[:, :2] + rects[:, 2:] <= tiny.SIZE).all()
+    np.testing.assert_array_equal(regions["face"], dataset.train.face_rect)
+    for name, parts in (("head", [HEAD]), ("torso", [NECK, TORSO])):
+        for row, (x, y, width, height) in enumerate(regions[name]):
+            outside = np.isin(frames.parts[row], parts)
+            outside[y : y + height, x : x + width] = False
+            assert not outside.any()
+    assert (regions["head"][:, 2:] < 20).all()
+
+
+def test_a_step_draws_the_same_rays_whenever_it_comes(dataset, tiny_data):
+    settings = tiny.config("head", tiny_data)
+    sampler, other = tiny.ray_sampler(settings, dataset), tiny.ray_sampler(settings, dataset)
+    third = sampler.batch(3)
+    sampler.batch(8)
+    chex.assert_trees_all_equal(third, sampler.batch(3), other.batch(3))
+    assert not np.array_equal(third.pixels, sampler.batch(4).pixels)
+    assert not np.array_equal(third.pixels, tiny.ray_sampler(settings, dataset, seed=1).batch(3).pixels)
+
+
+@pytest.mark.parametrize("random_background", [False, True])
+@pytest.mark.parametrize("stage", ["head", "torso"])
+def test_targets_are_the_pixels_of_their_frame(dataset, frames, stage, random_background):
+    subject = {"head": [HEAD], "torso": [HEAD, NECK, TORSO]}[stage]
+    sampler = tiny.ray_sampler(tiny.config(stage), dataset, random_background=random_background)
+    batch = sampler.batch(0)
+    assert batch.target.shape == (4, 32, 3) and batch.target.dtype == np.float32
+    seen = []
+    for f in range(4):
+        (row,) = np.flatnonzero((frames.split.transforms == batch.transforms[f]).all((1, 2)))
+        seen.append(row)
+        np.testing.assert_array_equal(batch.conditions.eyes[f], dataset.eyes[frames.split.aud_id[row]])
+        rows, columns = batch.pixels[f].astype(int).T
+        inside = np.isin(frames.parts[row, rows, columns], subject)
+        colours = frames.images[row, rows, columns] / np.float32(255)
+        np.testing.assert_allclose(batch.target[f][inside], colours[inside], rtol=1e-6)
+        np.testing.assert_array_equal(batch.target[f][~inside], batch.background[f][~inside])
+        behind = dataset.background[rows, columns] / np.float32(255)
+        assert np.allclose(batch.background[f], behind) != random_background
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("random_background", [False, True])
+def test_behind_the_silhouette_the_background_is_exchanged(dataset, frames, random_background):
+    """Pixels made of a known person, share and background: over any other background the mixture must be theirs."""
+    rng = np.random.default_rng(0)
+    person = rng.random(frames.images.shape)
+    alpha = rng.integers(0, 256, frames.parts.shape).astype(np.uint8)
+    share = alpha[..., None] / 255
+    mixed = np.round(255 * person * share + (1 - share) * dataset.background).astype(np.uint8)
+    frames = frames.replace(images=mixed, alpha=alpha, parts=np.full_like(frames.parts, HEAD))
+    sampler = tiny.ray_sampler(tiny.config("head"), dataset, frames=frames, random_background=random_background)
+    batch = sampler.batch(0)
+    for f in range(4):
+        (row,) = np.flatnonzero((frames.split.transforms == batch.transforms[f]).all((1, 2)))
+        rows, columns = batch.pixels[f].astype(int).T
+        true = person[row, rows, columns] * share[row, rows, columns]
+        true = true + (1 - share[row, rows, columns]) * batch.background[f]
+        np.testing.assert_allclose(batch.target[f], true, atol=0.51 / 255)  # the mixture was rounded to a byte
+
+
+def test_rays_fill_their_rectangles(dataset, tiny_data):
+    # Three quarters of the rays in the face rectangle, 14 wide and 12 high at (9, 6): transposed, this would show.
+    sampler = tiny.ray_sampler(tiny.config("head", tiny_data), dataset, regions={"face": 0.75, "frame": 0.25})
+    pixels = np.stack([sampler.batch(step).pixels for step in range(40)])
+    assert pixels.shape == (40, 4, 32, 2)
+    face, frame = pixels[:, :, :24].reshape(-1, 2), pixels[:, :, 24:].reshape(-1, 2)
+    assert face.min(0).tolist() == [6, 9] and face.max(0).tolist() == [17, 22]
+    assert frame.min(0).tolist() == [0, 0] and frame.max(0).tolist() == [31, 31]
