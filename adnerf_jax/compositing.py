@@ -1,5 +1,6 @@
 """Volume rendering (paper, equation 2) with the background's pixel as the closing sample."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -21,7 +22,32 @@ def alpha_weights(density: Array, distances: Array) -> Array:
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
-def composite_samples(raw_density: Array, colours: Array, t: Array, length: Array, background: Array) -> Rendered:
+@jax.custom_vjp
+def reviving_relu(raw: Array, revive: Array | float) -> Array:
+    """max(raw, 0); where `revive` is 1, a gradient that asks for more passes below 0 as well, where it is 0, none.
+
+    A density below 0 everywhere shows nothing, so that nothing ever teaches it: at the start, while its colours are
+    still wrong, the loss likes the background better, and takes all of it below 0 at once.
+    """
+    del revive
+    return jnp.maximum(raw, 0.0)
+
+
+def _reviving_relu_forward(raw: Array, revive: Array | float):
+    return jnp.maximum(raw, 0.0), (raw > 0.0, revive)
+
+
+def _reviving_relu_backward(saved, cotangent: Array):
+    positive, revive = saved
+    return jnp.where(positive, cotangent, revive * jnp.minimum(cotangent, 0.0)), None
+
+
+reviving_relu.defvjp(_reviving_relu_forward, _reviving_relu_backward)
+
+
+def composite_samples(
+    raw_density: Array, colours: Array, t: Array, length: Array, background: Array, revive: Array | float = 0.0
+) -> Rendered:
     """The published `raw2outputs`: samples at positions, the last of them the background's pixel.
 
     σ = ReLU(raw) + 1e-6; a sample's interval reaches to the next one. The closing sample's reaches 1e10 farther, which
@@ -33,8 +59,9 @@ def composite_samples(raw_density: Array, colours: Array, t: Array, length: Arra
       t: [..., S], positions along the ray.
       length: [..., 1], of the ray's direction.
       background: [..., 3], colour of the last sample.
+      revive: 1 in the first steps of training, 0 after (`reviving_relu`).
     """
-    weights = alpha_weights(jnp.maximum(raw_density, 0.0) + 1e-6, jnp.diff(t) * length)
+    weights = alpha_weights(reviving_relu(raw_density, revive) + 1e-6, jnp.diff(t) * length)
     return composite(weights, colours, t[..., :-1], background)
 
 

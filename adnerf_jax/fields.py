@@ -101,7 +101,6 @@ class SharedDense(nn.Module):
 
     features: int
     dtype: str = "float32"
-    start: float = 0.0  # added to the first biases
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
@@ -109,7 +108,7 @@ class SharedDense(nn.Module):
         sizes = [x.shape[-1] for x in inputs]
         uniform = _uniform_by_inputs(sum(sizes))
         kernel = self.param("kernel", uniform, (sum(sizes), self.features))
-        bias = self.param("bias", lambda key, shape: uniform(key, shape) + self.start, (self.features,))
+        bias = self.param("bias", uniform, (self.features,))
         terms, row = [], 0
         for x, size in zip(inputs, sizes, strict=True):
             # Two-dimensional products: their gradients are several times faster on CPUs than those with batch axes.
@@ -136,7 +135,6 @@ class MLPField(nn.Module):
       skip: the layer (from 0) after which the input enters again.
       colour_width, colour_depth: of the layers that the direction enters.
       position_levels, direction_levels: L of their encodings.
-      density_start: added to the first bias of the raw density, so that the field begins as a haze and not as nothing.
       dtype: of the factors of matrix products; sums are float32.
     """
 
@@ -147,7 +145,6 @@ class MLPField(nn.Module):
     colour_depth: int
     position_levels: int
     direction_levels: int
-    density_start: float
     dtype: str
 
     @nn.compact
@@ -169,7 +166,7 @@ class MLPField(nn.Module):
             # The input comes first, as in the published weights.
             inputs = (where, code, h) if layer == self.skip + 1 else (h,)
             h = nn.relu(SharedDense(self.width, self.dtype, name=f"layer{layer}")(*inputs))
-        density = SharedDense(1, self.dtype, self.density_start, name="density")(h)[..., 0]
+        density = SharedDense(1, self.dtype, name="density")(h)[..., 0]
         towards = positional(directions, self.direction_levels)[..., None, :]
         c = nn.relu(SharedDense(self.colour_width, self.dtype, name="colour0")(h, towards))
         for layer in range(1, self.colour_depth):

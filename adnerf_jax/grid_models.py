@@ -49,6 +49,7 @@ class GridHead(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
     ) -> Levels:
         """Renders rays.
 
@@ -58,9 +59,9 @@ class GridHead(nn.Module):
           background: [F, R, 3].
           scene: of this person.
           key: jitters the intervals; None: no jitter.
-          occupancy: not needed, the proposal knows.
+          occupancy, revive: not needed: the proposal knows where nothing is, and a density is never 0.
         """
-        del occupancy
+        del occupancy, revive
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         edges, weights = self._propose(rays, length, scene)
         fine_edges = resample_edges(edges, jax.lax.stop_gradient(weights), self.fine, key, padding=0.3 / self.coarse)
@@ -110,6 +111,7 @@ class PlanarTorso(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
     ) -> tuple[tuple[Array, Array], ...]:
         """Premultiplied colour [F, R, 3] and opacity [F, R], of one level.
 
@@ -119,9 +121,9 @@ class PlanarTorso(nn.Module):
           transforms: [F, 4, 4], camera-to-head: the head's pose, an input here.
           code: [F, D], the head's first code.
           scene: of this person.
-          key, occupancy: not needed: nothing is sampled.
+          key, occupancy, revive: not needed: nothing is sampled.
         """
-        del key, occupancy
+        del key, occupancy, revive
         x = pixels / jnp.array([camera.height, camera.width], jnp.float32)
         pose = (placement_vector(transforms) - scene.pose_mean) / scene.pose_scale
         # A narrow way for the speech: the throat moves with it, but a whole code would name the frame.

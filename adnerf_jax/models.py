@@ -66,7 +66,7 @@ def _planar_torso(model, compat) -> PlanarTorso:
     )
 
 
-def _volume(model, compat) -> Volume:
+def _volume(model) -> Volume:
     def field() -> MLPField:
         return MLPField(
             width=model.width,
@@ -76,7 +76,6 @@ def _volume(model, compat) -> Volume:
             colour_depth=model.colour_depth,
             position_levels=model.position_levels,
             direction_levels=model.direction_levels,
-            density_start=0.0 if compat.density_start else model.density_start,
             dtype=model.dtype,
             name=None,
         )
@@ -85,8 +84,9 @@ def _volume(model, compat) -> Volume:
 
 
 def _volume_head(model, compat) -> VolumeHead:
-    return VolumeHead(_codes(model), _volume(model, compat))
+    del compat
+    return VolumeHead(_codes(model), _volume(model))
 
 
 def _volume_torso(model, compat) -> VolumeTorso:
-    return VolumeTorso(_volume(model, compat), model.pose_levels, compat.torso_angles)
+    return VolumeTorso(_volume(model), model.pose_levels, compat.torso_angles)

@@ -45,7 +45,9 @@ def head_init(head: nn.Module, camera: Camera) -> Callable[[Array, Batch, Scene]
     return lambda key, batch, scene: head.init(key, batch, scene, method=once)["params"]
 
 
-def head_stage(head: nn.Module, camera: Camera, sampler_weight: float, attention_from: int) -> Stage:
+def head_stage(
+    head: nn.Module, camera: Camera, sampler_weight: float, attention_from: int, revive_until: int = 0
+) -> Stage:
     """Trains the head on rays of its subject over a background (paper, section 3.2).
 
     Args:
@@ -53,13 +55,15 @@ def head_stage(head: nn.Module, camera: Camera, sampler_weight: float, attention
       camera: of the batches' pixels.
       sampler_weight: weight of the sampler's own loss.
       attention_from: step from which attention smooths the audio code.
+      revive_until: steps in which densities that died may come back (`compositing.reviving_relu`).
     """
 
     def loss(params, frozen, scene: Scene, batch: Batch, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
         del frozen
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": params}, batch.conditions, scene, step >= attention_from, method="codes")
-        levels = head.apply({"params": params}, rays, codes, batch.background, scene, key)
+        revive = (step < revive_until).astype(jnp.float32)
+        levels = head.apply({"params": params}, rays, codes, batch.background, scene, key, None, revive)
         errors = [losses.photometric(level.rgb, batch.target) for level in levels.rendered]
         total = sum(errors) + sampler_weight * levels.sampler_loss
         opacity = _least_opacity([level.opacity for level in levels.rendered])
@@ -68,8 +72,14 @@ def head_stage(head: nn.Module, camera: Camera, sampler_weight: float, attention
     return Stage(head, None, head_init(head, camera), loss)
 
 
-def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera) -> Stage:
-    """Trains the torso in front of the frozen head, rendered at the batch's pixels only (paper, section 3.4)."""
+def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, revive_until: int = 0) -> Stage:
+    """Trains the torso in front of the frozen head, rendered at the batch's pixels only (paper, section 3.4).
+
+    Args:
+      head, torso: the models.
+      camera: of the batches' pixels.
+      revive_until: as for `head_stage`.
+    """
 
     def init(key: Array, batch: Batch, scene: Scene) -> Any:
         codes = jax.eval_shape(_first_code(head, camera), key, batch, scene)
@@ -77,13 +87,15 @@ def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera) -> Stage:
         return torso.init(key, batch.pixels, camera, batch.transforms, code, scene)["params"]
 
     def loss(params, frozen, scene: Scene, batch: Batch, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
-        del step
         head_key, torso_key = jax.random.split(key)
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": frozen}, batch.conditions, scene, method="codes")
         behind = head.apply({"params": frozen}, rays, codes, batch.background, scene, head_key).rendered
         first = next(iter(codes.values()))
-        layers = torso.apply({"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key)
+        revive = (step < revive_until).astype(jnp.float32)
+        layers = torso.apply(
+            {"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key, None, revive
+        )
         # Level by level: the coarse torso stands in front of the coarse head.
         errors = [
             losses.photometric(over(colour, opacity, level.rgb), batch.target)
@@ -113,9 +125,11 @@ def _least_opacity(levels: list[Array]) -> Array:
 def make_stage(config, camera: Camera) -> Stage:
     """The stage that a configuration names."""
     head = build_head(config.model.head, config.compat)
+    revive_until = 0 if config.compat.dead_density else config.train.revive_until
     if config.stage == "head":
-        return head_stage(head, camera, config.train.sampler_weight, config.train.attention_from)
-    return torso_stage(head, build_torso(config.model.torso, config.compat), camera)
+        train = config.train
+        return head_stage(head, camera, train.sampler_weight, train.attention_from, revive_until)
+    return torso_stage(head, build_torso(config.model.torso, config.compat), camera, revive_until)
 
 
 def example_batch(rays: int, frames: int, windows: tuple[int, ...]) -> Batch:

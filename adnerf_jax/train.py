@@ -27,7 +27,7 @@ from adnerf_jax.types import Batch, Scene
 from adnerf_jax.validation import Validator
 
 # A field is looked after each so many steps; one that has died shows less than so much on average.
-_LOOK_EVERY = 100
+_LOOK_EVERY = 250
 _DEAD_OPACITY = 1e-4
 
 

@@ -25,6 +25,7 @@ class TrainedStage:
       step: updates that it was trained for.
       person: camera, poses and background.
       scene: constants of the person.
+      occupancies: where head and torso are, None for models that know by themselves.
     """
 
     name: str
@@ -33,7 +34,7 @@ class TrainedStage:
     scene: Scene
     _head: Any
     _torso: Any
-    _occupancies: tuple[Occupancy | None, Occupancy | None]
+    occupancies: tuple[Occupancy | None, Occupancy | None]
     _render: Any
 
     @classmethod
@@ -59,7 +60,7 @@ class TrainedStage:
             scene=parts["scene"],
             _head=head_params,
             _torso=torso_params,
-            _occupancies=survey_stage(
+            occupancies=survey_stage(
                 stage, head_params, torso_params, parts["scene"], person, config.render.occupancy
             ),
             _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk),
@@ -72,7 +73,7 @@ class TrainedStage:
           transform: [4, 4], camera-to-head.
           conditions: of one frame.
         """
-        return self._render(self._head, self._torso, self.scene, transform, conditions, *self._occupancies)
+        return self._render(self._head, self._torso, self.scene, transform, conditions, *self.occupancies)
 
 
 def survey_stage(

@@ -46,6 +46,7 @@ class Volume(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
     ) -> tuple[Rendered, Rendered]:
         """Renders rays [F, R, 3] with a code [F, D] over a background [F, R, 3]: coarse and fine level.
 
@@ -54,16 +55,17 @@ class Volume(nn.Module):
           scene: its near and far.
           key: jitters the positions; None: no jitter, as in rendering.
           occupancy: leaves out samples where a field has no density; for rendering only, without a gradient.
+          revive: 1 in the first steps of training (`compositing.reviving_relu`).
         """
         coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         ends = jnp.broadcast_to(jnp.stack([scene.near, scene.far]), (*length.shape[:-1], 2))
         t = even_samples(ends[..., 0], ends[..., 1], self.coarse_samples, coarse_key)
-        coarse = self._level(COARSE, rays, t, length, code, background, occupancy)
+        coarse = self._level(COARSE, rays, t, length, code, background, occupancy, revive)
         middles = 0.5 * (t[..., 1:] + t[..., :-1])
         drawn = inverse_cdf_samples(middles, coarse.weights[..., 1:], self.fine_samples, fine_key)
         t = jnp.sort(jnp.concatenate([t, drawn], axis=-1), axis=-1)
-        return coarse, self._level(FINE, rays, t, length, code, background, occupancy)
+        return coarse, self._level(FINE, rays, t, length, code, background, occupancy, revive)
 
     def densities(self, points: Array, code: Array) -> Array:
         """Raw densities of both fields at points [N, 3] for a code [D]: [2, N]."""
@@ -71,7 +73,7 @@ class Volume(nn.Module):
         fields = (self.coarse, self.fine)
         return jnp.stack([field(points[None, :, None], towards, code[None])[0][0, :, 0] for field in fields])
 
-    def _level(self, level, rays, t, length, code, background, occupancy) -> Rendered:
+    def _level(self, level, rays, t, length, code, background, occupancy, revive) -> Rendered:
         # The last sample is the background, which no field knows.
         points = rays.origins[..., None, :] + rays.directions[..., None, :] * t[..., :-1, None]
         field, towards = (self.coarse, self.fine)[level], rays.directions / length
@@ -83,7 +85,7 @@ class Volume(nn.Module):
             density, colours = _where_occupied(
                 lambda *inputs: module.apply(variables, *inputs, code), points, towards, occupancy, level
             )
-        return composite_samples(density, colours, t, length, background)
+        return composite_samples(density, colours, t, length, background, revive)
 
 
 def _where_occupied(
@@ -129,9 +131,10 @@ class VolumeHead(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
     ) -> Levels:
         """Renders rays [F, R, 3], see `Volume`."""
-        levels = self.volume(rays, self.code(codes), background, scene, key, occupancy)
+        levels = self.volume(rays, self.code(codes), background, scene, key, occupancy, revive)
         return Levels(levels, jnp.zeros(()))
 
     def code(self, codes: dict[str, Array]) -> Array:
@@ -169,10 +172,12 @@ class VolumeTorso(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
     ) -> tuple[tuple[Array, Array], ...]:
         """Premultiplied colours [F, R, 3] and opacities [F, R], coarse and fine; arguments as `PlanarTorso`."""
         rays = self._rays(pixels, camera, scene)
-        levels = self.volume(rays, self.code(transforms, code), jnp.zeros_like(rays.directions), scene, key, occupancy)
+        nothing = jnp.zeros_like(rays.directions)
+        levels = self.volume(rays, self.code(transforms, code), nothing, scene, key, occupancy, revive)
         return tuple((level.foreground, level.opacity) for level in levels)
 
     def code(self, transforms: Array, code: Array) -> Array:

@@ -47,6 +47,7 @@ def _base(stage: str) -> ConfigDict:
     config.train.audio_components = 29  # features that reach AudioNet: DeepSpeech's 29; of others so many components
     # Published code: attention smooths the audio code in the head's second half, and in the torso stage.
     config.train.attention_from = config.train.get_oneway_ref("steps") // 2 if stage == "head" else 0
+    config.train.revive_until = 2_000  # steps in which densities below 0 still have a gradient that raises them
     config.train.tuning = False  # train on nine tenths of the training frames, validate on the last tenth
     config.train.log_every = 100  # steps between lines of metrics.jsonl
     config.train.validate_every = 5_000  # steps between validation pictures
@@ -85,7 +86,7 @@ def _compat() -> ConfigDict:
         "zero_padding",  # past the clip's ends, windows of zeros beside the frame
         "window_lists",  # neighbouring windows by place in the split, not by time
         "rough_validation",  # validation pictures without the attention's smoothing
-        "density_start",  # no care that the field begins with density: it vanishes for some seeds
+        "dead_density",  # densities below 0 have no gradient from the first step on: for most seeds all of them die
     ):
         compat[name] = compat.get_oneway_ref("reference")
     return compat
@@ -104,7 +105,6 @@ def _field() -> ConfigDict:
     model.direction_levels = 4  # section 3.2
     model.coarse_samples = 64  # section 4.1
     model.fine_samples = 128  # section 4.1
-    model.density_start = 0.5  # added to the first density biases, so that no seed begins without a head
     model.rematerialise = False  # compute activations twice rather than keep them: a third more time, less memory
     model.dtype = "float32"  # factors of matrix products: float32, or bfloat16 for TPUs and GPUs
     return model

@@ -1,0 +1,108 @@
+"""Does the head's density survive its start? Many seeds at once, with and without the cure.
+
+    python -m benchmarks.collapse --data D
+
+trains heads 32 wide with 16 + 32 samples for 500 steps from the same batches and different first parameters, all seeds
+in one program, and prints how many are dead (opacity below 1e-4 on average) and the PSNR of the others.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adnerf_jax.batches import RaySampler
+from adnerf_jax.datasets import SUBJECTS, dataset_of, load_frames
+from adnerf_jax.optim import make_optimizer
+from adnerf_jax.progress import Bar, say
+from adnerf_jax.scenes import make_scene
+from adnerf_jax.stages import example_batch, make_stage, step_key
+from configs import common
+
+SEEDS, STEPS, RAYS = 20, 500, 256
+DEAD = 1e-4
+
+
+def settings(data: str, size: int, swapped: bool, revive_until: int):
+    """The paper's head at a small size."""
+    config = common.get_config("head", None)
+    with config.unlocked():
+        config.data, config.size = data, size
+    config.model.head.update(width=32, colour_width=16, coarse_samples=16, fine_samples=32)
+    config.train.update(rays=RAYS, micro_batches=1, revive_until=revive_until)
+    config.compat.face_rect = swapped
+    return config
+
+
+def run(config, seeds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Opacity [steps, seeds] of the level that has least of it, and mean squared error [steps, seeds]."""
+    dataset = dataset_of(config)
+    frames = load_frames(dataset, dataset.train)
+    stage = make_stage(config, dataset.camera)
+    scene = make_scene(dataset, frames, config.train.audio_components)
+    example = example_batch(1, 1, dataset.windows.shape[1:])
+    tx = make_optimizer(config.optim, config.train.attention_from)
+    sampler = RaySampler(
+        dataset, frames, frames_per_step=1, rays_per_frame=RAYS, regions=dict(config.train.regions),
+        swapped_rect=config.compat.face_rect, random_background=False, subject=SUBJECTS["head"], seed=0,
+    )  # fmt: skip
+
+    @jax.jit
+    def begin(keys):
+        params = jax.vmap(lambda key: stage.init(key, example, scene))(keys)
+        return params, jax.vmap(tx.init)(params)
+
+    @jax.jit
+    def update(params, opt_state, batch, step):
+        def one(params, opt_state):
+            def loss(params):
+                return stage.loss(params, {}, scene, batch, step_key(0, step), step)
+
+            gradient, metrics = jax.grad(loss, has_aux=True)(params)
+            changes, opt_state = tx.update(gradient, opt_state, params)
+            return jax.tree.map(jnp.add, params, changes), opt_state, metrics
+
+        return jax.vmap(one)(params, opt_state)
+
+    params, opt_state = begin(jax.random.split(jax.random.key(1), seeds))
+    opacity, error = [], []
+    bar = Bar("steps", steps, "steps")
+    for step in range(steps):
+        params, opt_state, metrics = update(params, opt_state, sampler.batch(step), jnp.int32(step))
+        opacity.append(np.asarray(metrics["opacity"]))
+        error.append(np.asarray(metrics["mse"]))
+        bar.update()
+    bar.close()
+    return np.stack(opacity), np.stack(error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a prepared dataset")
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    cases = [
+        ("as published", True, 0),
+        ("as published, right rectangle", False, 0),
+        # Half of the steps, to see that what was revived lives on by itself.
+        ("revived in the first half", False, arguments.steps // 2),
+    ]
+    rows = []
+    for name, swapped, revive_until in cases:
+        say(name)
+        config = settings(arguments.data, arguments.size, swapped, revive_until)
+        opacity, error = run(config, arguments.seeds, arguments.steps)
+        dead = opacity[-1] < DEAD
+        psnr = -10 * np.log10(error[-50:].mean(0))
+        first = [int((opacity[:, i] < DEAD).argmax()) for i in np.flatnonzero(dead)]
+        rows.append((name, int(dead.sum()), first, psnr))
+    print(f"{'':42}{'dead':>6}{'PSNR least':>12}{'median':>8}   dead from step")
+    for name, dead, first, psnr in rows:
+        print(f"{name:34}{dead:3}/{len(psnr):2}{psnr.min():12.2f}{np.median(psnr):8.2f}   {sorted(first)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""How near the paper's training step and its rendering come to what the machine can do.
+
+    python -m benchmarks.paper_step [--width 256] [--rays 2048] [--micro-batches 8 16 32]
+
+measures a head step, a torso step, and rendering on random data, at the published sizes by default, and beside them
+plain chains of matrix products of the same shapes, forward and backward, in the same run. GFLOP are those of the
+model's own arithmetic: products of the layers, with what is shared by a ray or an image counted once. Memory is XLA's
+own count of the compiled step.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adnerf_jax.models import build_head
+from adnerf_jax.optim import make_optimizer
+from adnerf_jax.stages import example_batch, head_init, make_stage
+from adnerf_jax.state import TrainState
+from adnerf_jax.train import make_update
+from adnerf_jax.types import Camera, Rays, Scene
+from benchmarks.machine import matrix_rate
+from configs import common
+
+CHANNELS = 29
+
+
+def shapes(model) -> list[tuple[int, int, bool]]:
+    """(inputs, outputs, whether the inputs have a gradient) of the products that a field makes for each sample."""
+    position, width, colour = 3 * (1 + 2 * model.position_levels), model.width, model.colour_width
+    layers = [(position, width, False)]
+    layers += [(width, width, True)] * (model.depth - 1) + [(position, width, False)]
+    layers += [(width, 1, True), (width, colour, True)] + [(colour, colour, True)] * (model.colour_depth - 1)
+    return [*layers, (colour, 3, True)]
+
+
+def samples(model) -> int:
+    """Samples of a ray that a field is asked for, both levels: the last of each is the background."""
+    return (model.coarse_samples - 1) + (model.coarse_samples + model.fine_samples - 1)
+
+
+def forward_flop(model) -> float:
+    """FLOP for a ray, both levels."""
+    return samples(model) * sum(2.0 * i * o for i, o, _ in shapes(model))
+
+
+def training_flop(model) -> float:
+    """FLOP for a ray forward and backward: a product for the weights' gradient, one more for inputs that have one."""
+    return samples(model) * sum(2.0 * i * o * (3 if inner else 2) for i, o, inner in shapes(model))
+
+
+def best_seconds(run: Callable[[], object], repeats: int) -> float:
+    """The shortest of some runs, the first one left out."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.monotonic()
+        jax.block_until_ready(run())
+        times.append(time.monotonic() - start)
+    return min(times)
+
+
+def chain_rate(model, count: int, backward: bool, repeats: int) -> float:
+    """GFLOP/s of the plain products for `count` samples."""
+    rng = np.random.default_rng(0)
+    weights = [jnp.asarray(rng.normal(size=(i, o)) / np.sqrt(i), jnp.float32) for i, o, _ in shapes(model)]
+    where = jnp.asarray(rng.normal(size=(count, shapes(model)[0][0])), jnp.float32)
+
+    def chain(weights):
+        first, *hidden = weights[: model.depth]
+        again, density, *colours = weights[model.depth :]
+        h = where @ first
+        for layer, w in enumerate(hidden):
+            h = h @ w + (where @ again if layer == model.skip else 0.0)
+        c = h
+        for w in colours:
+            c = c @ w
+        return (h @ density).sum() + c.sum()
+
+    run = jax.jit(jax.grad(chain) if backward else chain)
+    seconds = best_seconds(lambda: run(weights), repeats)
+    per_ray = training_flop(model) if backward else forward_flop(model)
+    return per_ray / samples(model) * count / seconds / 1e9
+
+
+def scene() -> Scene:
+    """Constants that the paper's fields use; the others are empty."""
+    empty = np.zeros(1, np.float32)
+    names = {name: empty for name in Scene.__dataclass_fields__}
+    used = dict(
+        near=np.float32(0.6), far=np.float32(1.2), torso_camera=np.eye(4, dtype=np.float32),
+        audio_mean=np.zeros(CHANNELS, np.float32), audio_basis=np.eye(CHANNELS, dtype=np.float32),
+    )  # fmt: skip
+    return Scene(**(names | used))
+
+
+def measure_step(config, micro_batches: int, repeats: int) -> tuple[float, float, float]:
+    """Seconds, GFLOP and GiB (arguments, results and temporaries) of a training step."""
+    camera = Camera(1200.0, 225.0, 225.0, height=450, width=450)
+    stage = make_stage(config, camera)
+    batch = example_batch(config.train.rays, 1, (16, CHANNELS))
+    batch = jax.tree.map(lambda a: np.random.default_rng(0).random(a.shape, np.float32), batch)
+    batch = batch.replace(transforms=np.eye(4, dtype=np.float32)[None], pixels=batch.pixels * 450)
+    tx = make_optimizer(config.optim, config.train.attention_from)
+    init = head_init(stage.head, camera)
+    frozen = jax.jit(init)(jax.random.key(1), batch, scene()) if config.stage == "torso" else {}
+
+    def create():
+        return TrainState.create(stage.init(jax.random.key(0), batch, scene()), tx, frozen, scene())
+
+    state = jax.jit(create)()
+    update = make_update(stage, tx, 0, micro_batches)
+    memory = update.lower(state, batch).compile().memory_analysis()
+    bytes_ = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    holder = [state]
+
+    def run():
+        holder[0], metrics = update(holder[0], batch)
+        return metrics
+
+    seconds = best_seconds(run, repeats)
+    flop = training_flop(config.model[config.stage]) * config.train.rays
+    if config.stage == "torso":
+        flop += forward_flop(config.model.head) * config.train.rays
+    return seconds, flop / 1e9, bytes_ / 2**30
+
+
+def measure_rendering(config, rays: int, repeats: int) -> tuple[float, float]:
+    """Seconds and GFLOP of rendering rays of a head without leaving samples out."""
+    head = build_head(config.model.head, config.compat)
+    rng = np.random.default_rng(0)
+    directions = np.concatenate([rng.uniform(-0.2, 0.2, (1, rays, 2)), -np.ones((1, rays, 1))], -1)
+    bundle = Rays(np.zeros((1, rays, 3), np.float32), directions.astype(np.float32))
+    codes = {"audio": np.zeros((1, 64), np.float32)}
+    nothing = np.zeros((1, rays, 3), np.float32)
+    params = head.init(jax.random.key(0), bundle, codes, nothing, scene())
+    run = jax.jit(lambda params: head.apply(params, bundle, codes, nothing, scene()).rendered[-1].rgb)
+    return best_seconds(lambda: run(params), repeats), forward_flop(config.model.head) * rays / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--rays", type=int, default=2048)
+    parser.add_argument("--micro-batches", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--repeats", type=int, default=2)
+    arguments = parser.parse_args()
+
+    def config_of(stage: str):
+        config = common.get_config(stage, None)
+        for model in config.model.values():
+            model.update(width=arguments.width, colour_width=arguments.width // 2)
+        config.train.rays = arguments.rays
+        return config
+
+    model = config_of("head").model.head
+    counts = [arguments.rays // parts * samples(model) // 2 for parts in arguments.micro_batches]
+    best = {
+        backward: max(chain_rate(model, count, backward, arguments.repeats + 2) for count in counts)
+        for backward in (True, False)
+    }
+    print(f"square products of 2048: {matrix_rate():.0f} GFLOP/s")
+    print(f"plain chains: {best[True]:.0f} GFLOP/s forward and backward, {best[False]:.0f} forward")
+    print(f"{'':34}{'s':>8}{'rays/s':>9}{'GFLOP/s':>9}{'of plain':>9}{'GiB':>7}")
+    for stage in ("head", "torso"):
+        config = config_of(stage)
+        for parts in arguments.micro_batches:
+            seconds, gflop, memory = measure_step(config, parts, arguments.repeats)
+            plain = best[True]
+            if stage == "torso":
+                head = forward_flop(config.model.head) * arguments.rays / 1e9
+                plain = gflop / (head / best[False] + (gflop - head) / best[True])
+            row(f"{stage} step, {parts} micro-batches", seconds, arguments.rays, gflop, plain, memory)
+    for rays in (256, 1024):
+        seconds, gflop = measure_rendering(config_of("head"), rays, arguments.repeats)
+        row(f"rendering the head, {rays} rays at once", seconds, rays, gflop, best[False], None)
+
+
+def row(name: str, seconds: float, rays: int, gflop: float, plain: float, memory: float | None) -> None:
+    """A line of the table."""
+    rate = gflop / seconds
+    memory = "" if memory is None else f"{memory:7.2f}"
+    print(f"{name:34}{seconds:8.2f}{rays / seconds:9.0f}{rate:9.0f}{rate / plain:9.2f}{memory}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
