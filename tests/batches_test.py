@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax.batches import regions_of
-from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.batches import _around_rect, regions_of
+from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
+from adnerf_jax.types import Camera
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,67 @@ def test_rays_fill_their_rectangles(dataset, tiny_data):
     face, frame = pixels[:, :, :24].reshape(-1, 2), pixels[:, :, 24:].reshape(-1, 2)
     assert face.min(0).tolist() == [6, 9] and face.max(0).tolist() == [17, 22]
     assert frame.min(0).tolist() == [0, 0] and frame.max(0).tolist() == [31, 31]
+
+
+@pytest.mark.parametrize(
+    "rect",
+    [(2, 1, 3, 2), (0, 0, 3, 2), (4, 3, 3, 2), (0, 1, 7, 2), (2, 0, 3, 5), (0, 0, 7, 1), (6, 4, 1, 1), (0, 0, 7, 5)],
+    ids=str,
+)
+def test_every_pixel_outside_a_rectangle_is_as_likely(rect):
+    camera = Camera(9.0, 3.5, 2.5, height=5, width=7)
+    x, y, width, height = rect
+    inside = np.zeros((5, 7), bool)
+    inside[y : y + height, x : x + width] = True
+    # Where the rectangle is the whole image there is no outside: then anywhere.
+    expected = np.argwhere(~inside) if not inside.all() else np.argwhere(inside)
+    u = (np.arange(len(expected)) + 0.5) / len(expected)
+    for shift in (-0.49, 0.0, 0.49):  # all quantiles of a pixel
+        rows, columns = _around_rect(u + shift / len(expected), *(np.full(len(u), v) for v in rect), camera)
+        drawn = np.stack([rows, columns], axis=-1)
+        np.testing.assert_array_equal(drawn[np.lexsort(drawn.T[::-1])], expected)
+
+
+def test_the_published_share_of_rays_in_and_outside_the_face(dataset, frames, tiny_data):
+    settings = tiny.config("head", tiny_data, variants="smoke")
+    assert dict(settings.train.regions) == {"face": 0.95, "outside": 0.05}
+    sampler = tiny.ray_sampler(settings, dataset)
+    pixels = np.stack([sampler.batch(step).pixels for step in range(60)]).astype(int)
+    assert pixels.shape == (60, 1, 128, 2)
+    rows, columns = np.moveaxis(pixels[:, 0], -1, 0)
+    inside = (rows >= 6) & (rows < 6 + 12) & (columns >= 9) & (columns < 9 + 14)
+    np.testing.assert_array_equal(inside.sum(1), 122)  # 121.6 of 128
+    # 360 draws among 856 pixels reach every side of the image.
+    outside = pixels[:, 0][~inside]
+    assert (outside.min(0) <= 1).all() and (outside.max(0) >= tiny.SIZE - 2).all()
+    # Colours are those of the pixels, whichever way they were drawn.
+    batch = sampler.batch(7)
+    (row,) = np.flatnonzero((frames.split.transforms == batch.transforms[0]).all((1, 2)))
+    rows, columns = batch.pixels[0].astype(int).T
+    behind = dataset.background[rows, columns] / np.float32(255)
+    np.testing.assert_allclose(batch.background[0], behind, rtol=1e-6)
+    shown = frames.showing(SUBJECTS["head"], row, dataset.background)[rows, columns]
+    np.testing.assert_allclose(batch.target[0], shown / np.float32(255), atol=1e-6)
+
+
+def test_the_published_rectangle_has_rows_and_columns_interchanged(dataset, frames, tiny_data):
+    right, swapped = (regions_of(dataset, frames, wrong) for wrong in (False, True))
+    np.testing.assert_array_equal(swapped["face"], right["face"][:, [1, 0, 3, 2]])
+    for name in right.keys() - {"face"}:
+        np.testing.assert_array_equal(swapped[name], right[name])
+    sampler = tiny.ray_sampler(
+        tiny.config("head", tiny_data), dataset, regions={"face": 0.75, "outside": 0.25}, swapped_rect=True
+    )
+    pixels = np.stack([sampler.batch(step).pixels for step in range(40)])
+    face, outside = pixels[:, :, :24].reshape(-1, 2), pixels[:, :, 24:].reshape(-1, 2)
+    assert face.min(0).tolist() == [9, 6] and face.max(0).tolist() == [22, 17]
+    assert not ((outside >= [9, 6]) & (outside <= [22, 17])).all(1).any()
+
+
+def test_the_tracked_expression_goes_with_the_frame(tmp_path):
+    dataset = load_dataset(tiny.add_landmarks(tiny.make_dataset(tmp_path / "dataset")))
+    batch = tiny.ray_sampler(tiny.config("head"), dataset).batch(0)
+    for f in range(4):
+        (row,) = np.flatnonzero((dataset.train.transforms == batch.transforms[f]).all((1, 2)))
+        np.testing.assert_array_equal(batch.conditions.expression[f], dataset.expression[dataset.train.aud_id[row]])
+    assert dataset.expression.std() > 0.1

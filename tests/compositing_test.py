@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adnerf_jax.compositing import alpha_weights, composite, over
+from adnerf_jax.compositing import alpha_weights, composite, composite_samples, over, reviving_relu
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -70,3 +70,44 @@ class CompositeTest(chex.TestCase):
         background = rng.random((6, 3))
         rendered = composite(weights, rng.random((6, 4, 3)), rng.random((6, 4)), background)
         np.testing.assert_allclose(over(rendered.foreground, rendered.opacity, background), rendered.rgb, rtol=1e-6)
+
+
+class CompositeSamplesTest(chex.TestCase):
+    """Against the sums of the published code (`golden_test.py` has its numbers)."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_the_closing_sample_is_the_background(self):
+        rng = np.random.default_rng(4)
+        raw, colours = rng.normal(0, 8, (5, 9)), rng.random((5, 9, 3))
+        t, length = np.sort(rng.uniform(0.5, 1.5, (5, 10))), rng.uniform(1, 2, (5, 1))
+        background = rng.random((5, 3))
+        rays = self.variant(composite_samples)(*(a.astype(np.float32) for a in (raw, colours, t, length, background)))
+        distance = np.append(np.diff(t), np.full((5, 1), 1e10), axis=-1) * length
+        density = np.append(np.maximum(raw, 0), np.zeros((5, 1)), axis=-1) + 1e-6
+        alpha = 1 - np.exp(-density * distance)
+        weights = np.stack([alpha[:, i] * np.prod(1 - alpha[:, :i], axis=-1) for i in range(10)], axis=-1)
+        every = np.concatenate([colours, background[:, None]], axis=1)
+        np.testing.assert_allclose(rays.rgb, (weights[..., None] * every).sum(1), atol=2e-6)  # ten float32 terms
+        np.testing.assert_allclose(1 - rays.opacity, weights[:, -1], atol=2e-6)
+        np.testing.assert_allclose(rays.depth, (weights[:, :-1] * t[:, :-1]).sum(-1), atol=2e-6)
+
+
+class RevivingReluTest(chex.TestCase):
+    RAW = np.array([-5.0, -1e-3, 1e-3, 5.0], np.float32)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_it_is_a_relu_whatever_it_lets_back(self):
+        for revive in (0.0, 1.0):
+            value = self.variant(reviving_relu)(self.RAW, jnp.float32(revive))
+            np.testing.assert_array_equal(value, [0, 0, np.float32(1e-3), 5])
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_below_zero_only_a_wish_for_more_passes_and_only_while_it_may(self):
+        @self.variant
+        def slope(wish, revive):
+            return jax.grad(lambda raw: (wish * reviving_relu(raw, revive)).sum())(self.RAW)
+
+        for wish in (-2.0, 2.0):  # of the loss: a gradient below zero asks for more
+            np.testing.assert_array_equal(slope(wish, jnp.float32(0)), [0, 0, wish, wish])
+            below = min(wish, 0.0)
+            np.testing.assert_array_equal(slope(wish, jnp.float32(1)), [below, below, wish, wish])

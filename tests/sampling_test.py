@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adnerf_jax.sampling import even_edges, overlapping_weight, resample_edges
+from adnerf_jax.sampling import even_edges, even_samples, inverse_cdf_samples, overlapping_weight, resample_edges
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -29,6 +29,72 @@ def cdf_of(weights: np.ndarray, padding: float) -> np.ndarray:
 def test_even_edges():
     edges = even_edges(np.array([0.5, 1.0], np.float32), np.array([1.5, 1.0], np.float32), 4)
     np.testing.assert_allclose(edges, [[0.5, 0.75, 1.0, 1.25, 1.5], [1.0] * 5], rtol=1e-6)
+
+
+class EvenSamplesTest(chex.TestCase):
+    NEAR, FAR = np.full(500, 0.5, np.float32), np.full(500, 1.3, np.float32)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_without_a_key_they_are_even(self):
+        t = self.variant(lambda n, f: even_samples(n, f, COARSE, None))(self.NEAR, self.FAR)
+        np.testing.assert_allclose(t[0], np.linspace(0.5, 1.3, COARSE), atol=2e-7)  # roundings of numbers near 1
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_each_stays_within_its_half_way_points_and_the_last_is_far(self):
+        t = np.asarray(
+            self.variant(lambda n, f, k: even_samples(n, f, COARSE, k))(self.NEAR, self.FAR, jax.random.key(0))
+        )
+        even = np.linspace(0.5, 1.3, COARSE)
+        middles = (even[1:] + even[:-1]) / 2
+        lower, upper = np.append(even[0], middles), np.append(middles, even[-1])
+        assert (np.diff(t) >= 0).all()
+        assert (t >= lower - 2e-7).all() and (t <= upper + 2e-7).all()
+        np.testing.assert_array_equal(t[:, -1], np.float32(1.3))
+        # Uniform in between: 500 draws have a mean within 4 · 0.289 / √500 = 0.052 of the middle, and reach the ends.
+        share = ((t - lower) / (upper - lower))[:, :-1]
+        np.testing.assert_allclose(share.mean(0), 0.5, atol=0.052)
+        assert (share.min(0) < 0.02).all() and (share.max(0) > 0.98).all()
+
+
+class InverseCdfTest(chex.TestCase):
+    BINS = np.array([0.6, 0.7, 0.8, 1.0, 1.2], np.float32)
+    WEIGHTS = np.array([0.5, 0.0, 2.0, 1.5], np.float32)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_draws_fall_into_the_bins_as_their_weights_say(self):
+        draws = 20_000
+        t = self.variant(lambda k: inverse_cdf_samples(self.BINS, self.WEIGHTS, draws, k))(jax.random.key(0))
+        counts, _ = np.histogram(t, self.BINS)
+        assert counts.sum() == draws
+        share = (self.WEIGHTS + 1e-5) / (self.WEIGHTS + 1e-5).sum()
+        # Five standard deviations of a binomial share.
+        np.testing.assert_allclose(counts / draws, share, atol=5 * 0.5 / np.sqrt(draws))
+        assert counts[1] <= 3  # 0.05 expected
+        # Uniform within a bin.
+        inside = np.asarray(t)[(t > 0.8) & (t < 1.0)]
+        quartiles, _ = np.histogram(inside, np.linspace(0.8, 1.0, 5))
+        np.testing.assert_allclose(quartiles / len(inside), 0.25, atol=5 * 0.44 / np.sqrt(len(inside)))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_without_a_key_even_quantiles_against_numpy(self):
+        bins, weights = intervals(5, COARSE)
+        t = self.variant(lambda b, w: inverse_cdf_samples(b, w, FINE, None))(bins, weights)
+        assert (np.diff(t) >= 0).all()
+        u = np.linspace(0, 1, FINE)
+        for found, b, c in zip(t, bins, cdf_of(weights, 1e-5), strict=True):
+            # Without the steps below 1e-5, which count as steps of 1 in the published code, it is the interpolation.
+            steep = np.diff(c)[np.clip(np.searchsorted(c, u, "right") - 1, 0, COARSE - 1)] > 1e-4
+            expected = np.interp(u, c, b)
+            # Roundings of the sums, 1e-7, over a step of at least 1e-4, times a bin of at most 0.2.
+            np.testing.assert_allclose(found[1:-1][steep[1:-1]], expected[1:-1][steep[1:-1]], atol=3e-4)
+
+    def test_positions_are_constants_for_the_gradient(self):
+        gradient = jax.grad(lambda w: inverse_cdf_samples(self.BINS, w, FINE, jax.random.key(1)).sum())(self.WEIGHTS)
+        np.testing.assert_array_equal(gradient, 0.0)
+
+    def test_no_weight_at_all_spreads_evenly(self):
+        t = inverse_cdf_samples(jnp.linspace(0.0, 1.0, 5), jnp.zeros(4), FINE, None)
+        np.testing.assert_allclose(t, np.linspace(0, 1, FINE), atol=1e-6)
 
 
 class ResampleTest(chex.TestCase):

@@ -103,3 +103,23 @@ def test_more_devices_than_divide_the_rays():
     sharding.check_divides(24, 4, Mesh())
     with pytest.raises(UserError, match="is a multiple of 12$"):
         sharding.check_divides(18, 4, Mesh())
+
+
+def test_the_parts_of_a_batch_are_the_batch():
+    rng = np.random.default_rng(0)
+    batch = jax.tree.map(lambda a: rng.random(a.shape).astype(np.float32), example_batch(12, 2, (16, 3)))
+    parts = jax.jit(lambda b: sharding.split_rays(b, 3))(batch)
+    for name in ("pixels", "target", "background"):
+        whole, part = getattr(batch, name), np.asarray(getattr(parts, name))
+        assert part.shape == (3, 2, 4, whole.shape[-1])
+        for p in range(3):
+            # Every third ray: each of the devices that hold neighbouring rays has its share in every part.
+            np.testing.assert_array_equal(part[p], whole[:, p::3])
+    for ours, theirs in zip(
+        jax.tree.leaves((parts.transforms, parts.conditions)),
+        jax.tree.leaves((batch.transforms, batch.conditions)),
+        strict=True,
+    ):
+        assert len(ours) == 3
+        for part in ours:
+            np.testing.assert_array_equal(part, theirs)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from adnerf_jax import schema, sharding
 from adnerf_jax.batches import RaySampler
 from adnerf_jax.datasets import SUBJECTS, Dataset, dataset_of, load_frames
+from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, write_parts
 from adnerf_jax.files import write_json
 from adnerf_jax.optim import make_optimizer
@@ -106,26 +107,52 @@ def make_dataset(folder: pathlib.Path, channels: int = 8, speech: str | None = N
     return folder
 
 
-def config(stage: str, data: pathlib.Path | None = None, **train) -> ConfigDict:
-    """`:fast,smoke` made smaller still; `train` are fields of `config.train`."""
-    small = common.get_config(stage, "fast,smoke")
-    grid = dict(levels=3, table_size=2**9, coarsest=4, finest=16)
+def add_landmarks(folder: pathlib.Path) -> pathlib.Path:
+    """Writes the landmarks and blendshapes of a dataset's clip, random numbers."""
+    rng = np.random.default_rng(6)
+    points, blendshapes = rng.normal(16, 4, (CLIP, 478, 3)), rng.random((CLIP, 52))
+    Landmarks(points.astype(np.float32), np.ones(CLIP, bool), blendshapes.astype(np.float32)).save(
+        folder / schema.LANDMARKS
+    )
+    return folder
+
+
+def config(stage: str, data: pathlib.Path | None = None, variants: str = "fast,smoke", **train) -> ConfigDict:
+    """A configuration with variants, made smaller still; `train` are fields of `config.train`."""
+    small = common.get_config(stage, variants)
     with small.unlocked():
         small.data = None if data is None else str(data)
-        small.model.head.grid.update(grid)
-        small.model.head.shape_grid.update(grid)
-        small.model.head.update(width=16, geometry=7, proposal_resolution=8, coarse_samples=8, fine_samples=6)
-        if stage == "torso":
-            small.model.torso.grid.update(grid)
-            small.model.torso.update(width=16, deformation_width=8)
-        small.train.update(
-            steps=6, rays=128, frames_per_step=4, audio_components=6, log_every=1, validate_every=100,
-            checkpoint_every=100,
-        )  # fmt: skip
+        if small.family == "fast":
+            _shrink_grids(small)
+        else:
+            _shrink_volumes(small)
+        small.train.update(steps=6, rays=128, audio_components=6, log_every=1, validate_every=100, checkpoint_every=100)
         small.train.update(train)
         small.optim.update(learning_rate=2e-3, decay_steps=300)
         small.render.chunk = 256
     return small
+
+
+def _shrink_grids(small: ConfigDict) -> None:
+    grid = dict(levels=3, table_size=2**9, coarsest=4, finest=16)
+    small.model.head.grid.update(grid)
+    small.model.head.shape_grid.update(grid)
+    small.model.head.update(width=16, geometry=7, proposal_resolution=8, coarse_samples=8, fine_samples=6)
+    if "torso" in small.model:
+        small.model.torso.grid.update(grid)
+        small.model.torso.update(width=16, deformation_width=8)
+    small.train.frames_per_step = 4
+
+
+def _shrink_volumes(small: ConfigDict) -> None:
+    small.size = None  # the small dataset's pictures are small enough
+    for model in small.model.values():
+        model.update(
+            width=16, depth=3, skip=1, colour_width=8, colour_depth=2, position_levels=4, direction_levels=2,
+            coarse_samples=8, fine_samples=6,
+        )  # fmt: skip
+    small.train.micro_batches = 1
+    small.render.occupancy = 16
 
 
 def camera() -> Camera:

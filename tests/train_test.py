@@ -88,7 +88,7 @@ def test_gradients_reach_every_parameter(trained, stage):
     batch = tiny.ray_sampler(settings, dataset).batch(0)
 
     def loss(params):
-        return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(1), 0)[0]
+        return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(1), jax.numpy.int32(0))[0]
 
     for path, gradient in jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(parts["params"]))[0]:
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
