@@ -12,13 +12,15 @@ T = TypeVar("T")
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 05 s, 2 h 07 min."""
+    """12 s, 3 min 05 s, 2 h 07 min, 75 days."""
     seconds = int(round(seconds))
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 86400} days"
 
 
 class Bar:

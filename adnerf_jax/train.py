@@ -18,7 +18,7 @@ from adnerf_jax.logs import MetricWriter
 from adnerf_jax.metrics import psnr_of
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.person import Person
-from adnerf_jax.progress import Bar, say
+from adnerf_jax.progress import Bar, duration, say
 from adnerf_jax.runs import check_continues, save_config
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.stages import Stage, example_batch, head_init, make_stage, step_key
@@ -29,6 +29,11 @@ from adnerf_jax.validation import Validator
 # A field is looked after each so many steps; one that has died shows less than so much on average.
 _LOOK_EVERY = 250
 _DEAD_OPACITY = 1e-4
+
+
+# The cost of a training is told after so many steps, where it is more than so many seconds.
+_COST_STEPS = 4
+_LONG = 3 * 3600.0
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
@@ -100,13 +105,20 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         concurrent.futures.ThreadPoolExecutor(1) as loader,
     ):
         upcoming = loader.submit(sampler.batch, first)
-        since, since_step = time.monotonic(), first
+        began = since = time.monotonic()
+        since_step = first
         for step in range(first, config.train.steps):
             batch = upcoming.result()
             if step + 1 < config.train.steps:
                 upcoming = loader.submit(sampler.batch, step + 1)
             state, metrics = update(state, sharding.put(batch, batch_shardings))
             done = step + 1
+            if done - first == 1:
+                jax.block_until_ready(metrics)
+                began = time.monotonic()
+            elif done - first == _COST_STEPS:
+                jax.block_until_ready(metrics)
+                say_cost((time.monotonic() - began) / (_COST_STEPS - 1) * (config.train.steps - done), config.family)
             last = done == config.train.steps
             note = ""
             if done % config.train.log_every == 0 or last:
@@ -149,6 +161,13 @@ def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dat
 
     fresh = jax.jit(create, out_shardings=sharding.replicated(mesh))(state.scene, state.frozen)
     return fresh.replace(step=state.step)
+
+
+def say_cost(seconds: float, family: str) -> None:
+    """Tells what the rest of a long training will take, before anybody waits for it."""
+    if seconds > _LONG:
+        hint = "; the variant :fast takes minutes, :small about half an hour" if family == "paper" else ""
+        say(f"at this rate, training takes {duration(seconds)} on this machine{hint}")
 
 
 def check_settings(config: ConfigDict) -> None:

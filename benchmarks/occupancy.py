@@ -61,7 +61,9 @@ def main() -> None:
     print(f"{person.camera.width}x{person.camera.height}, loading and survey {survey:.1f} s")
     print(f"every sample of every ray {whole:.2f} s, with occupancy {part:.2f} s: {whole / part:.2f} times as fast")
     print(f"cells occupied {', '.join(f'{100 * share:.1f} %' for share in cells)}")
-    print(f"pixels within 1/255: {100 * (differences <= 1 / 255).mean():.3f} %, worst {255 * differences.max():.2f}/255")
+    print(
+        f"pixels within 1/255: {100 * (differences <= 1 / 255).mean():.3f} %, worst {255 * differences.max():.2f}/255"
+    )
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def _small(config: ConfigDict) -> None:
     for model in config.model.values():
         model.update(width=64, colour_width=32, coarse_samples=32, fine_samples=64)
     config.optim.decay_steps = config.train.get_oneway_ref("steps")
-    config.train.update(steps=8000, rays=1024, micro_batches=4)
+    config.train.update(steps=5000, rays=1024, micro_batches=4, revive_until=500)
     config.train.validate_every = config.train.checkpoint_every = 1000
 
 

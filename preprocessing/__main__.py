@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from adnerf_jax.errors import UserError
 from adnerf_jax.progress import exit_status
 
 DESCRIPTION = """Makes a dataset to train on from a portrait video: one person who talks to the camera before a
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
 
     def command() -> None:
+        if not options.out:
+            raise UserError("--out is empty (a shell variable that is not set?): name the dataset's folder")
         # Not at the top: --help must not wait for JAX.
         from adnerf_jax.compilation import enable_cache
         from preprocessing.pipeline import prepare
