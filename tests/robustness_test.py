@@ -4,6 +4,7 @@ import errno
 import fnmatch
 import os
 import pathlib
+import tempfile
 from fractions import Fraction
 
 import av
@@ -225,16 +226,19 @@ def test_an_empty_name_of_the_folder(tmp_path, capsys):
     assert "--out is empty" in fails(capsys, "--video", str(tmp_path / "me.mp4"), "--out", "")
 
 
-def test_a_file_that_may_not_be_read(tmp_path, capsys):
-    video = film_portrait(tmp_path / "v.mp4")
-    video.chmod(0)
+def test_a_file_that_may_not_be_read(capsys):
     user = os.geteuid()
-    try:
-        if user == 0:
-            os.seteuid(65534)  # the superuser may read everything
-        line = fails(capsys, "--video", video, "--out", tmp_path / "d")
-    finally:
-        os.seteuid(user)
+    # Not below `tmp_path`, which is closed to everybody but its owner.
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder).chmod(0o755)
+        video = film_portrait(pathlib.Path(folder) / "v.mp4")
+        video.chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)  # the superuser may read everything
+            line = fails(capsys, "--video", video, "--out", pathlib.Path(folder) / "d")
+        finally:
+            os.seteuid(user)
     assert "permission" in line.lower()
 
 
