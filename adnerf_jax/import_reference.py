@@ -48,14 +48,14 @@ class ReferenceCheckpoint:
     Attributes:
       path: of the file.
       step: updates done.
-      adam_step: updates that the moments have seen.
+      adam_steps: updates that the moments have seen, by the optimizer's group: attention begins later.
       fields: `coarse` and `fine`.
       audio, attention: the audio nets; None where the file has none, as in a body's attention.
     """
 
     path: pathlib.Path = struct.field(pytree_node=False)
     step: int
-    adam_step: int
+    adam_steps: dict[str, int]
     fields: dict[str, ReferenceNet]
     audio: ReferenceNet
     attention: ReferenceNet | None
@@ -75,6 +75,15 @@ def read_checkpoint(path: str | pathlib.Path) -> ReferenceCheckpoint:
     missing = [key for key in needed if key not in stored]
     if missing:
         raise UserError(f"{path} is not a checkpoint of AD-NeRF: {', '.join(missing)} missing")
+    try:
+        return _read(stored, path)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a checkpoint of AD-NeRF: its parts are of another kind ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _read(stored: dict[str, Any], path: pathlib.Path) -> ReferenceCheckpoint:
     networks = _Moments(stored.get("optimizer_state_dict"))
     fields = {}
     for name, key in _FIELDS.items():
@@ -83,12 +92,14 @@ def read_checkpoint(path: str | pathlib.Path) -> ReferenceCheckpoint:
     key, moments = "network_audnet_state_dict", _Moments(stored.get("optimizer_aud_state_dict"))
     audio = _net(stored[key], _audio_name, moments, path, key)
     attention, key = None, "network_audattnet_state_dict"
+    adam_steps = {"networks": networks.step}
     if key in stored:
         moments = _Moments(stored.get("optimizer_audatt_state_dict"))
         attention = _net(stored[key], _attention_name, moments, path, key)
+        adam_steps["attention"] = moments.step
     done = int(stored["global_step"])
     # The published code saves after an update, before it counts it.
-    return ReferenceCheckpoint(path, done + bool(networks.step), networks.step, fields, audio, attention)
+    return ReferenceCheckpoint(path, done + bool(networks.step), adam_steps, fields, audio, attention)
 
 
 class _Moments:
@@ -279,7 +290,7 @@ def _write(
         raise UserError(f"{checkpoint.path}: the tensors do not fit together: {_first_difference(have, want)}")
     tx = make_optimizer(config.optim, config.train.attention_from)
     moments = AdamMoments(
-        checkpoint.adam_step,
+        checkpoint.adam_steps,
         *(_params(checkpoint, with_audio=config.stage == "head", part=part) for part in ("first", "second")),
     )
     state = TrainState.create(params, tx, frozen, scene)

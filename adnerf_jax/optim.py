@@ -21,9 +21,9 @@ def group_of(path: tuple[Any, ...]) -> str:
 
 @struct.dataclass
 class AdamMoments:
-    """What Adam remembers: updates seen, and the first and second moments as trees like the parameters."""
+    """What Adam remembers: updates that each group has seen, first and second moments as trees like the parameters."""
 
-    count: int
+    counts: dict[str, int]
     first: Any
     second: Any
 
@@ -33,7 +33,7 @@ def with_moments(opt_state: optax.OptState, moments: AdamMoments, step: int) -> 
 
     Args:
       opt_state: for the structure.
-      moments: of every group.
+      moments: of every group; one that is not counted has seen no update.
       step: updates done, on which the rates depend.
     """
 
@@ -43,14 +43,18 @@ def with_moments(opt_state: optax.OptState, moments: AdamMoments, step: int) -> 
     def of_group(old: Any, new: Any) -> Any:
         return jax.tree.map(lambda a, b: a if is_mask(a) else b, old, new, is_leaf=is_mask)
 
-    def replace(node: Any) -> Any:
-        if isinstance(node, optax.ScaleByAdamState):
+    def is_adam(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByAdamState)
+
+    def replace(path: tuple[Any, ...], node: Any) -> Any:
+        if is_adam(node):
+            (group,) = {getattr(key, "key", None) for key in path} & {"networks", "grids", "attention"}
             first, second = of_group(node.mu, moments.first), of_group(node.nu, moments.second)
-            return optax.ScaleByAdamState(np.int32(moments.count), first, second)
+            return optax.ScaleByAdamState(np.int32(moments.counts.get(group, 0)), first, second)
         # What is left are counts of updates.
         return np.int32(step)
 
-    return jax.tree.map(replace, opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
+    return jax.tree_util.tree_map_with_path(replace, opt_state, is_leaf=is_adam)
 
 
 def make_optimizer(optim, attention_from: int) -> optax.GradientTransformation:

@@ -16,7 +16,7 @@ from adnerf_jax.datasets import SUBJECTS, Dataset, Frames, dataset_of, load_fram
 from adnerf_jax.errors import UserError
 from adnerf_jax.logs import MetricWriter
 from adnerf_jax.metrics import psnr_of
-from adnerf_jax.optim import make_optimizer
+from adnerf_jax.optim import AdamMoments, make_optimizer, with_moments
 from adnerf_jax.person import Person
 from adnerf_jax.progress import Bar, duration, say
 from adnerf_jax.runs import check_continues, save_config
@@ -157,7 +157,10 @@ def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dat
 
     def create(scene: Scene, frozen) -> TrainState:
         params = stage.init(jax.random.fold_in(jax.random.key(config.seed), step), example, scene)
-        return TrainState.create(params, tx, frozen, scene)
+        fresh = TrainState.create(params, tx, frozen, scene)
+        # Rates, and the step from which attention is trained, go by the steps of the run.
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return fresh.replace(opt_state=with_moments(fresh.opt_state, AdamMoments({}, zeros, zeros), step))
 
     fresh = jax.jit(create, out_shardings=sharding.replicated(mesh))(state.scene, state.frozen)
     return fresh.replace(step=state.step)
