@@ -127,6 +127,8 @@ def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding
             for name in names
         }
         parts = checkpointer.load_checkpointables(step, wanted)
+    if parts["scene"].keys() != Scene.__dataclass_fields__.keys():
+        raise UserError(f"{workdir} was trained by another version of this program: train it again")
     return step, {"frozen": {}, **parts, "scene": Scene(**parts["scene"])}
 
 

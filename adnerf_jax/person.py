@@ -81,6 +81,8 @@ class Person:
         if not path.exists():
             raise UserError(f"{workdir} holds no trained person ({_FILE} is missing): train first, or check --workdir")
         with np.load(path, allow_pickle=False) as stored:
+            if "survey_audio" not in stored:
+                raise UserError(f"{workdir} was trained by another version of this program: train it again")
             height, width = stored["background"].shape[:2]
             eyes = stored["eyes"]
             return cls(

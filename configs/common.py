@@ -63,7 +63,7 @@ def _base(stage: str) -> ConfigDict:
     config.render.out = config_dict.placeholder(str)  # video to write; default: <workdir>/<name of the audio>.mp4
     config.render.start = 0.0  # seconds of the sound to skip
     config.render.duration = config_dict.placeholder(float)  # seconds to render; default: all
-    config.render.chunk = 4096  # rays evaluated at once
+    config.render.chunk = 1024  # rays evaluated at once
     config.render.occupancy = 96  # cells along each axis of the grid that tells where nothing is; 0: ask everywhere
 
     config.eval = ConfigDict()
@@ -135,6 +135,7 @@ def _fast(config: ConfigDict) -> None:
     config.train.audio_components = 64
     config.train.attention_from = 0
     config.train.micro_batches = 1
+    config.render.chunk = 4096
     if config.stage == "head":
         config.train.steps = 2400
         config.train.rays = 1024
