@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from adnerf_jax import schema
+from adnerf_jax import schema, sync
 from adnerf_jax.articulation import lip_shapes
 from adnerf_jax.errors import UserError
 from adnerf_jax.face import landmarks as face_landmarks
@@ -31,7 +31,7 @@ from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import FaceLandmarker
 from adnerf_jax.progress import say, track
 from adnerf_jax.speech import get_encoder, load_deepspeech, speech_windows
-from preprocessing import background, report, sync, transforms
+from preprocessing import background, report, transforms
 from preprocessing.clip import Clip
 from preprocessing.matting import soft_alpha
 from preprocessing.poses import refine_track

@@ -12,8 +12,8 @@ from adnerf_jax.articulation import lip_shapes
 from adnerf_jax.face.landmarks import detect_video
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import read_frames
+from adnerf_jax.sync import LipModel, measure_offset, moved_earlier
 from preprocessing.subject import make_subject
-from preprocessing.sync import measure_offset, moved_earlier
 
 FRAMES = 300
 
@@ -58,6 +58,50 @@ def test_lips_or_sound_that_never_change_are_not_measured():
     windows, lips = clip(0)
     assert measure_offset(windows, np.ones_like(lips), np.ones(FRAMES, bool)) is None
     assert measure_offset(np.ones_like(windows), lips, np.ones(FRAMES, bool)) is None
+
+
+def known_person() -> tuple[np.ndarray, np.ndarray, LipModel]:
+    """A clip in step, and what its first 240 frames teach."""
+    windows, lips = clip(0)
+    return windows, lips, LipModel.fit(windows, lips, np.arange(240))
+
+
+@pytest.mark.parametrize("shift", [-8, -5, 0, 5, 8])
+def test_a_second_of_a_known_person_is_enough(shift):
+    windows, lips, model = known_person()
+    rows = np.arange(255, 285)
+    late = windows[np.clip(np.arange(FRAMES) - shift, 0, FRAMES - 1)]
+    found = model.measure_offset(late, lips[rows], rows)
+    assert found.fit > 0.6 and found.seconds == pytest.approx(shift / 25, abs=0.04)  # a frame
+    assert found.curve.shape == (21,)
+
+
+def test_how_far_the_lips_move_does_not_count_and_gaps_in_time_are_seen():
+    windows, lips, model = known_person()
+    rows = np.delete(np.arange(245, 295), [7, 8, 20])
+    found = model.measure_offset(windows, lips[rows], rows)
+    less = model.measure_offset(windows, 0.3 * lips[rows] + 2.0, rows)
+    assert found.seconds == pytest.approx(0, abs=0.02)
+    assert (less.seconds, less.fit) == (pytest.approx(found.seconds), pytest.approx(found.fit))
+
+
+def test_lips_that_say_something_else_fit_badly():
+    windows, lips, model = known_person()
+    _, other = clip(0, seed=1)
+    rows = np.arange(250, 300)
+    found = model.measure_offset(windows, other[rows], rows)
+    assert found.fit < 0.3 < 0.6 < model.measure_offset(windows, lips[rows], rows).fit
+
+
+def test_too_little_of_a_known_person():
+    windows, lips, model = known_person()
+    rows = np.arange(260, 290)
+    assert LipModel.fit(windows, lips, np.arange(100)) is None
+    assert LipModel.fit(windows, np.ones_like(lips), np.arange(240)) is None
+    assert LipModel.fit(np.ones_like(windows), lips, np.arange(240)) is None
+    assert model.measure_offset(windows, lips[rows[:19]], rows[:19]) is None
+    assert model.measure_offset(windows, np.repeat(lips[:1], 30, 0), rows) is None
+    assert model.measure_offset(np.ones_like(windows), lips[rows], rows) is None
 
 
 def test_sound_is_moved_and_keeps_its_length():
