@@ -23,11 +23,12 @@ def _compiled_once(tmp_path_factory) -> None:
 
 @contextlib.contextmanager
 def _hardly_optimised():
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,19 @@ def trained(tmp_path_factory) -> types.SimpleNamespace:
     return types.SimpleNamespace(
         root=root, data=data, head=root / "head", torso=root / "torso", sound=sound, configs=(head, torso)
     )
+
+
+@pytest.fixture(scope="session")
+def trained_paper(tmp_path_factory) -> types.SimpleNamespace:
+    """A small head and torso of the paper's family, which heard DeepSpeech features; attention begins half-way."""
+    root = tmp_path_factory.mktemp("trained_paper")
+    data = tiny.make_dataset(root / "dataset", channels=29)
+    head, torso = (
+        tiny.config(stage, data, "smoke", steps=20, checkpoint_every=6, audio_components=29)
+        for stage in ("head", "torso")
+    )
+    torso.head_checkpoint = str(root / "head")
+    with _hardly_optimised():
+        train(head, root / "head")
+        train(torso, root / "torso")
+    return types.SimpleNamespace(root=root, data=data, head=root / "head", torso=root / "torso", configs=(head, torso))

@@ -24,18 +24,20 @@ def state_of(config, workdir):
     return jax.device_get(initial_state(config, stage, dataset, frames, sharding.make_mesh(), workdir)[0])
 
 
+@pytest.mark.parametrize(("family", "kept", "last"), [("trained", 30, 40), ("trained_paper", 18, 20)])
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_a_run_killed_after_its_last_checkpoint_ends_the_same(trained, tmp_path, stage):
+def test_a_run_killed_after_its_last_checkpoint_ends_the_same(request, tmp_path, stage, family, kept, last):
+    trained = request.getfixturevalue(family)
     straight, broken = getattr(trained, stage), tmp_path / "broken"
     config = trained.configs[stage == "torso"]
-    # As the kill leaves it: the checkpoint of step 30, reports up to step 37 and a piece of one more.
-    shutil.copytree(straight, broken, ignore=shutil.ignore_patterns("40", "*.tfevents.*"))
+    # As the kill leaves it: the checkpoint before the last, reports of a step more and a piece of the next.
+    shutil.copytree(straight, broken, ignore=shutil.ignore_patterns(str(last), "*.tfevents.*"))
     reports = (straight / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (broken / "metrics.jsonl").write_text("".join(reports[:37]) + reports[37][:20])
-    assert checkpoints.latest_step(broken) == 30
+    (broken / "metrics.jsonl").write_text("".join(reports[: kept + 1]) + reports[kept + 1][:20])
+    assert checkpoints.latest_step(broken) == kept
 
     train(config, broken)
-    assert checkpoints.latest_step(broken) == checkpoints.latest_step(straight) == 40
+    assert checkpoints.latest_step(broken) == checkpoints.latest_step(straight) == last
     chex.assert_trees_all_equal(state_of(config, broken), state_of(config, straight))
     timeless = [
         [{key: value for key, value in line.items() if key != "rays_per_s"} for line in tiny.lines(w / "metrics.jsonl")]

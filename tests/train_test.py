@@ -6,7 +6,9 @@ import sys
 import chex
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -15,7 +17,8 @@ from adnerf_jax.datasets import load_dataset, load_frames
 from adnerf_jax.errors import UserError
 from adnerf_jax.person import Person
 from adnerf_jax.stages import make_stage
-from adnerf_jax.train import initial_state, make_update, train
+from adnerf_jax.state import TrainState
+from adnerf_jax.train import initial_state, make_update, reborn, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,8 +82,10 @@ def test_the_step_is_traced_once(trained):
     assert int(state.step) == 43
 
 
+@pytest.mark.parametrize("family", ["trained", "trained_paper"])
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_gradients_reach_every_parameter(trained, stage):
+def test_gradients_reach_every_parameter(request, family, stage):
+    trained = request.getfixturevalue(family)
     settings = trained.configs[stage == "torso"]
     dataset = load_dataset(trained.data)
     built = make_stage(settings, dataset.camera)
@@ -88,10 +93,164 @@ def test_gradients_reach_every_parameter(trained, stage):
     batch = tiny.ray_sampler(settings, dataset).batch(0)
 
     def loss(params):
-        return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(1), jax.numpy.int32(0))[0]
+        return built.loss(
+            params, parts["frozen"], parts["scene"], batch, jax.random.key(1), jnp.int32(settings.train.attention_from)
+        )[0]
 
     for path, gradient in jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(parts["params"]))[0]:
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_the_audio_code_is_smoothed_from_its_step_on(trained_paper):
+    settings = trained_paper.configs[0]
+    begins = settings.train.attention_from
+    assert begins == settings.train.steps // 2 == 10
+    dataset, parts = load_dataset(trained_paper.data), _parts(trained_paper.head)
+    stage = make_stage(settings, dataset.camera)
+    batch = tiny.ray_sampler(settings, dataset).batch(0)
+    # Another sentence around the frame, whose own window is the fifth of eight.
+    audio = batch.conditions.audio.copy()
+    audio[:, np.arange(8) != 4] += 5.0
+    elsewhere = batch.replace(conditions=batch.conditions.replace(audio=audio))
+
+    @jax.jit
+    def loss_and_gradient(batch, step):
+        def loss(params):
+            return stage.loss(params, {}, parts["scene"], batch, jax.random.key(0), step)[0]
+
+        return jax.value_and_grad(loss)(parts["params"])
+
+    before, after = jnp.int32(begins - 1), jnp.int32(begins)
+    loss, gradient = loss_and_gradient(batch, before)
+    assert loss == loss_and_gradient(elsewhere, before)[0]
+    attention = gradient["code_nets"]["audio"].pop("attention")
+    chex.assert_trees_all_equal(attention, jax.tree.map(jnp.zeros_like, attention))
+    loss, gradient = loss_and_gradient(batch, after)
+    assert loss != loss_and_gradient(elsewhere, after)[0]
+    assert all(np.abs(a).max() > 0 for a in jax.tree.leaves(gradient["code_nets"]["audio"]["attention"]))
+
+
+def test_the_torso_hears_the_smoothed_code_from_its_first_step_on(trained_paper):
+    settings = trained_paper.configs[1]
+    dataset, parts = load_dataset(trained_paper.data), _parts(trained_paper.torso)
+    stage = make_stage(settings, dataset.camera)
+    batch = tiny.ray_sampler(settings, dataset).batch(0)
+    audio = batch.conditions.audio.copy()
+    audio[:, 0] += 5.0
+    elsewhere = batch.replace(conditions=batch.conditions.replace(audio=audio))
+    loss = jax.jit(
+        lambda b: stage.loss(parts["params"], parts["frozen"], parts["scene"], b, jax.random.key(0), jnp.int32(0))[0]
+    )
+    losses = [loss(b) for b in (batch, elsewhere)]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_gradients_of_parts_are_averaged_to_the_whole_batchs(trained_paper, micro_batches):
+    settings = trained_paper.configs[0]
+    dataset, parts = load_dataset(trained_paper.data), _parts(trained_paper.head)
+    stage = make_stage(settings, dataset.camera)
+    still = stage.replace(loss=lambda *args: stage.loss(*args[:4], None, args[5]))  # no jitter
+    batch = tiny.ray_sampler(settings, dataset).batch(0)
+
+    def one_step(parts_of_batch):
+        """The state after a step against the gradient itself, and the metrics."""
+        tx = optax.sgd(1.0)
+        # A copy: the step takes the state's memory.
+        params, scene = jax.tree.map(jnp.array, (parts["params"], parts["scene"]))
+        state = TrainState.create(params, tx, {}, scene).replace(step=jnp.int32(settings.train.attention_from))
+        return make_update(still, tx, settings.seed, parts_of_batch)(state, batch)
+
+    (whole, metrics), (split, split_metrics) = one_step(1), one_step(micro_batches)
+    gradient, split_gradient = (jax.tree.map(jnp.subtract, parts["params"], s.params) for s in (whole, split))
+    largest = max(np.abs(a).max() for a in jax.tree.leaves(gradient))
+    # Differences of parameters of order 1 are rounded to 6e-8.
+    chex.assert_trees_all_close(split_gradient, gradient, atol=1e-6)
+    assert largest > 1e-3
+    for name in ("loss", "mse"):
+        np.testing.assert_allclose(split_metrics[name], metrics[name], rtol=1e-5)
+
+
+class Interfered:
+    """`make_stage` whose stage counts the traces of its loss, and changes what `init` gives, call by call."""
+
+    def __init__(self, monkeypatch, *changes):
+        self.changes = list(changes)
+        module = sys.modules["adnerf_jax.train"]
+        make = module.make_stage
+
+        def interfered(*args):
+            stage = make(*args)
+            chex.clear_trace_counter()
+            loss = chex.assert_max_traces(stage.loss, n=1)
+            return stage.replace(loss=loss, init=lambda *inputs: self._next(stage.init(*inputs)))
+
+        monkeypatch.setattr(module, "make_stage", interfered)
+
+    def _next(self, params):
+        return self.changes.pop(0)(params) if self.changes else params
+
+
+def with_density(bias: float):
+    """Sets the bias of both fields' raw density."""
+
+    def change(params):
+        volume = {
+            name: field | {"density": field["density"] | {"bias": jnp.full(1, bias, jnp.float32)}}
+            for name, field in params["volume"].items()
+        }
+        return params | {"volume": volume}
+
+    return change
+
+
+@pytest.mark.parametrize("stage", ["head", "torso"])
+def test_a_run_of_the_papers_family_traces_its_step_once(trained_paper, tmp_path, monkeypatch, stage):
+    Interfered(monkeypatch)
+    settings = tiny.config(stage, trained_paper.data, "smoke", steps=6, audio_components=29, validate_every=2)
+    settings.head_checkpoint = str(trained_paper.head)
+    train(settings, tmp_path / stage)  # over the step from which attention smooths
+    assert np.isfinite([line["loss"] for line in tiny.lines(tmp_path / stage / "metrics.jsonl")]).all()
+
+
+@pytest.mark.parametrize("stage", ["head", "torso"])
+def test_a_dead_field_is_noticed_and_begins_anew(trained_paper, tmp_path, monkeypatch, capsys, stage):
+    monkeypatch.setattr("adnerf_jax.train._LOOK_EVERY", 2)
+    Interfered(monkeypatch, with_density(-100.0), with_density(1.0))
+    settings = tiny.config(stage, trained_paper.data, "smoke", steps=6, audio_components=29, checkpoint_every=2)
+    settings.head_checkpoint = str(trained_paper.head)
+    train(settings, tmp_path / stage)
+    said = capsys.readouterr().err
+    assert said.count("a field without density has no gradient, so it begins anew") == 1
+    assert f"step 2: nothing of the {stage} is left" in said
+    opacity = [line["opacity"] for line in tiny.lines(tmp_path / stage / "metrics.jsonl")]
+    assert len(opacity) == 6 and max(opacity[:2]) < 1e-5 and min(opacity[2:]) > 0.01
+    assert checkpoints.latest_step(tmp_path / stage) == 6
+
+
+def test_a_live_field_goes_on(trained_paper, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("adnerf_jax.train._LOOK_EVERY", 1)
+    Interfered(monkeypatch, with_density(1.0))
+    train(tiny.config("head", trained_paper.data, "smoke", steps=3, audio_components=29), tmp_path / "head")
+    assert "begins anew" not in capsys.readouterr().err
+
+
+def test_what_begins_anew_keeps_step_scene_and_frozen_head(trained_paper):
+    settings = trained_paper.configs[0]
+    dataset = load_dataset(trained_paper.data)
+    stage, mesh = make_stage(settings, dataset.camera), sharding.make_mesh()
+    old, tx = initial_state(settings, stage, dataset, load_frames(dataset, dataset.train), mesh, trained_paper.head)
+    new = reborn(old, stage, tx, settings, dataset, mesh)
+    assert int(new.step) == int(old.step) == 20
+    chex.assert_trees_all_equal((new.scene, new.frozen), (old.scene, old.frozen))
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, old)
+    kernels = [s.params["volume"]["fine"]["layer0"]["kernel"] for s in (old, new)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+    for path, leaf in jax.tree_util.tree_flatten_with_path(new.opt_state)[0]:
+        name = jax.tree_util.keystr(path)
+        # Rates and the attention's beginning go by the run's steps, the moments have seen nothing.
+        expected = 20 if name.endswith("inner_state[1].count") or name.endswith(".step") else 0
+        np.testing.assert_array_equal(leaf, expected, err_msg=name)
 
 
 def test_a_workdir_of_other_settings_is_not_touched(trained):
