@@ -8,7 +8,7 @@ import numpy as np
 from flax import struct
 
 from adnerf_jax.pretrained import weights
-from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES, LANDMARKS, FaceLandmarker
+from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES, LANDMARKS, Face, FaceLandmarker
 from adnerf_jax.progress import track
 
 # Vertices that neither jaw, lips, lids nor cheeks move: forehead, bridge and top of the nose, inner brow, eye sockets.
@@ -71,40 +71,60 @@ class Landmarks:
             return cls(data["points"], data["valid"], data["blendshapes"])
 
 
-def detect_video(frames: Iterable[np.ndarray], total: int | None = None) -> Landmarks:
-    """Landmarks of each frame, one face followed from frame to frame and looked for again where it was lost.
+class FaceFollower:
+    """Landmarks of frames as they come, one face followed from frame to frame and looked for again where it was lost.
 
     Of several faces the largest is followed. One that is much smaller than the face just lost is somebody else; and so
     was the face followed until then where a much larger one appears beside it: its frames count as without a face.
 
     Args:
+      landmarker: finds the face; several followers can share it.
+    """
+
+    def __init__(self, landmarker: FaceLandmarker):
+        self._landmarker = landmarker
+        self._faces: list[Face | None] = []
+        self._previous: np.ndarray | None = None
+        self._size, self._lost = 0.0, 0
+
+    def add(self, rgb: np.ndarray) -> None:
+        """The next frame, uint8 RGB [H, W, 3]."""
+        face = self._landmarker(rgb, self._previous) if self._previous is not None else None
+        if face is not None and len(self._faces) % _LOOK_AGAIN == 0:
+            larger = self._landmarker(rgb)
+            if larger is not None and _size(face.landmarks) < _ANOTHER * _size(larger.landmarks):
+                face, least = larger, _ANOTHER * _size(larger.landmarks)
+                self._faces = [None if f is None or _size(f.landmarks) < least else f for f in self._faces]
+        if face is None:
+            face = self._landmarker(rgb)
+            if face is not None and self._lost < _PATIENCE and _size(face.landmarks) < _ANOTHER * self._size:
+                face = None
+        if face is None:
+            self._previous, self._lost = None, self._lost + 1
+        else:
+            self._previous, self._size, self._lost = face.landmarks, _size(face.landmarks), 0
+        self._faces.append(face)
+
+    def landmarks(self) -> Landmarks:
+        """Those of all frames so far."""
+        valid = np.array([face is not None for face in self._faces], bool)
+        found = [face for face in self._faces if face is not None]
+        points = np.array([f.landmarks for f in found], np.float32).reshape(-1, LANDMARKS, 3)
+        blendshapes = np.array([f.blendshapes for f in found], np.float32).reshape(-1, len(BLENDSHAPE_NAMES))
+        return Landmarks(fill_gaps(points, valid), valid, fill_gaps(blendshapes, valid))
+
+
+def detect_video(frames: Iterable[np.ndarray], total: int | None = None) -> Landmarks:
+    """Landmarks of each frame of a video (`FaceFollower`).
+
+    Args:
       frames: uint8 RGB [H, W, 3] pictures.
       total: how many will come, for the progress bar.
     """
-    landmarker = FaceLandmarker(weights.path("face_landmarker"))
-    faces = []
-    previous, size, lost = None, 0.0, 0
-    for k, rgb in enumerate(track(frames, "Landmarks", total)):
-        face = landmarker(rgb, previous) if previous is not None else None
-        if face is not None and k % _LOOK_AGAIN == 0:
-            larger = landmarker(rgb)
-            if larger is not None and _size(face.landmarks) < _ANOTHER * _size(larger.landmarks):
-                face, least = larger, _ANOTHER * _size(larger.landmarks)
-                faces = [None if f is None or _size(f.landmarks) < least else f for f in faces]
-        if face is None:
-            face = landmarker(rgb)
-            if face is not None and lost < _PATIENCE and _size(face.landmarks) < _ANOTHER * size:
-                face = None
-        if face is None:
-            previous, lost = None, lost + 1
-        else:
-            previous, size, lost = face.landmarks, _size(face.landmarks), 0
-        faces.append(face)
-    valid = np.array([face is not None for face in faces], bool)
-    found = [face for face in faces if face is not None]
-    points = np.array([f.landmarks for f in found], np.float32).reshape(-1, LANDMARKS, 3)
-    blendshapes = np.array([f.blendshapes for f in found], np.float32).reshape(-1, len(BLENDSHAPE_NAMES))
-    return Landmarks(fill_gaps(points, valid), valid, fill_gaps(blendshapes, valid))
+    follower = FaceFollower(FaceLandmarker(weights.path("face_landmarker")))
+    for rgb in track(frames, "Landmarks", total):
+        follower.add(rgb)
+    return follower.landmarks()
 
 
 def count_faces(rgb: np.ndarray, most: int = 4) -> int:
@@ -153,6 +173,11 @@ def _distance(points: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 def eye_openness(points: np.ndarray) -> np.ndarray:
     """Lid gap over eye width, from landmarks [..., 478, 3] px: [..., 2] right, left; 0.3 open, < 0.1 closed."""
     return _distance(points, _LIDS).mean(-1) / _distance(points, _EYE_CORNERS)
+
+
+def eye_distance(points: np.ndarray) -> np.ndarray:
+    """Between the eyes' outer corners in px, in three dimensions, of landmarks [..., 478, 3]: [...]."""
+    return _distance(points, _EYE_CORNERS[:, 0])
 
 
 def mouth_openness(points: np.ndarray) -> np.ndarray:
