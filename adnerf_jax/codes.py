@@ -14,7 +14,7 @@ _NOW = 4
 
 
 class AudioCode(nn.Module):
-    """Speech windows of 8 neighbouring frames to one code, smoothed by attention (paper, section 3.3)."""
+    """Speech windows of 8 neighbouring frames to one code, smoothed by attention (paper, section 3.6)."""
 
     size: int
 

@@ -11,6 +11,7 @@ own count of the compiled step.
 import argparse
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from benchmarks.machine import matrix_rate
 from configs import common
 
 CHANNELS = 29
+CHAIN_SAMPLES = (2048, 4096, 8192, 16384)  # at which the plain chains are tried
 
 
 def shapes(model) -> list[tuple[int, int, bool]]:
@@ -97,8 +99,19 @@ def scene() -> Scene:
     return Scene(**(names | used))
 
 
-def measure_step(config, micro_batches: int, repeats: int) -> tuple[float, float, float]:
-    """Seconds, GFLOP and GiB (arguments, results and temporaries) of a training step."""
+class Line(NamedTuple):
+    """What was measured: seconds, rays, GFLOP forward and backward, GFLOP forward alone, GiB."""
+
+    name: str
+    seconds: float
+    rays: int
+    trained: float
+    rendered: float
+    memory: float | None
+
+
+def measure_step(config, micro_batches: int, repeats: int) -> tuple[float, float]:
+    """Seconds and GiB (arguments, results and temporaries) of a training step."""
     camera = Camera(1200.0, 225.0, 225.0, height=450, width=450)
     stage = make_stage(config, camera)
     batch = example_batch(config.train.rays, 1, (16, CHANNELS))
@@ -121,15 +134,11 @@ def measure_step(config, micro_batches: int, repeats: int) -> tuple[float, float
         holder[0], metrics = update(holder[0], batch)
         return metrics
 
-    seconds = best_seconds(run, repeats)
-    flop = training_flop(config.model[config.stage]) * config.train.rays
-    if config.stage == "torso":
-        flop += forward_flop(config.model.head) * config.train.rays
-    return seconds, flop / 1e9, bytes_ / 2**30
+    return best_seconds(run, repeats), bytes_ / 2**30
 
 
-def measure_rendering(config, rays: int, repeats: int) -> tuple[float, float]:
-    """Seconds and GFLOP of rendering rays of a head without leaving samples out."""
+def measure_rendering(config, rays: int, repeats: int) -> float:
+    """Seconds of rendering rays of a head without leaving samples out."""
     head = build_head(config.model.head, config.compat)
     rng = np.random.default_rng(0)
     directions = np.concatenate([rng.uniform(-0.2, 0.2, (1, rays, 2)), -np.ones((1, rays, 1))], -1)
@@ -138,7 +147,7 @@ def measure_rendering(config, rays: int, repeats: int) -> tuple[float, float]:
     nothing = np.zeros((1, rays, 3), np.float32)
     params = head.init(jax.random.key(0), bundle, codes, nothing, scene())
     run = jax.jit(lambda params: head.apply(params, bundle, codes, nothing, scene()).rendered[-1].rgb)
-    return best_seconds(lambda: run(params), repeats), forward_flop(config.model.head) * rays / 1e9
+    return best_seconds(lambda: run(params), repeats)
 
 
 def main() -> None:
@@ -146,7 +155,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rays", type=int, default=2048)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[8, 16, 32])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
 
     def config_of(stage: str):
@@ -157,33 +166,43 @@ def main() -> None:
         return config
 
     model = config_of("head").model.head
-    counts = [arguments.rays // parts * samples(model) // 2 for parts in arguments.micro_batches]
-    best = {
-        backward: max(chain_rate(model, count, backward, arguments.repeats + 2) for count in counts)
-        for backward in (True, False)
-    }
     print(f"square products of 2048: {matrix_rate():.0f} GFLOP/s")
-    print(f"plain chains: {best[True]:.0f} GFLOP/s forward and backward, {best[False]:.0f} forward")
-    print(f"{'':34}{'s':>8}{'rays/s':>9}{'GFLOP/s':>9}{'of plain':>9}{'GiB':>7}")
+    lines: list[Line] = []
+    best = {True: 0.0, False: 0.0}
+
+    def look_at_chains() -> None:
+        # Before, between and after: other work on the machine must not make the yardstick short.
+        for backward in best:
+            rates = [chain_rate(model, count, backward, 8) for count in CHAIN_SAMPLES]
+            best[backward] = max(best[backward], *rates)
+
+    look_at_chains()
     for stage in ("head", "torso"):
         config = config_of(stage)
         for parts in arguments.micro_batches:
-            seconds, gflop, memory = measure_step(config, parts, arguments.repeats)
-            plain = best[True]
-            if stage == "torso":
-                head = forward_flop(config.model.head) * arguments.rays / 1e9
-                plain = gflop / (head / best[False] + (gflop - head) / best[True])
-            row(f"{stage} step, {parts} micro-batches", seconds, arguments.rays, gflop, plain, memory)
+            seconds, memory = measure_step(config, parts, arguments.repeats)
+            trained = training_flop(config.model[stage]) * arguments.rays / 1e9
+            # The torso's step renders the frozen head.
+            rendered = forward_flop(model) * arguments.rays / 1e9 if stage == "torso" else 0.0
+            lines.append(
+                Line(f"{stage} step, {parts} micro-batches", seconds, arguments.rays, trained, rendered, memory)
+            )
+        look_at_chains()
     for rays in (256, 1024):
-        seconds, gflop = measure_rendering(config_of("head"), rays, arguments.repeats)
-        row(f"rendering the head, {rays} rays at once", seconds, rays, gflop, best[False], None)
-
-
-def row(name: str, seconds: float, rays: int, gflop: float, plain: float, memory: float | None) -> None:
-    """A line of the table."""
-    rate = gflop / seconds
-    memory = "" if memory is None else f"{memory:7.2f}"
-    print(f"{name:34}{seconds:8.2f}{rays / seconds:9.0f}{rate:9.0f}{rate / plain:9.2f}{memory}", flush=True)
+        seconds = measure_rendering(config_of("head"), rays, arguments.repeats)
+        flop = forward_flop(model) * rays / 1e9
+        lines.append(Line(f"rendering the head, {rays} rays at once", seconds, rays, 0.0, flop, None))
+    look_at_chains()
+    print(f"plain chains: {best[True]:.0f} GFLOP/s forward and backward, {best[False]:.0f} forward")
+    print(f"{'':34}{'s':>8}{'rays/s':>9}{'GFLOP/s':>9}{'of plain':>9}{'GiB':>7}")
+    for line in lines:
+        plain = line.trained / best[True] + line.rendered / best[False]
+        rate = (line.trained + line.rendered) / line.seconds
+        memory = "" if line.memory is None else f"{line.memory:7.2f}"
+        print(
+            f"{line.name:34}{line.seconds:8.2f}{line.rays / line.seconds:9.0f}{rate:9.0f}"
+            f"{plain / line.seconds:9.2f}{memory}"
+        )
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ def _base(stage: str) -> ConfigDict:
 
     config.render = ConfigDict()
     config.render.audio = config_dict.placeholder(str)  # sound or video file to speak
-    config.render.features = config_dict.placeholder(
-        str
-    )  # DeepSpeech features of that sound (.npy), for who needs them
+    config.render.features = config_dict.placeholder(str)  # its DeepSpeech features, where those were learned from
     config.render.out = config_dict.placeholder(str)  # video to write; default: <workdir>/<name of the audio>.mp4
     config.render.start = 0.0  # seconds of the sound to skip
     config.render.duration = config_dict.placeholder(float)  # seconds to render; default: all
@@ -96,15 +94,15 @@ def _field() -> ConfigDict:
     """Two MLP fields and where they are asked (section 3.2; published `FaceNeRF`)."""
     model = ConfigDict()
     model.field = "mlp"
-    model.width = 256  # section 3.2: 8 layers of 256
+    model.width = 256  # published code: 8 layers of 256
     model.depth = 8
     model.skip = 4  # published code: the input enters again after the fifth layer
     model.colour_width = 128  # published code: half the width …
     model.colour_depth = 3  # … three times
-    model.position_levels = 10  # section 3.2
-    model.direction_levels = 4  # section 3.2
-    model.coarse_samples = 64  # section 4.1
-    model.fine_samples = 128  # section 4.1
+    model.position_levels = 10  # published code: multires
+    model.direction_levels = 4  # published code: multires_views
+    model.coarse_samples = 64  # published code: N_samples
+    model.fine_samples = 128  # published code: N_importance
     model.rematerialise = False  # compute activations twice rather than keep them: a third more time, less memory
     model.dtype = "float32"  # factors of matrix products: float32, or bfloat16 for TPUs and GPUs
     return model
