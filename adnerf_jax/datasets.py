@@ -217,24 +217,22 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
         i = int(split.img_id[row])
         hard = read_parts(schema.first_of(dataset.path, schema.parsings(i)))
         path, composed = schema.find_composite(dataset.path, i)
-        image = read_image(path)
-        if image.shape[:2] != hard.shape:
-            raise UserError(
-                f"{path} is {image.shape[1]}x{image.shape[0]}, its part map {hard.shape[1]}x{hard.shape[0]}: "
-                f"prepare the dataset again"
-            )
+        image, soft = read_image(path), dataset.path / schema.alpha_image(i)
+        share = read_image(soft)[..., 0] if soft.exists() else np.where(hard == BACKGROUND, 0, 255).astype(np.uint8)
+        for name, picture in ((path, image), (soft, share)):
+            if picture.shape[:2] != hard.shape:
+                raise UserError(
+                    f"{name} is {picture.shape[1]}x{picture.shape[0]}, its part map {hard.shape[1]}x{hard.shape[0]}: "
+                    f"prepare the dataset again"
+                )
         image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
         if image.shape != images.shape[1:]:
             raise UserError(
                 f"frame {i} of {dataset.path} is {image.shape[1]}x{image.shape[0]}, its background is "
                 f"{camera.width}x{camera.height}: prepare the dataset again"
             )
-        soft = dataset.path / schema.alpha_image(i)
-        if soft.exists():
-            alpha[row] = fit(read_image(soft)[..., 0], cv2.INTER_AREA)
-        else:
-            alpha[row] = np.where(hard == BACKGROUND, 0, 255)
-        images[row] = image if composed else np.where(hard[..., None] == BACKGROUND, background, image)
+        alpha[row] = fit(share, cv2.INTER_AREA)
+        images[row] = image if composed else np.where(alpha[row][..., None] == 0, background, image)
         parts[row] = with_edge(hard, alpha[row])
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -257,8 +255,8 @@ def _covering(windows: np.ndarray, frames: int, data: pathlib.Path) -> np.ndarra
     short = frames - len(windows)
     if short > _SHORT_SOUND or not len(windows):
         raise UserError(
-            f"{data}: {schema.AUDIO_WINDOWS} has {len(windows)} rows but the frames go up to {frames - 1}: the sound "
-            f"ends {short / schema.FPS:.1f} s before the video; prepare it again"
+            f"{data}: {schema.windows_file(data).name} has {len(windows)} rows but the frames go up to {frames - 1}: "
+            f"the sound ends {short / schema.FPS:.1f} s before the video; prepare it again"
         )
     if short <= 0:
         return windows

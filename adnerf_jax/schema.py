@@ -22,6 +22,7 @@ WINDOW = 16  # speech features that a frame sees
 MANIFEST = "manifest.json"
 TRANSFORMS = {"train": "transforms_train.json", "val": "transforms_val.json"}
 AUDIO_WINDOWS = "aud.npy"
+DEEPSPEECH_WINDOWS = "aud_ds.npy"  # what RAD-NeRF's preparation calls them
 EYES = "eyes.npy"
 SOUND = "aud.wav"
 BACKGROUND = "bc.jpg"
@@ -239,7 +240,8 @@ def load_index(data: str | pathlib.Path) -> Index:
     data = pathlib.Path(data)
     if not data.is_dir():
         raise UserError(f"no dataset at {data}: make one with `python -m preprocessing --video V.mp4 --out {data}`")
-    missing = [name for name in (*TRANSFORMS.values(), AUDIO_WINDOWS) if not (data / name).exists()]
+    missing = [path.name for path in (*(data / name for name in TRANSFORMS.values()), windows_file(data))]
+    missing = [name for name in missing if not (data / name).exists()]
     missing += [] if any((data / name).exists() for name in BACKGROUNDS) else [BACKGROUND]
     if missing:
         raise UserError(
@@ -253,13 +255,20 @@ def load_index(data: str | pathlib.Path) -> Index:
     return Index(focal=camera["focal_len"], cx=camera["cx"], cy=camera["cy"], train=train, val=val)
 
 
+def windows_file(data: str | pathlib.Path) -> pathlib.Path:
+    """The file of the speech windows: `aud.npy`, or RAD-NeRF's of DeepSpeech features where there is only that."""
+    named = pathlib.Path(data) / AUDIO_WINDOWS
+    other = pathlib.Path(data) / DEEPSPEECH_WINDOWS
+    return other if other.exists() and not named.exists() else named
+
+
 def load_audio_windows(data: str | pathlib.Path) -> np.ndarray:
     """Reads `aud.npy`: float32 [N, 16, C], a row for each 25 fps frame of the clip.
 
     Raises:
       UserError: another shape, or a file that would need unpickling.
     """
-    path = pathlib.Path(data) / AUDIO_WINDOWS
+    path = windows_file(data)
     try:
         windows = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
