@@ -79,7 +79,8 @@ def apply_overrides(saved: ConfigDict, given: ConfigDict, overrides: Mapping[str
 
     Args:
       saved: from `load_config`.
-      given: what `--config` names; only its stage and, where it has variants, its family are compared.
+      given: what `--config` names; only its stage and, where it has variants, its family are compared, and settings
+        of the evaluation that an older run lacks are taken from it.
       overrides: dotted names and values.
       workdir: for messages.
 
@@ -91,5 +92,6 @@ def apply_overrides(saved: ConfigDict, given: ConfigDict, overrides: Mapping[str
     if given.variants and given.family != saved.family:
         raise UserError(f"{workdir} was trained in the {saved.family} family, --config asks for {given.family}")
     merged = ConfigDict(saved.to_dict())
+    merged.eval = ConfigDict({**given.eval, **merged.eval})
     merged.update_from_flattened_dict(dict(overrides))
     return merged.lock()

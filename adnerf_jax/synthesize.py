@@ -17,6 +17,7 @@ from adnerf_jax.files import write_json
 from adnerf_jax.media.audio import read_blocks
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.media.video import VideoWriter
+from adnerf_jax.person import Person
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.rendering import to_uint8
 from adnerf_jax.schema import FPS
@@ -62,15 +63,8 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     person = stage.person
     if settings.features:
         check_features(stage, "DeepSpeech", speech.DEEPSPEECH_LOGITS)
-    elif person.speech not in speech.ENCODERS:
-        raise UserError(
-            f"this person learned from {person.speech} features, which cannot be computed here: give those of the "
-            f"sound with --config.render.features=FILE.npy"
-        )
     else:
-        encoder = speech.get_encoder(person.speech)
-        check_features(stage, encoder.name, encoder.dim)
-        windows = speech.stream_windows(encoder, sound_blocks(audio, settings.start, settings.duration))
+        windows = encoded(stage, audio, settings.start, settings.duration)
 
     folder = out.with_name(out.name + ".frames")
     done = resume(folder, render_job(stage, workdir, settings))
@@ -81,9 +75,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     for i, audio_windows in enumerate(attention_windows(windows, config.compat.zero_padding)):
         if i in done:
             continue
-        row = mirrored(i, len(person.transforms))
-        conditions = Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
-        write_image(folder / f"{i:06d}.png", np.asarray(compose(stage.layers(person.transforms[row], conditions))))
+        write_image(folder / f"{i:06d}.png", np.asarray(compose(stage.layers(*driven(person, i, audio_windows)))))
         bar.update()
     bar.close()
 
@@ -101,6 +93,28 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     shutil.rmtree(folder)
     say(f"wrote {out}")
     return out
+
+
+def encoded(stage: TrainedStage, audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
+    """Speech windows [16, C] of a recording, frame by frame, in the features that the person learned from.
+
+    Raises:
+      UserError: they cannot be computed here.
+    """
+    if stage.person.speech not in speech.ENCODERS:
+        raise UserError(
+            f"this person learned from {stage.person.speech} features, which cannot be computed here: give those of "
+            f"the sound with --config.render.features=FILE.npy"
+        )
+    encoder = speech.get_encoder(stage.person.speech)
+    check_features(stage, encoder.name, encoder.dim)
+    return speech.stream_windows(encoder, sound_blocks(audio, start, duration))
+
+
+def driven(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarray, Conditions]:
+    """Pose [4, 4] and conditions of frame `i` of any speech: the training video's poses and eyes, back and forth."""
+    row = mirrored(i, len(person.transforms))
+    return person.transforms[row], Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
 
 
 def sound_blocks(audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:

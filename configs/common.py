@@ -67,6 +67,14 @@ def _base(stage: str) -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = 1  # take each n-th held-out frame
     config.eval.tracked_expression = False  # an expression code as tracked, not as estimated from the speech
+    config.eval.lpips = "alex"  # networks of LPIPS: alex, vgg, both by a comma, or none; fetched on first use
+    config.eval.faces = True  # measure lips, expression and steadiness by a landmark network
+    config.eval.cross = config_dict.placeholder(str)  # other speech to judge without a truth: a sound or video file
+    config.eval.cross_duration = 10.0  # seconds of it
+    config.eval.save_frames = False  # write renders and truth to eval/frames/ as PNG, for OpenFace or to look at
+    # OpenFace's csv of eval/frames/full (the head stage's: head) and of eval/frames/truth, for the action unit error.
+    config.eval.openface_render = config_dict.placeholder(str)
+    config.eval.openface_truth = config_dict.placeholder(str)
 
     config.reference = ConfigDict()  # --mode=import: checkpoints of the published code
     config.reference.head = config_dict.placeholder(str)  # *_head.tar

@@ -4,14 +4,17 @@ import csv
 import json
 
 import cv2
+import jax
 import numpy as np
 import pytest
 import tiny
 
 from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.errors import UserError
-from adnerf_jax.evaluate import evaluate, measure, settings
+from adnerf_jax.evaluate import evaluate, known_sound, settings
+from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.metrics import psnr
+from adnerf_jax.openface import LOWER_FACE
 from adnerf_jax.rendering import Layers
 from adnerf_jax.runs import load_config
 from adnerf_jax.trained import TrainedStage
@@ -38,33 +41,30 @@ def test_settings_paste_the_truth_where_the_render_is_not_judged():
     assert list(settings(tiny.config("head"), layers, background, truth, head_truth, is_head)) == ["head_only", "head"]
 
 
-def test_a_render_is_measured_as_the_picture_it_would_be_written_as():
-    truth = np.random.default_rng(1).integers(0, 256, (16, 20, 3)) / 255.0
-    same = measure(truth + 0.4 / 255, truth, np.array([2, 3, 5, 6]))
-    assert same == {"psnr": 100.0, "psnr_face": 100.0, "ssim": pytest.approx(1.0)}
-    wrong = truth.copy()
-    wrong[3:9, 2:7] = 1.0 - truth[3:9, 2:7]
-    values = measure(wrong, truth, np.array([2, 3, 5, 6]))
-    # All the error lies in the face rectangle, 30 of 320 pixels.
-    assert values["psnr"] - values["psnr_face"] == pytest.approx(10 * np.log10(320 / 30))
-
-
 def test_what_an_evaluation_writes(trained):
     config = load_config(trained.torso)
     result = evaluate(config, trained.torso)
     folder = trained.torso / "eval"
     assert json.loads((folder / "metrics.json").read_text()) == result
     assert list(result["settings"]) == ["head_only", "head", "full"]
-    assert result["protocol"]["step"] == 40 and result["protocol"]["family"] == "fast"
+    assert result["model"] == {"family": "fast", "stage": "torso", "subject": "person", "step": 40}
+    assert result["versions"]["jax"] == jax.__version__
+    protocol = result["protocol"]
+    assert protocol["frames"] == "2 held-out frames, the last 1/11 of the clip, every 1"
+    assert list(protocol["measures"]) == ["psnr", "psnr_face", "ssim", "seam_error"]
+    assert set(protocol["left_out"]) == {"ms_ssim", "lpips_alex", "lpips_vgg", "faces", "au_error", "cross"}
     rows = list(csv.DictReader((folder / "frames.csv").open()))
     assert [(row["frame"], row["setting"]) for row in rows] == [
         (frame, setting) for frame in ("11", "12") for setting in ("head_only", "head", "full")
     ]
     for setting, values in result["settings"].items():
-        for key in ("psnr", "psnr_face", "ssim"):
+        keys = ("psnr", "psnr_face", "ssim", "seam_error")
+        assert tuple(values) == (keys[:3] if setting == "head_only" else keys)
+        for key in values:
             mean = np.mean([float(row[key]) for row in rows if row["setting"] == setting])
             assert values[key] == pytest.approx(mean, abs=1e-4)
-    assert json.loads((folder / "timing.json").read_text())["seconds_per_frame"] > 0
+    timing = json.loads((folder / "timing.json").read_text())
+    assert 0 < timing["seconds_per_frame"] < timing["total_seconds"]
     # Two frames: truth, then each setting.
     assert cv2.imread(str(folder / "contact.png")).shape == (2 * tiny.SIZE, 4 * tiny.SIZE, 3)
     # Pasting the truth around the head cannot be worse than rendering everything.
@@ -104,3 +104,78 @@ def test_a_dataset_of_another_camera_is_refused(trained, tmp_path):
     config.data = str(data)
     with pytest.raises(UserError, match="filmed by another camera"):
         evaluate(config, trained.head)
+
+
+def test_two_runs_give_the_same_bytes(trained):
+    config = load_config(trained.torso)
+    written = []
+    for _ in range(2):
+        evaluate(config, trained.torso)
+        folder = trained.torso / "eval"
+        written.append([(folder / name).read_bytes() for name in ("metrics.json", "frames.csv", "contact.png")])
+    assert written[0] == written[1]
+
+
+def test_other_speech_has_no_truth(trained):
+    config = load_config(trained.torso)
+    config.eval.update(cross=str(trained.sound), cross_duration=0.2, save_frames=True)
+    result = evaluate(config, trained.torso)
+    assert list(result["settings"]) == ["head_only", "head", "full", "cross"]
+    assert result["settings"]["cross"] == {}  # what there is to measure needs the landmark network
+    assert result["protocol"]["cross"] == "5 frames of other speech, no truth"
+    folder = trained.torso / "eval" / "frames"
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    kinds = ("truth", "head_only", "head", "full")
+    held_out = {f"{kind}/{frame:06d}.png" for kind in kinds for frame in (11, 12)}
+    assert names == held_out | {f"cross/{frame:06d}.png" for frame in range(5)}
+    # What is written is what is judged.
+    rows = list(csv.DictReader((trained.torso / "eval/frames.csv").open()))
+    image, truth = (cv2.imread(str(folder / kind / "000011.png")) / 255.0 for kind in ("full", "truth"))
+    row = next(r for r in rows if (r["frame"], r["setting"]) == ("11", "full"))
+    assert float(row["psnr"]) == pytest.approx(psnr(image, truth), abs=1e-6)
+    config.eval.update(cross=None, save_frames=False)
+    evaluate(config, trained.torso)
+    assert not folder.exists()
+
+
+def test_action_units_from_openface(trained, tmp_path):
+    header = ", ".join(["frame", "success", *(f"{unit}_r" for unit in LOWER_FACE)])
+    for name, value in (("render", 1.5), ("truth", 1.0)):
+        lines = [f"{k}, 1, " + ", ".join([str(value)] * len(LOWER_FACE)) for k in (1, 2)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines]))
+    config = load_config(trained.torso)
+    config.eval.openface_render = str(tmp_path / "render.csv")
+    with pytest.raises(UserError, match="files of both"):
+        evaluate(config, trained.torso)
+    config.eval.openface_truth = str(tmp_path / "truth.csv")
+    result = evaluate(config, trained.torso)
+    assert result["settings"]["full"]["au_error"] == 0.5
+    assert result["settings"]["full"]["au_error_summed"] == pytest.approx(9 * 0.25)
+    assert "au_error" not in result["settings"]["head"] and "au_error" in result["protocol"]["measures"]
+    config.eval.every = 2
+    with pytest.raises(UserError, match="has 2 frames, 1 were evaluated"):
+        evaluate(config, trained.torso)
+
+
+def test_what_the_sound_lets_expect_is_learned_from_the_frames_trained_on(tmp_path):
+    data = tiny.make_dataset(tmp_path / "dataset")
+    assert known_sound(load_dataset(data), load_dataset(data).train) is None  # no landmarks
+    tiny.add_landmarks(data)
+    assert known_sound(load_dataset(data), load_dataset(data).train) is None  # ten frames are too few
+    dataset = load_dataset(data)
+    rng = np.random.default_rng(0)
+    frames = 400
+    points = rng.normal(16, 4, (frames, 478, 3)).astype(np.float32)
+    landmarks = Landmarks(points, np.arange(frames) != 7, np.zeros((frames, 52), np.float32))
+    landmarks.save(data / "landmarks.npz")
+    windows = rng.normal(size=(frames, 16, 8)).astype(np.float32)
+    lips = rng.normal(size=(frames, 5)).astype(np.float32)
+    rows = np.arange(200, dtype=np.int32)
+    split = dataset.train.replace(img_id=rows, aud_id=rows)
+    long = dataset.replace(windows=windows, lips=lips)
+    sound = known_sound(long, split)
+    np.testing.assert_array_equal(sound.face, points[0])
+    other = lips.copy()
+    other[200:] += 1.0  # the held-out lips do not matter, nor does a frame without a face
+    other[7] += 1.0
+    np.testing.assert_array_equal(known_sound(long.replace(lips=other), split).model.weights, sound.model.weights)

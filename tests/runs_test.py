@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.runs import apply_overrides, check_continues, flatten, load_config, run_folder, save_config
+from configs import common
 
 
 def test_default_folders():
@@ -61,6 +62,14 @@ def test_the_command_line_overrides_the_saved_configuration():
     merged = apply_overrides(saved, tiny.config("head"), {"render.audio": "a.wav", "render.start": 1.5}, "w")
     assert (merged.render.audio, merged.render.start, merged.train.rays) == ("a.wav", 1.5, saved.train.rays)
     assert saved.render.audio is None
+
+
+def test_an_older_run_is_evaluated_with_the_settings_there_are_now():
+    saved = ConfigDict(tiny.config("head").to_dict())
+    with saved.unlocked():
+        saved.eval = ConfigDict({"every": 3})
+    merged = apply_overrides(saved, common.get_config("head", "fast"), {"eval.lpips": "vgg"}, "w")
+    assert (merged.eval.every, merged.eval.lpips, merged.eval.faces) == (3, "vgg", True)
 
 
 def test_another_stage_or_family_is_refused():

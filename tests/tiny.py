@@ -130,6 +130,7 @@ def config(stage: str, data: pathlib.Path | None = None, variants: str = "fast,s
         small.train.update(train)
         small.optim.update(learning_rate=2e-3, decay_steps=300)
         small.render.chunk = 256
+        small.eval.update(lpips="", faces=False)
     return small
 
 
