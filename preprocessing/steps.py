@@ -22,7 +22,7 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.face import landmarks as face_landmarks
 from adnerf_jax.face import parsing as face_parsing
 from adnerf_jax.face import tracking
-from adnerf_jax.face.permissive_parsing import permissive_logits
+from adnerf_jax.face.permissive_parsing import PERMISSIVE
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.files import atomic_path, write_bytes, write_json
 from adnerf_jax.media.audio import write_wav
@@ -43,7 +43,7 @@ LEAST_FACES = 0.5  # of the frames
 SOUND_RATE = 16000
 LEAST_OFFSET = 1 / schema.FPS  # seconds: smaller ones are left as they are
 SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
-PARSERS = {"bisenet": face_parsing.bisenet_logits, "permissive": permissive_logits}
+PARSERS = {"bisenet": face_parsing.BISENET, "permissive": PERMISSIVE}
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 REPORT, PREVIEW = "report.json", "preview.png"
 FLICKER_PLACES = 100  # in the clip, where the steadiness of the parts is looked at
@@ -211,8 +211,7 @@ def parse(job: Job, records: Records) -> Facts:
             face_parsing.write_parts(job.out / schema.parsing_image(i), parts)
 
     if missing:
-        frames = (rgb for _, rgb in job.clip.pick(range(first, len(found.valid))))
-        parts = face_parsing.parse_video(frames, found, first, PARSERS[job.parsing])
+        parts = face_parsing.parse_video(job.clip.pick, found, first, PARSERS[job.parsing])
         for _ in track(overlapped(write, enumerate(parts, first)), "parsing", len(found.valid) - first):
             pass
     return {}

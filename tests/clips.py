@@ -116,8 +116,8 @@ def stand_in(monkeypatch) -> dict:
         points = layout + np.arange(count, dtype=np.float32)[:, None, None] * 0.01
         return Landmarks(points, valid, np.zeros((count, 52), np.float32))
 
-    def parse_video(frames, landmarks, start, logits):
-        for rgb in frames:
+    def parse_video(pick, landmarks, start, parser):
+        for _, rgb in pick(range(start, len(landmarks.valid))):
             state["parsed"] += 1
             if state["parsed"] == state["die_at"]:
                 raise KeyboardInterrupt
@@ -141,6 +141,11 @@ def stand_in(monkeypatch) -> dict:
     monkeypatch.setattr(steps, "refine_track", lambda head, *others: (head, {"reprojection_px": 0.5}))
     monkeypatch.setattr(steps, "canonical_face", lambda: np.zeros((468, 3)))
     return state
+
+
+def picked(frames):
+    """Frames as `Clip.pick` gives them."""
+    return lambda numbers: ((i, frames[i]) for i in numbers if i < len(frames))
 
 
 def contents(folder):

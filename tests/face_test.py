@@ -7,6 +7,7 @@ import pathlib
 import cv2
 import numpy as np
 import pytest
+from clips import picked
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.errors import UserError
@@ -104,7 +105,7 @@ def test_no_face_is_an_answer(landmarker):
     found = landmarks.detect_video(iter(noise))
     assert not found.valid.any() and found.points.shape == (3, 478, 3) and not found.points.any()
     with pytest.raises(UserError, match="no face"):
-        next(parsing.parse_video(iter(noise), found))
+        next(parsing.parse_video(picked(noise), found))
 
 
 def test_wrong_file_is_named(tmp_path):
@@ -381,7 +382,7 @@ def test_real_face_is_parsed(obama):
     frames, found = obama
     some = slice(0, 6)
     few = Landmarks(found.points[some], np.array([True, False] * 3), found.blendshapes[some])
-    maps = list(parsing.parse_video(iter(frames[some]), few))
+    maps = list(parsing.parse_video(picked(frames), few))
     assert len(maps) == 6
     for parts, points in zip(maps, few.points, strict=True):
         x, y = np.rint(points[:, :2]).astype(int).T
@@ -394,8 +395,27 @@ def test_real_face_is_parsed(obama):
         assert count == 2
     assert np.mean(maps[2] != maps[3]) < 0.02
     # A run that continues differs only where its first frame lacks the one before, in the average of logits.
-    again = list(parsing.parse_video(iter(frames[3:6]), few, start=3))
+    again = list(parsing.parse_video(picked(frames), few, start=3))
     assert len(again) == 3 and np.mean(again[0] != maps[3]) < 0.01
     assert [(a == b).all() for a, b in zip(again[1:], maps[4:], strict=True)] == [True, True]
     with pytest.raises(ValueError):
-        list(parsing.parse_video(iter(frames[:7]), few))
+        list(parsing.parse_video(picked(frames[:5]), few))
+
+
+def test_key_frames_are_close_where_the_face_moves():
+    points = np.random.default_rng(0).uniform(0, 100, (1, 20, 2)) + np.zeros((14, 1, 1))
+    assert parsing.key_frames(points, 3).tolist() == [0, 3, 6, 9, 12, 13]
+    points[8:] += 20.0  # between the frames 7 and 8
+    assert parsing.key_frames(points, 3).tolist() == [0, 3, 6, 7, 8, 11, 13]
+    points[8:] += np.arange(6)[:, None, None] * 20.0
+    assert parsing.key_frames(points, 3).tolist() == [0, 3, 6, *range(7, 14)]
+    assert parsing.key_frames(points[:1], 3).tolist() == [0]
+
+
+@pytest.mark.parametrize("start", [0, 2, 3, 7])
+def test_logits_pass_in_a_straight_line_between_key_frames(start):
+    keys = np.array([0, 3, 4, 7])
+    first = np.searchsorted(keys, start, side="right") - 1
+    of_keys = [np.full((1, 1, 4), float(k)) for k in (10, 40, 0, 3)]
+    found = [a[0, 0, 0] for a in parsing._between(keys[first:], of_keys[first:], start)]
+    np.testing.assert_allclose(found, [10, 20, 30, 40, 0, 1, 2, 3][start:])

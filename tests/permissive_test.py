@@ -6,10 +6,11 @@ import pathlib
 import cv2
 import numpy as np
 import pytest
+from clips import picked
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.face import landmarks, parsing
-from adnerf_jax.face.permissive_parsing import _divide, permissive_logits
+from adnerf_jax.face.permissive_parsing import PERMISSIVE, _divide
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.pretrained import selfie_segmentation, weights
 
@@ -85,13 +86,13 @@ def test_real_frames_have_the_parts_that_bisenet_finds(monkeypatch):
     video = next((data / "obama").glob("obama_20s_450.mp4"))
     frames = [rgb for _, rgb in zip(range(5), read_frames(video, 25.0), strict=False)]
     found = landmarks.detect_video(iter(frames))
-    reference = list(parsing.parse_video(iter(frames), found))
+    reference = list(parsing.parse_video(picked(frames), found))
     # The other network's weights cannot be had from here on.
     monkeypatch.setenv("ADNERF_FACE_PARSING_PATH", "nowhere")
-    ours = list(parsing.parse_video(iter(frames), found, logits=permissive_logits))
+    ours = list(parsing.parse_video(picked(frames), found, parser=PERMISSIVE))
     for part in (lambda p: p == parsing.HEAD, lambda p: p > parsing.HEAD):
         overlaps = [(part(a) & part(b)).sum() / (part(a) | part(b)).sum() for a, b in zip(ours, reference, strict=True)]
         assert np.mean(overlaps) > 0.96  # 0.978 and 0.985 over 24 frames
     assert cv2.connectedComponents((ours[0] > 0).astype(np.uint8))[0] == 2
-    again = list(parsing.parse_video(iter(frames[2:]), found, start=2, logits=permissive_logits))
+    again = list(parsing.parse_video(picked(frames), found, start=2, parser=PERMISSIVE))
     np.testing.assert_array_equal(again[1:], ours[3:])

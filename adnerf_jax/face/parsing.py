@@ -1,12 +1,14 @@
 """Head, neck, torso and background of every frame of a video.
 
 Logits, not labels, are averaged over three frames and brought to the frame's size, which keeps edges smooth and steady.
+The network sees key frames only; between them the logits pass from one to the next in a straight line.
 """
 
 import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import cv2
 import jax
@@ -42,8 +44,22 @@ _GAP = 0.1  # of the face's extent: parts so near to each other are one person
 _SMALL_HOLE = 0.05  # of the face's extent squared
 
 
-# Frames from number `start` on, points [N, V, 2] px of all frames, start -> logits float32 [H, W, 4] of each frame.
-FrameLogits = Callable[[Iterable[np.ndarray], np.ndarray, int], Iterator[np.ndarray]]
+# Key frames lie so far apart, and less where the face moves farther than this part of its extent. Overlap with the
+# labels that the network gives each frame itself, on a 450 px clip, mean and worst frame: every second .999 / .996,
+# every third .998 / .995, every fifth .995 / .986; bringing logits along by optical flow adds .001 and costs more.
+_KEY_GAP, _KEY_MOTION = 3, 0.06
+
+# Numbers of frames -> number and uint8 RGB [H, W, 3] of each, in order of time.
+Pick = Callable[[Iterable[int]], Iterable[tuple[int, np.ndarray]]]
+# Some frames with their numbers, points [N, V, 2] px of all frames -> logits float32 [H, W, 4] of each of the some.
+FrameLogits = Callable[[Iterable[tuple[int, np.ndarray]], np.ndarray], Iterator[np.ndarray]]
+
+
+class Parser(NamedTuple):
+    """What tells the parts apart, and how far its key frames lie apart at most (1: it sees every frame)."""
+
+    logits: FrameLogits
+    key_gap: int
 
 
 def write_parts(path: pathlib.Path, parts: np.ndarray) -> None:
@@ -63,29 +79,62 @@ def read_parts(path: pathlib.Path) -> np.ndarray:
     return np.where((rgb > 127).sum(-1) > 1, BACKGROUND, np.array([TORSO, NECK, HEAD])[brightest]).astype(np.uint8)
 
 
-def parse_video(
-    frames: Iterable[np.ndarray], landmarks: Landmarks, start: int = 0, logits: FrameLogits | None = None
-) -> Iterator[np.ndarray]:
+def parse_video(pick: Pick, landmarks: Landmarks, start: int = 0, parser: Parser | None = None) -> Iterator[np.ndarray]:
     """The part map of each frame, also of those without a face; a few frames are held at a time.
 
     Args:
-      frames: uint8 RGB [H, W, 3], the frames of the video from number `start` to its end.
-      landmarks: of the whole video, so that a run that continues cuts its views as one that was not interrupted.
+      pick: gives the frames that are asked for.
+      landmarks: of the whole video, so that a run that continues sees the key frames of one that was not interrupted.
       start: how many frames to leave out.
-      logits: what tells the parts apart; `bisenet_logits` by default.
+      parser: what tells the parts apart; `BISENET` by default.
 
     Yields:
       uint8 [H, W], indices into PARTS.
 
     Raises:
       UserError: no frame has a face.
+      ValueError: `pick` lacks a frame.
     """
     if not landmarks.valid.any():
         raise UserError("no face was found in the video: it must show one person's face, upright and large enough")
     points = landmarks.points[..., :2]
-    averaged = _average_neighbours((logits or bisenet_logits)(frames, points, start))
+    logits, gap = parser or BISENET
+    keys = key_frames(points, gap)
+    keys = keys[max(np.searchsorted(keys, start, side="right") - 1, 0) :]
+    averaged = _average_neighbours(_between(keys, logits(pick(keys), points), start))
     for points_here, of_frame in zip(points[start:], averaged, strict=True):
         yield clean(of_frame.argmax(-1).astype(np.uint8), points_here)
+
+
+def key_frames(points: np.ndarray, gap: int) -> np.ndarray:
+    """Numbers of the frames that the network sees, the first and the last among them.
+
+    Args:
+      points: [N, V, 2] px.
+      gap: frames from one to the next at most.
+    """
+    extent = np.median(np.ptp(points, axis=1).max(-1))
+    keys = [0]
+    for i in range(1, len(points)):
+        moved = np.linalg.norm(points[i] - points[keys[-1]], axis=-1).mean()
+        if i - keys[-1] > 1 and moved > _KEY_MOTION * extent:
+            keys.append(i - 1)
+        if i - keys[-1] >= gap or i == len(points) - 1:
+            keys.append(i)
+    return np.array(keys)
+
+
+def _between(keys: np.ndarray, of_keys: Iterable[np.ndarray], start: int) -> Iterator[np.ndarray]:
+    """Logits of all frames from number `start` on, which the first of the keys is not after."""
+    before = None
+    for number, (key, after) in enumerate(zip(keys, of_keys, strict=True)):
+        for i in range(keys[number - 1] + 1 if number else key, key):
+            if i >= start:
+                share = (i - keys[number - 1]) / (key - keys[number - 1])
+                yield before + share * (after - before)
+        if key >= start:
+            yield after
+        before = after
 
 
 def clean(parts: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -158,23 +207,23 @@ def _take_nearest(parts: np.ndarray, unknown: np.ndarray, known: np.ndarray) -> 
     return np.where(unknown, of_label[nearest], parts)
 
 
-def bisenet_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) -> Iterator[np.ndarray]:
-    """Logits of the parts, float32 [H, W, 4], of each frame from number `start` on; points [N, V, 2] px of all."""
+def bisenet_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarray) -> Iterator[np.ndarray]:
+    """Logits of the parts, float32 [H, W, 4], of some frames with their numbers; points [N, V, 2] px of all frames."""
     params = face_parsing.load(weights.path("face_parsing"))
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         return
-    views = place_views(points, first.shape[1], first.shape[0])
+    views = place_views(points, first[1].shape[1], first[1].shape[0])
     pixels = np.median([view.side for of_frame in views for view in of_frame])
     side = _SMALL_SIDE if pixels <= _SMALL_SIDE else _SIDE
-    views = iter(views[start:])
     for group in _batches(itertools.chain([first], frames), _BATCH):
-        of_group = list(itertools.islice(views, len(group)))
-        pictures = [cut(rgb, view, side) for rgb, of_frame in zip(group, of_group, strict=True) for view in of_frame]
-        cells = iter(_run(params, pictures))
-        for rgb, of_frame in zip(group, of_group, strict=True):
-            yield assemble(list(itertools.islice(cells, len(of_frame))), of_frame, *rgb.shape[:2], _CELL)
+        cells = iter(_run(params, [cut(rgb, view, side) for i, rgb in group for view in views[i]]))
+        for i, rgb in group:
+            yield assemble(list(itertools.islice(cells, len(views[i]))), views[i], *rgb.shape[:2], _CELL)
+
+
+BISENET = Parser(bisenet_logits, _KEY_GAP)
 
 
 @jax.jit

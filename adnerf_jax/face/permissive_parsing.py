@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from adnerf_jax.face.parsing import Parser
 from adnerf_jax.face.views import assemble, cut, place_views
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.selfie_segmentation import SIDE, PersonSegmenter
@@ -33,28 +34,31 @@ _BINS, _SMOOTH = 16, 0.8  # colour histogram: bins a channel, their blur
 _ENOUGH_PIXELS = 50
 
 
-def permissive_logits(frames: Iterable[np.ndarray], points: np.ndarray, start: int) -> Iterator[np.ndarray]:
-    """Logits of the parts, float32 [H, W, 4], of each frame; their softmax's background is 1 minus the person's share.
+def permissive_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarray) -> Iterator[np.ndarray]:
+    """Logits of the parts, float32 [H, W, 4], of some frames; their softmax's background is 1 minus the person's share.
 
     Args:
-      frames: uint8 RGB [H, W, 3], from number `start` on.
+      frames: numbers and uint8 RGB [H, W, 3].
       points: [N, V, 2] px, landmarks of all frames.
-      start: number of the first frame.
     """
     segment = PersonSegmenter(weights.path("selfie_segmentation"))
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         return
-    height, width = first.shape[:2]
+    height, width = first[1].shape[:2]
     views = place_views(points, width, height)
-    for rgb, of_frame, here in zip(itertools.chain([first], frames), views[start:], points[start:], strict=True):
-        cells = [segment(cut(rgb, view, SIDE))[..., None] for view in of_frame]
-        person = assemble(cells, of_frame, height, width, cell=1).reshape(height, width)
+    for i, rgb in itertools.chain([first], frames):
+        cells = [segment(cut(rgb, view, SIDE))[..., None] for view in views[i]]
+        person = assemble(cells, views[i], height, width, cell=1).reshape(height, width)
         outline = np.zeros((height, width), np.uint8)
-        cv2.fillConvexPoly(outline, cv2.convexHull(np.rint(here).astype(np.int32)), 1)
+        cv2.fillConvexPoly(outline, cv2.convexHull(np.rint(points[i]).astype(np.int32)), 1)
         person = np.where(outline > 0, np.maximum(person, _FACE_LOGIT), person)
-        yield _divide(rgb, person, here)
+        yield _divide(rgb, person, points[i])
+
+
+# Its edges tremble too much for frames in between to be filled in.
+PERMISSIVE = Parser(permissive_logits, key_gap=1)
 
 
 def _divide(rgb: np.ndarray, person: np.ndarray, points: np.ndarray) -> np.ndarray:
