@@ -191,7 +191,7 @@ def infer_sizes(checkpoint: ReferenceCheckpoint, code: int) -> dict[str, int]:
 
     try:
         coarse, fine = (of(checkpoint.fields[name]) for name in _FIELDS)
-    except (KeyError, ValueError) as error:
+    except (IndexError, KeyError, ValueError) as error:
         raise UserError(f"{checkpoint.path}: the tensors are not those of AD-NeRF's fields: {error}") from None
     if coarse != fine:
         raise UserError(f"{checkpoint.path}: the coarse and the fine network differ in size, which is not supported")
@@ -218,13 +218,15 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
       UserError: a file that is missing or cannot be used, a dataset that does not fit, a workdir in use.
     """
     workdir = pathlib.Path(workdir)
+    if head_config.family != "paper" or tuple(head_config.model.head.codes) != ("audio",):
+        raise UserError("published checkpoints are of the paper's family, and hear: leave the variants out")
     for name, path in (("head", head_config.reference.head), ("body", torso_config and torso_config.reference.body)):
         if not path and (name == "head" or torso_config):
             raise UserError(f"give the published checkpoint with --config.reference.{name}=X_{name}.tar")
     for stage in ("head", "torso")[: 1 + (torso_config is not None)]:
         check_empty(workdir / stage)
     head_file = read_checkpoint(head_config.reference.head)
-    audio_code = _code_size(head_file)
+    channels, audio_code = _audio_sizes(head_file)
     sizes = infer_sizes(head_file, audio_code)
     configs = [head_config] if torso_config is None else [head_config, torso_config]
     for config in configs:
@@ -232,34 +234,40 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
             config.model.head.update(sizes, audio_code=audio_code)
     if torso_config is not None:
         body_file = read_checkpoint(torso_config.reference.body)
-        pose = len(body_file.fields["coarse"].params["layer0"]["kernel"]) - len(
-            head_file.fields["coarse"].params["layer0"]["kernel"]
-        )
         with torso_config.unlocked():
             try:
+                first, heads = (
+                    len(file.fields["coarse"].params["layer0"]["kernel"]) for file in (body_file, head_file)
+                )
+                pose = first - heads
                 torso_config.model.torso.pose_levels = _levels(pose // 2)
-            except ValueError:
+            except (KeyError, ValueError):
                 raise UserError(f"{body_file.path} does not belong to {head_file.path}: other audio codes") from None
             torso_config.model.torso.update(infer_sizes(body_file, audio_code + pose))
             torso_config.head_checkpoint = str(workdir / "head")
 
     dataset = dataset_of(head_config)
-    channels = head_file.audio.params["conv0"]["kernel"].shape[1]
     if dataset.windows.shape[2] != channels:
         raise UserError(
             f"{head_file.path} learned from speech features with {channels} channels, {head_config.data} has "
             f"{dataset.windows.shape[2]}: prepare it with --speech=DEEPSPEECH.npy"
         )
     head_params = _params(head_file, with_audio=True)
-    _write(head_config, workdir / "head", dataset, head_file, head_params, {})
+    made = [(head_config, head_file, _state(head_config, dataset, head_file, head_params, {}))]
     if torso_config is not None:
-        _write(torso_config, workdir / "torso", dataset, body_file, _params(body_file, with_audio=False), head_params)
+        torso_params = _params(body_file, with_audio=False)
+        made.append((torso_config, body_file, _state(torso_config, dataset, body_file, torso_params, head_params)))
+    # Nothing is written before everything is known to fit.
+    for config, file, state in made:
+        _write(config, workdir / config.stage, dataset, file, state)
 
 
-def _code_size(checkpoint: ReferenceCheckpoint) -> int:
+def _audio_sizes(checkpoint: ReferenceCheckpoint) -> tuple[int, int]:
+    """Channels of the speech features, and numbers in the audio code."""
     try:
-        return checkpoint.audio.params["out"]["kernel"].shape[1]
-    except (KeyError, IndexError):
+        params = checkpoint.audio.params
+        return params["conv0"]["kernel"].shape[1], params["out"]["kernel"].shape[1]
+    except (IndexError, KeyError):
         raise UserError(f"{checkpoint.path}: the tensors are not those of AD-NeRF's AudioNet") from None
 
 
@@ -274,14 +282,18 @@ def _params(checkpoint: ReferenceCheckpoint, *, with_audio: bool, part: str = "p
     return tree
 
 
-def _write(
+def _state(
     config: ConfigDict,
-    workdir: pathlib.Path,
     dataset: Dataset,
     checkpoint: ReferenceCheckpoint,
     params: dict[str, Any],
     frozen: dict[str, Any],
-) -> None:
+) -> TrainState:
+    """The state that training goes on from.
+
+    Raises:
+      UserError: the tensors do not fit together.
+    """
     stage = make_stage(config, dataset.camera)
     scene = make_scene(dataset, load_frames(dataset, dataset.train), config.train.audio_components)
     expected = jax.eval_shape(stage.init, jax.random.key(0), example_batch(1, 1, dataset.windows.shape[1:]), scene)
@@ -294,9 +306,14 @@ def _write(
         *(_params(checkpoint, with_audio=config.stage == "head", part=part) for part in ("first", "second")),
     )
     state = TrainState.create(params, tx, frozen, scene)
-    state = state.replace(
+    return state.replace(
         step=np.int32(checkpoint.step), opt_state=with_moments(state.opt_state, moments, checkpoint.step)
     )
+
+
+def _write(
+    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, checkpoint: ReferenceCheckpoint, state: TrainState
+) -> None:
     whole = sharding.replicated(sharding.make_mesh())
     state = jax.tree.map(lambda a: jax.device_put(a, whole), state)
     with checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver:

@@ -1,102 +1,29 @@
 """Checkpoints built by hand, byte by byte as PyTorch writes them, and files that must be refused."""
 
 import collections
-import io
 import os
 import pickle
-import struct
-import sys
-import types
-import zipfile
 
 import numpy as np
 import pytest
+from torch_files import Tensor, dump, stand_in, write_legacy, write_zip
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.pretrained import torch_pickle
 
-_STORAGES = {"<f4": "FloatStorage", "<i8": "LongStorage", "<f2": "HalfStorage"}
-
 
 @pytest.fixture
 def torch(monkeypatch):
-    """Just enough of a `torch` for pickle to write its names down."""
-
-    def member(module, name, value):
-        value.__module__, value.__qualname__ = module.__name__, name
-        setattr(module, name, value)
-
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for name in _STORAGES.values():
-        member(torch, name, type(name, (), {}))
-    member(utils, "_rebuild_tensor_v2", lambda *args: None)
-    member(utils, "_rebuild_parameter", lambda *args: None)
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-    torch.utils = utils
-    return torch
-
-
-class _Tensor:
-    """Pickles as a tensor: `view` = (offset, size, stride) in elements of the storage `data`."""
-
-    def __init__(self, torch, key, data, view=None, parameter=False):
-        self.torch, self.key, self.data, self.parameter = torch, key, data, parameter
-        self.view = view or (0, data.shape, tuple(s // data.itemsize for s in data.strides))
-
-    def __reduce__(self):
-        if self.parameter:
-            plain = _Tensor(self.torch, self.key, self.data, self.view)
-            return self.torch.utils._rebuild_parameter, (plain, True, collections.OrderedDict())
-        return self.torch.utils._rebuild_tensor_v2, (_Storage(self), *self.view, False, collections.OrderedDict())
-
-
-class _Storage:
-    def __init__(self, tensor):
-        self.kind = getattr(tensor.torch, _STORAGES[tensor.data.dtype.str])
-        self.key, self.data = tensor.key, tensor.data
-
-
-def _dump(value, legacy=False):
-    """The pickle and its storages by key."""
-    storages = {}
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, obj):
-            if isinstance(obj, _Storage):
-                storages[obj.key] = obj.data
-                return ("storage", obj.kind, obj.key, "cpu", obj.data.size) + ((None,) if legacy else ())
-            return None
-
-    out = io.BytesIO()
-    Pickler(out, protocol=2).dump(value)
-    return out.getvalue(), storages
-
-
-def _zip(path, data_pkl, storages, **records):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("name/data.pkl", data_pkl)
-        for key, data in storages.items():
-            archive.writestr(f"name/data/{key}", data if isinstance(data, bytes) else data.tobytes())
-        for name, data in records.items():
-            archive.writestr(f"name/{name}", data)
-    return path
-
-
-def _legacy(path, data_pkl, storages):
-    plain = [pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-    raw = [struct.pack("<q", data.size) + data.tobytes() for data in storages.values()]
-    path.write_bytes(b"".join([*plain, data_pkl, pickle.dumps(list(storages), 2), *raw]))
-    return path
+    return stand_in(monkeypatch)
 
 
 def _checkpoint(torch):
     weight = np.arange(6, dtype=np.float32).reshape(2, 3)
     moments = np.arange(12, dtype=np.float32) / 8
-    transposed = _Tensor(torch, "0", weight, view=(0, (3, 2), (1, 3)))
-    state = collections.OrderedDict(w=_Tensor(torch, "0", weight, parameter=True), wt=transposed)
-    part = _Tensor(torch, "1", moments, view=(4, (2, 3), (3, 1)))
-    step = _Tensor(torch, "2", np.array([7], np.int64), view=(0, (), ()))
+    transposed = Tensor(torch, "0", weight, view=(0, (3, 2), (1, 3)))
+    state = collections.OrderedDict(w=Tensor(torch, "0", weight, parameter=True), wt=transposed)
+    part = Tensor(torch, "1", moments, view=(4, (2, 3), (3, 1)))
+    step = Tensor(torch, "2", np.array([7], np.int64), view=(0, (), ()))
     return {
         "global_step": 400000,
         "network_fn_state_dict": state,
@@ -109,8 +36,8 @@ def _checkpoint(torch):
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_reads_nested_states(tmp_path, torch, form):
-    data_pkl, storages = _dump(_checkpoint(torch), legacy=form == "legacy")
-    path = (_zip if form == "zip" else _legacy)(tmp_path / "000000_head.tar", data_pkl, storages)
+    data_pkl, storages = dump(_checkpoint(torch), legacy=form == "legacy")
+    path = (write_zip if form == "zip" else write_legacy)(tmp_path / "000000_head.tar", data_pkl, storages)
     read = torch_pickle.load(path)
     assert read["global_step"] == 400000
     weight = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -145,7 +72,7 @@ class _Calls:
 def test_refuses_code(tmp_path, form, hostile):
     mark = tmp_path / "was_run"
     data_pkl = pickle.dumps(hostile(mark), 2)
-    path = (_zip if form == "zip" else _legacy)(tmp_path / "c.tar", data_pkl, {})
+    path = (write_zip if form == "zip" else write_legacy)(tmp_path / "c.tar", data_pkl, {})
     with pytest.raises(UserError, match="it asks for"):
         torch_pickle.load(path)
     assert not mark.exists()
@@ -156,23 +83,23 @@ def test_refuses_code(tmp_path, form, hostile):
     [(0, (7,), (1,)), (5, (2,), (1,)), (0, (2,), (6,)), (0, (2,), (-1,)), (-1, (1,), (1,)), (0, (1 << 40,), (0,))],
 )
 def test_refuses_views_beyond_their_storage(tmp_path, torch, view):
-    data_pkl, storages = _dump(_Tensor(torch, "0", np.zeros(6, np.float32), view))
+    data_pkl, storages = dump(Tensor(torch, "0", np.zeros(6, np.float32), view))
     with pytest.raises(UserError, match="tensor"):
-        torch_pickle.load(_zip(tmp_path / "c.tar", data_pkl, storages))
+        torch_pickle.load(write_zip(tmp_path / "c.tar", data_pkl, storages))
 
 
 def test_names_what_is_wrong(tmp_path, torch):
-    data_pkl, storages = _dump(_Tensor(torch, "0", np.zeros(6, np.float32)))
+    data_pkl, storages = dump(Tensor(torch, "0", np.zeros(6, np.float32)))
     with pytest.raises(UserError, match="cut short"):
-        torch_pickle.load(_zip(tmp_path / "short.tar", data_pkl, {"0": b"\0" * 23}))
+        torch_pickle.load(write_zip(tmp_path / "short.tar", data_pkl, {"0": b"\0" * 23}))
     with pytest.raises(UserError, match="missing"):
-        torch_pickle.load(_zip(tmp_path / "lacks.tar", data_pkl, {}))
+        torch_pickle.load(write_zip(tmp_path / "lacks.tar", data_pkl, {}))
     with pytest.raises(UserError, match="big-endian"):
-        torch_pickle.load(_zip(tmp_path / "big.tar", data_pkl, storages, byteorder="big"))
+        torch_pickle.load(write_zip(tmp_path / "big.tar", data_pkl, storages, byteorder="big"))
     loop = []
     loop.append(loop)
     with pytest.raises(UserError, match="holds itself"):
-        torch_pickle.load(_zip(tmp_path / "loop.tar", pickle.dumps(loop, 2), {}))
+        torch_pickle.load(write_zip(tmp_path / "loop.tar", pickle.dumps(loop, 2), {}))
     with pytest.raises(UserError, match="not found"):
         torch_pickle.load(tmp_path / "none.tar")
     for junk in (b"", b"not a checkpoint", b"PK\x03\x04 but no zip", data_pkl):
