@@ -57,6 +57,8 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     if settings.features:
         windows = cut_windows(speech.load_deepspeech(settings.features), settings.start, settings.duration)
         frames = len(windows)
+        if audio:
+            count_frames(audio, settings.start, settings.duration)  # that there is sound is known before, not after
     else:
         frames = count_frames(audio, settings.start, settings.duration)
     stage = TrainedStage.load(workdir, config)

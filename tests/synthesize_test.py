@@ -11,8 +11,19 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import probe, read_frames
+from adnerf_jax.rendering import to_uint8
 from adnerf_jax.runs import load_config
-from adnerf_jax.synthesize import attention_windows, check_features, count_frames, mirrored, resume, sound_blocks
+from adnerf_jax.synthesize import (
+    attention_windows,
+    check_features,
+    count_frames,
+    cut_windows,
+    mirrored,
+    resume,
+    sound_blocks,
+)
+from adnerf_jax.trained import TrainedStage
+from adnerf_jax.types import Conditions
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -123,3 +134,79 @@ def test_an_interrupted_render_goes_on(trained, tmp_path, monkeypatch):
     frames = list(read_frames(out))
     assert len(frames) == 8 and np.abs(frames[2].astype(int) - mark).max() < 30  # a lossy codec
     assert not folder.exists()
+
+
+def features_config(trained_paper, tmp_path, frames: int = 6, **settings):
+    """A configuration that renders DeepSpeech windows, and the windows."""
+    windows = np.random.default_rng(7).normal(size=(frames, 16, 29)).astype(np.float32)
+    np.save(tmp_path / "speech.npy", windows)
+    config = load_config(trained_paper.head)
+    config.render.update(features=str(tmp_path / "speech.npy"), out=str(tmp_path / "out/talking.mp4"), **settings)
+    return config, windows
+
+
+def test_given_features_are_spoken(trained_paper, tmp_path, monkeypatch):
+    config, windows = features_config(trained_paper, tmp_path)
+    written = {}
+    monkeypatch.setattr(
+        synthesize, "write_image", lambda path, image: written.update({path.name: image}) or write_image(path, image)
+    )
+    out = synthesize.synthesize(config, trained_paper.head)
+    info = probe(out)
+    assert (info.width, info.height, info.has_audio) == (32, 32, False) and len(list(read_frames(out))) == 6
+    stage = TrainedStage.load(trained_paper.head, config)
+    background = stage.person.background.astype(np.float32) / 255.0
+    audio = windows[neighbours_in_time(6)]
+    assert sorted(written) == [f"{i:06d}.png" for i in range(6)]
+    for i in (0, 5):
+        conditions = Conditions(audio[i][None], stage.person.eyes[i : i + 1])
+        layers = stage.layers(stage.person.transforms[i], conditions)
+        expected = np.asarray(to_uint8(layers.person_over(background)))
+        assert np.abs(written[f"{i:06d}.png"].astype(int) - expected).max() <= 1  # rounded in another program
+
+
+def test_given_features_with_their_sound(trained, trained_paper, tmp_path):
+    config, _ = features_config(trained_paper, tmp_path, audio=str(trained.sound))
+    info = probe(synthesize.synthesize(config, trained_paper.head))
+    assert info.has_audio and info.duration == pytest.approx(6 / 25, abs=0.045)  # as long as the features
+
+
+def test_a_part_of_the_features(trained_paper, tmp_path):
+    config, windows = features_config(trained_paper, tmp_path, start=0.08, duration=0.12)
+    out = synthesize.synthesize(config, trained_paper.head)
+    assert len(list(read_frames(out))) == 3
+    np.testing.assert_array_equal(cut_windows(windows, 0.08, 0.12), windows[2:5])
+    with pytest.raises(UserError, match="the features last 0.24 s: nothing is left of them from 3 s on"):
+        cut_windows(windows, 3.0, None)
+
+
+def test_a_deepspeech_person_asks_for_features(trained, trained_paper, tmp_path):
+    config = load_config(trained_paper.head)
+    config.render.update(audio=str(trained.sound), out=str(tmp_path / "out.mp4"))
+    with pytest.raises(UserError, match=r"learned from deepspeech features, which cannot .* --config.render.features="):
+        synthesize.synthesize(config, trained_paper.head)
+    assert not list(tmp_path.iterdir())
+
+
+def test_features_that_cannot_be_spoken(trained, trained_paper, tmp_path):
+    config, _ = features_config(trained_paper, tmp_path)
+    other = load_config(trained.head)
+    other.render.update(features=config.render.features, out=config.render.out)
+    with pytest.raises(UserError, match="speech features with 80 channels, DeepSpeech features have 29"):
+        synthesize.synthesize(other, trained.head)
+    np.save(tmp_path / "speech.npy", np.zeros((6, 16, 44), np.float32))
+    with pytest.raises(UserError, match=r"speech.npy holds float32 \[6, 16, 44\]; DeepSpeech features are floats"):
+        synthesize.synthesize(config, trained_paper.head)
+    config, _ = features_config(trained_paper, tmp_path)
+    (tmp_path / "speech.wav").write_text("no sound " * 100)
+    config.render.audio = str(tmp_path / "speech.wav")
+    with pytest.raises(UserError, match="speech.wav"):
+        synthesize.synthesize(config, trained_paper.head)
+    assert not (tmp_path / "out").exists()
+
+
+def test_zeros_past_the_ends_of_a_speech():
+    windows = np.random.default_rng(3).normal(size=(5, 16, 3)).astype(np.float32)
+    streamed = np.stack(list(attention_windows(iter(windows), zero_padded=True)))
+    rows = neighbours_in_time(5, zero_padded=True)
+    np.testing.assert_array_equal(streamed, windows[rows] * (rows >= 0)[..., None, None])
