@@ -63,7 +63,7 @@ def best_lag(curve: np.ndarray, truth: np.ndarray, frames: np.ndarray) -> tuple[
 
     Returns:
       the lag within 10 frames and a third of the length, positive where the curve is late, and the correlation; NaN
-      twice where either never changes or there are too few frames.
+      twice where either never changes, there are too few frames, or no lag is better than those around it.
     """
     if len(frames) < LEAST_PAIRS or min(curve.std(), truth.std()) < _STILL:
         return float("nan"), float("nan")
@@ -76,7 +76,9 @@ def best_lag(curve: np.ndarray, truth: np.ndarray, frames: np.ndarray) -> tuple[
         both = np.isfinite(a + b)
         if both.sum() >= LEAST_PAIRS:
             scores[lag] = correlation(a[both], b[both])
-    best = max(scores, key=scores.get, default=None)
+    # A correlation that still rises where the search ends has no maximum there.
+    tops = [k for k in scores if all(scores.get(k + s, np.inf) <= scores[k] for s in (-1, 1))]
+    best = max(tops, key=scores.get, default=None)
     return (float("nan"), float("nan")) if best is None else (float(best), scores[best])
 
 

@@ -172,6 +172,8 @@ def test_lags_go_by_time_not_by_place_in_the_list():
         found, score = best_lag(curve[frames - lag], curve[frames], frames)
         assert found == lag and score == pytest.approx(1.0)
     assert np.isnan(best_lag(np.ones(len(frames)), curve[frames], frames)).all()
+    rising = np.arange(40.0)  # the later, the straighter: no lag is best
+    assert np.isnan(best_lag(rising**2, rising, np.arange(40))).all()
     assert np.isnan(best_lag(curve[:5], curve[:5], np.arange(5))).all()
 
 
