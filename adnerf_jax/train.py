@@ -21,6 +21,7 @@ from adnerf_jax.person import Person
 from adnerf_jax.progress import Bar, duration, say
 from adnerf_jax.runs import check_continues, save_config
 from adnerf_jax.scenes import make_scene
+from adnerf_jax.schema import LANDMARKS
 from adnerf_jax.stages import Stage, example_batch, head_init, make_stage, step_key
 from adnerf_jax.state import TrainState
 from adnerf_jax.types import Batch, Scene
@@ -54,6 +55,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     check_continues(config, workdir)
 
     dataset = dataset_of(config)
+    check_expression(config, dataset)
     training, held_out = tuning_split(dataset.train) if config.train.tuning else (dataset.train, dataset.val)
     frames = load_frames(dataset, training)
     say(
@@ -184,6 +186,15 @@ def check_settings(config: ConfigDict) -> None:
         raise UserError(
             f"{config.train.rays} rays a step are too few for {config.train.frames_per_step} frames: raise "
             f"config.train.rays or lower config.train.frames_per_step"
+        )
+
+
+def check_expression(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises UserError where an expression is to be learned from that the dataset does not have."""
+    if "expression" in config.model.head.codes and not dataset.expression.any():
+        raise UserError(
+            f"{dataset.path} has no tracked expressions ({LANDMARKS} is missing or empty), which the variant "
+            f"expression learns from: prepare the video with `python -m preprocessing`"
         )
 
 

@@ -43,6 +43,8 @@ def test_help(capsys):
     [
         ([config("head.py:fats")], "unknown variant fats; there are: fast, small, smoke, single_nerf, expression"),
         ([config("quickstart.py:fast")], "unknown variant fast"),
+        ([config("head.py:small,fast")], "the variant small goes with the paper's family: leave fast out"),
+        ([config("torso.py:single_nerf")], "with the variant single_nerf the head stage learns the whole person"),
         ([config("nose.py")], "nose.py"),
         (["--workdir=w"], "--config is missing"),
         ([config("head.py:fast"), "--mode=dance"], "dance"),
