@@ -1,4 +1,4 @@
-"""From speech windows to one code a frame (paper, sections 3.2 and 3.6; the published `AudioNet` and `AudioAttNet`)."""
+"""From speech windows to one code a frame (paper, sections 3.2, 3.6; published `AudioNet` and `AudioAttNet`)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
