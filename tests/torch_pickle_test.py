@@ -3,6 +3,8 @@
 import collections
 import os
 import pickle
+import resource
+import zipfile
 
 import numpy as np
 import pytest
@@ -86,6 +88,15 @@ def test_refuses_views_beyond_their_storage(tmp_path, torch, view):
     data_pkl, storages = dump(Tensor(torch, "0", np.zeros(6, np.float32), view))
     with pytest.raises(UserError, match="tensor"):
         torch_pickle.load(write_zip(tmp_path / "c.tar", data_pkl, storages))
+
+
+def test_memory_follows_what_a_file_holds(tmp_path):
+    # An empty list, put at place 2^28 − 1 of the unpickler's memory: pickle in C takes 4 GiB for it.
+    with zipfile.ZipFile(tmp_path / "x.tar", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02]r\xff\xff\xff\x0f.")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert torch_pickle.load(tmp_path / "x.tar") == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
 
 
 def test_names_what_is_wrong(tmp_path, torch):

@@ -72,7 +72,7 @@ def _allowed_names() -> dict[tuple[str, str], Any]:
     return names
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C sets memory aside for any place that a file names
     def __init__(self, file: BinaryIO):
         super().__init__(file)
         self._names = _allowed_names()
