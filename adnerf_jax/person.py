@@ -64,8 +64,10 @@ class Person:
         if not (workdir / _FILE).exists():
             return
         old = Person.load(workdir)
-        pairs = ((old.transforms, self.transforms), (old.background, self.background), (old.eyes, self.eyes))
-        if not all(np.array_equal(a, b) for a, b in pairs) or old.speech != self.speech:
+        names = ("transforms", "background", "eyes")
+        pairs = [(getattr(old, name), getattr(self, name)) for name in names] + [(old.survey.audio, self.survey.audio)]
+        same = all(np.array_equal(a, b) for a, b in pairs)
+        if not same or (old.camera, old.speech) != (self.camera, self.speech):
             raise UserError(
                 f"the dataset has changed since {workdir} was begun: delete that folder, or use another one"
             )

@@ -52,8 +52,13 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Raises UserError where `workdir` holds a run with other settings."""
+    """Raises UserError where `workdir` holds a run with other settings, or checkpoints without any."""
     if not (workdir / _FILE).exists():
+        if (workdir / "checkpoints").exists():
+            raise UserError(
+                f"{workdir} holds checkpoints but not their settings ({_FILE} is missing), as an interrupted import "
+                f"leaves it: delete that folder, or use another --workdir"
+            )
         return
     old, new = flatten(read_json(workdir / _FILE, "configuration")), flatten(config.to_dict())
     different = [

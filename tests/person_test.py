@@ -24,9 +24,15 @@ def test_a_workdir_goes_on_with_its_own_data_only(tiny_data, tmp_path):
     person.check_continues(tmp_path)
     person.save(tmp_path)
     person.check_continues(tmp_path)
-    moved = person.replace(transforms=person.transforms + np.float32(0.01))
-    with pytest.raises(UserError, match="dataset has changed"):
-        moved.check_continues(tmp_path)
+    audio = person.survey.audio + np.float32(0.01)
+    for changed in (
+        dict(transforms=person.transforms + np.float32(0.01)),
+        dict(survey=person.survey.replace(audio=audio)),
+        dict(camera=person.camera.replace(focal=person.camera.focal * 1.1)),
+        dict(speech="logmel"),
+    ):
+        with pytest.raises(UserError, match="dataset has changed"):
+            person.replace(**changed).check_continues(tmp_path)
 
 
 def test_a_folder_without_a_person_is_refused(tmp_path):

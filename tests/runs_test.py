@@ -36,6 +36,12 @@ def test_a_folder_without_a_run(tmp_path):
     check_continues(tiny.config("head"), tmp_path)
 
 
+def test_checkpoints_without_settings_are_not_gone_on_with(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"holds checkpoints but not their settings \(config.json is missing\)"):
+        check_continues(tiny.config("head"), tmp_path)
+
+
 def test_what_touches_no_number_may_change(tmp_path):
     save_config(tiny.config("head"), tmp_path)
     longer = tiny.config("head", steps=7, log_every=2, validate_every=3, checkpoint_every=5, keep_checkpoints=1)
