@@ -20,6 +20,7 @@ from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.person import Person
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.rendering import to_uint8
+from adnerf_jax.runs import flatten
 from adnerf_jax.schema import FPS
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
@@ -69,7 +70,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         windows = encoded(stage, audio, settings.start, settings.duration)
 
     folder = out.with_name(out.name + ".frames")
-    done = resume(folder, render_job(stage, workdir, settings))
+    done = resume(folder, render_job(stage, workdir, config))
     say(f"rendering {frames} frames of {person.camera.width}x{person.camera.height} ({frames / FPS:.1f} s) to {out}")
     background = person.background.astype(np.float32) / 255.0
     compose = jax.jit(lambda layers: to_uint8(layers.person_over(background)))
@@ -188,9 +189,9 @@ def check_features(stage: TrainedStage, name: str, channels: int) -> None:
         )
 
 
-def render_job(stage: TrainedStage, workdir: pathlib.Path, settings: ConfigDict) -> dict:
+def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict:
     """What decides every frame of a render; frames of another job are not reused."""
-    digests = {}
+    settings, digests = config.render, {}
     for name in ("audio", "features"):
         if settings[name]:
             with open(settings[name], "rb") as file:
@@ -202,6 +203,9 @@ def render_job(stage: TrainedStage, workdir: pathlib.Path, settings: ConfigDict)
         **digests,
         "start": settings.start,
         "duration": settings.duration,
+        "occupancy": settings.occupancy,
+        # The command line may override these for a render.
+        **{part: flatten(config[part].to_dict()) for part in ("model", "compat")},
     }
 
 

@@ -1,9 +1,11 @@
 """From sound to video: windows in a stream, and a render that can be interrupted."""
 
+import json
 import types
 
 import numpy as np
 import pytest
+import tiny
 
 from adnerf_jax import speech, synthesize
 from adnerf_jax.datasets import neighbours_in_time
@@ -19,6 +21,7 @@ from adnerf_jax.synthesize import (
     count_frames,
     cut_windows,
     mirrored,
+    render_job,
     resume,
     sound_blocks,
 )
@@ -77,6 +80,21 @@ def test_frames_of_another_job_are_not_reused(tmp_path):
     (folder / "job.json").write_text("{")
     write_image(folder / "000001.png", np.zeros((2, 2, 3), np.uint8))
     assert resume(folder, job) == set()
+
+
+def test_settings_that_change_the_picture_make_another_job(tmp_path):
+    stage = types.SimpleNamespace(name="head", step=3)
+    config = tiny.config("head", variants="smoke")
+    job = render_job(stage, tmp_path, config)
+    (tmp_path / "video.mp4.frames").mkdir()
+    (tmp_path / "video.mp4.frames/job.json").write_text(json.dumps(job))
+    write_image(tmp_path / "video.mp4.frames/000001.png", np.zeros((2, 2, 3), np.uint8))
+    config.render.out = "elsewhere.mp4"
+    assert resume(tmp_path / "video.mp4.frames", render_job(stage, tmp_path, config)) == {1}
+    for name, value in (("render.occupancy", 0), ("model.head.fine_samples", 4), ("compat.zero_padding", True)):
+        other = tiny.config("head", variants="smoke")
+        other.update_from_flattened_dict({name: value})
+        assert render_job(stage, tmp_path, other) != job
 
 
 def test_a_person_of_other_speech_features_is_refused():
