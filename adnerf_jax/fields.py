@@ -127,8 +127,8 @@ class SharedDense(nn.Module):
 class MLPField(nn.Module):
     """The paper's field (section 3.2; published `FaceNeRF`): position, direction and code to colour and density.
 
-    Position and code enter the first layer and again the one after `skip`; direction and code-free hidden units make
-    the colour. The code is multiplied once for an image, the direction once for a ray.
+    Position and code enter the first layer and again the one after `skip`; the last hidden layer and the
+    direction make the colour. The code is multiplied once for an image, the direction once for a ray.
 
     Attributes:
       width, depth: of the hidden layers.
