@@ -54,6 +54,7 @@ class Saver:
         parts = {name: getattr(state, name) for name in _PARTS}
         # An empty tree is no checkpointable.
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
+        parts["born"] = {"step": state.born}
         # Without force, Orbax skips a step while an earlier one is still being written.
         self._checkpointer.save_checkpointables_async(
             step, {**parts, "meta": {**meta, "step": step}}, overwrite=True, force=True
@@ -81,11 +82,12 @@ def restore(workdir: str | pathlib.Path, expected: TrainState, *, what: str) -> 
     with _open(workdir, what) as checkpointer:
         step = checkpointer.latest.step
         wanted = {name: getattr(expected, name) for name in _PARTS if jax.tree.leaves(getattr(expected, name))}
+        wanted["born"] = {"step": expected.born}
         _check_shapes(checkpointer, step, wanted, workdir, what)
         parts = checkpointer.load_checkpointables(step, wanted)
     # On the devices like everything else: otherwise the first step after it would be compiled for itself.
     done = jax.device_put(np.int32(step), expected.step.sharding)
-    return expected.replace(step=done, **parts)
+    return expected.replace(step=done, born=parts.pop("born")["step"], **parts)
 
 
 def restore_params(workdir: str | pathlib.Path, expected: dict[str, Any], *, what: str) -> dict[str, Any]:

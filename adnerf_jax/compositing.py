@@ -22,9 +22,14 @@ def alpha_weights(density: Array, distances: Array) -> Array:
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
+# How much of what passes a ray's samples teaches their colours in the first step. With all of it a head is learnt more
+# slowly (21.4 dB after 200 steps against 22.7), with none a dark torso not at all.
+_LESSON = 0.1
+
+
 @jax.custom_vjp
 def reviving_relu(raw: Array, revive: Array | float) -> Array:
-    """max(raw, 0); where `revive` is 1, a gradient that asks for more passes below 0 as well, where it is 0, none.
+    """max(raw, 0); while `revive` is above 0, a gradient that asks for more passes below 0 as well.
 
     A density below 0 everywhere shows nothing, so that nothing ever teaches it: at the start, while its colours are
     still wrong, the loss likes the background better, and takes all of it below 0 at once.
@@ -34,12 +39,12 @@ def reviving_relu(raw: Array, revive: Array | float) -> Array:
 
 
 def _reviving_relu_forward(raw: Array, revive: Array | float):
-    return jnp.maximum(raw, 0.0), (raw > 0.0, revive)
+    return jnp.maximum(raw, 0.0), (raw > 0.0, jnp.asarray(revive) > 0.0)
 
 
 def _reviving_relu_backward(saved, cotangent: Array):
     positive, revive = saved
-    return jnp.where(positive, cotangent, revive * jnp.minimum(cotangent, 0.0)), None
+    return jnp.where(positive, cotangent, jnp.where(revive, jnp.minimum(cotangent, 0.0), 0.0)), None
 
 
 reviving_relu.defvjp(_reviving_relu_forward, _reviving_relu_backward)
@@ -59,10 +64,16 @@ def composite_samples(
       t: [..., S], positions along the ray.
       length: [..., 1], of the ray's direction.
       background: [..., 3], colour of the last sample.
-      revive: 1 in the first steps of training, 0 after (`reviving_relu`).
+      revive: falls from 1 to 0 in the first steps of training; changes gradients and nothing else. Densities below 0
+        may come back (`reviving_relu`), and colours along a ray that nothing ends learn a little of what it lacks:
+        otherwise a colour that is no better than the background keeps its density away, and without density it never
+        becomes better.
     """
     weights = alpha_weights(reviving_relu(raw_density, revive) + 1e-6, jnp.diff(t) * length)
-    return composite(weights, colours, t[..., :-1], background)
+    share = jax.lax.stop_gradient(_LESSON * revive * (1.0 - weights.sum(-1)) / weights.shape[-1])
+    lesson = share[..., None] * (colours - jax.lax.stop_gradient(colours)).sum(-2)
+    rendered = composite(weights, colours, t[..., :-1], background)
+    return rendered.replace(rgb=rendered.rgb + lesson, foreground=rendered.foreground + lesson)
 
 
 def composite(weights: Array, colours: Array, t: Array, background: Array) -> Rendered:

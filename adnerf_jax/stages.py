@@ -26,13 +26,14 @@ class Stage:
       head: the head model.
       torso: the torso model; None in the head stage.
       init: key, example batch, scene → parameters of what this stage trains.
-      loss: params, frozen, scene, batch, key, step → (loss, metrics). Nothing is differentiated but `params`.
+      loss: params, frozen, scene, batch, key, step, age → (loss, metrics). Nothing is differentiated but `params`;
+        `age` is the number of steps since the parameters were made, `step` itself by default.
     """
 
     head: nn.Module
     torso: nn.Module | None
     init: Callable[[Array, Batch, Scene], Any]
-    loss: Callable[[Any, Any, Scene, Batch, Array, Array], tuple[Array, dict[str, Array]]]
+    loss: Callable[..., tuple[Array, dict[str, Array]]]
 
 
 def head_init(head: nn.Module, camera: Camera) -> Callable[[Array, Batch, Scene], Any]:
@@ -55,14 +56,16 @@ def head_stage(
       camera: of the batches' pixels.
       sampler_weight: weight of the sampler's own loss.
       attention_from: step from which attention smooths the audio code.
-      revive_until: steps in which densities that died may come back (`compositing.reviving_relu`).
+      revive_until: steps in which densities that died may come back (`compositing.composite_samples`).
     """
 
-    def loss(params, frozen, scene: Scene, batch: Batch, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(
+        params, frozen, scene: Scene, batch: Batch, key: Array, step: Array, age: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         del frozen
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": params}, batch.conditions, scene, step >= attention_from, method="codes")
-        revive = (step < revive_until).astype(jnp.float32)
+        revive = _falling(step if age is None else age, revive_until)
         levels = head.apply({"params": params}, rays, codes, batch.background, scene, key, None, revive)
         errors = [losses.photometric(level.rgb, batch.target) for level in levels.rendered]
         total = sum(errors) + sampler_weight * levels.sampler_loss
@@ -86,13 +89,15 @@ def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, revive_until:
         code = jnp.zeros(codes.shape)
         return torso.init(key, batch.pixels, camera, batch.transforms, code, scene)["params"]
 
-    def loss(params, frozen, scene: Scene, batch: Batch, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(
+        params, frozen, scene: Scene, batch: Batch, key: Array, step: Array, age: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         head_key, torso_key = jax.random.split(key)
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": frozen}, batch.conditions, scene, method="codes")
         behind = head.apply({"params": frozen}, rays, codes, batch.background, scene, head_key).rendered
         first = next(iter(codes.values()))
-        revive = (step < revive_until).astype(jnp.float32)
+        revive = _falling(step if age is None else age, revive_until)
         layers = torso.apply(
             {"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key, None, revive
         )
@@ -115,6 +120,11 @@ def _first_code(head: nn.Module, camera: Camera):
         return next(iter(head.apply(params, batch.conditions, scene, method="codes").values()))
 
     return first
+
+
+def _falling(step: Array, until: int) -> Array:
+    """From 1 at step 0 to 0 at step `until`, and 0 from there on."""
+    return jnp.maximum(until - step, 0) / max(until, 1)
 
 
 def _least_opacity(levels: list[Array]) -> Array:

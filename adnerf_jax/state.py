@@ -16,6 +16,7 @@ class TrainState:
 
     Attributes:
       step: int32 [], updates done.
+      born: int32 [], the step at which the parameters were made: 0, unless a field died and began anew.
       params: what is trained.
       opt_state: the optimizer's moments.
       frozen: parameters that are used, never trained: the head's in the torso stage, else {}.
@@ -23,6 +24,7 @@ class TrainState:
     """
 
     step: Array
+    born: Array
     params: Any
     opt_state: optax.OptState
     frozen: Any
@@ -31,4 +33,4 @@ class TrainState:
     @classmethod
     def create(cls, params: Any, tx: optax.GradientTransformation, frozen: Any, scene: Scene) -> "TrainState":
         """Step 0."""
-        return cls(jnp.zeros((), jnp.int32), params, tx.init(params), frozen, scene)
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, tx.init(params), frozen, scene)

@@ -29,7 +29,7 @@ from adnerf_jax.validation import Validator
 
 # A field is looked after each so many steps; one that has died shows less than so much on average.
 _LOOK_EVERY = 250
-_DEAD_OPACITY = 1e-4
+_DEAD_OPACITY = 2e-3
 
 
 # The cost of a training is told after so many steps, where it is more than so many seconds.
@@ -165,7 +165,8 @@ def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dat
         return fresh.replace(opt_state=with_moments(fresh.opt_state, AdamMoments({}, zeros, zeros), step))
 
     fresh = jax.jit(create, out_shardings=sharding.replicated(mesh))(state.scene, state.frozen)
-    return fresh.replace(step=state.step)
+    # Copies: the next step gives up the buffers of its state.
+    return fresh.replace(step=state.step, born=jnp.copy(state.step))
 
 
 def say_cost(seconds: float, family: str) -> None:
@@ -213,7 +214,9 @@ def make_update(stage: Stage, tx, seed: int, micro_batches: int = 1):
 
         def gradient(part: Batch, key: jax.Array):
             def loss_of(params):
-                loss, metrics = stage.loss(params, state.frozen, state.scene, part, key, state.step)
+                loss, metrics = stage.loss(
+                    params, state.frozen, state.scene, part, key, state.step, state.step - state.born
+                )
                 return loss, {"loss": loss, **metrics}
 
             return jax.grad(loss_of, has_aux=True)(state.params)

@@ -60,9 +60,7 @@ class TrainedStage:
             scene=parts["scene"],
             _head=head_params,
             _torso=torso_params,
-            occupancies=survey_stage(
-                stage, head_params, torso_params, parts["scene"], person, config.render.occupancy
-            ),
+            occupancies=survey_stage(stage, head_params, torso_params, parts["scene"], person, config.render.occupancy),
             _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk),
         )
 

@@ -55,7 +55,7 @@ class Volume(nn.Module):
           scene: its near and far.
           key: jitters the positions; None: no jitter, as in rendering.
           occupancy: leaves out samples where a field has no density; for rendering only, without a gradient.
-          revive: 1 in the first steps of training (`compositing.reviving_relu`).
+          revive: falls from 1 to 0 in the first steps of training (`compositing.composite_samples`).
         """
         coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)

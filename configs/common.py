@@ -47,7 +47,7 @@ def _base(stage: str) -> ConfigDict:
     config.train.audio_components = 29  # features that reach AudioNet: DeepSpeech's 29; of others so many components
     # Published code: attention smooths the audio code in the head's second half, and in the torso stage.
     config.train.attention_from = config.train.get_oneway_ref("steps") // 2 if stage == "head" else 0
-    config.train.revive_until = 2_000  # steps in which densities below 0 still have a gradient that raises them
+    config.train.revive_until = 500  # steps in which a haze teaches colours, and densities below 0 may come back
     config.train.tuning = False  # train on nine tenths of the training frames, validate on the last tenth
     config.train.log_every = 100  # steps between lines of metrics.jsonl
     config.train.validate_every = 5_000  # steps between validation pictures
@@ -173,7 +173,7 @@ def _small(config: ConfigDict) -> None:
     for model in config.model.values():
         model.update(width=64, colour_width=32, coarse_samples=32, fine_samples=64)
     config.optim.decay_steps = config.train.get_oneway_ref("steps")
-    config.train.update(steps=5000, rays=1024, micro_batches=4, revive_until=500)
+    config.train.update(steps=5000, rays=1024, micro_batches=4)
     config.train.validate_every = config.train.checkpoint_every = 1000
 
 
