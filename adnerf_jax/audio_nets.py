@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from adnerf_jax.fields import SharedDense, uniform_by_inputs
+
 SLOPE = 0.02
 
 
@@ -20,8 +22,9 @@ class TimeConvolution(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., T, in] to [..., ceil(T / stride), out]."""
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        uniform = uniform_by_inputs(3 * x.shape[-1])
+        kernel = self.param("kernel", uniform, (3, x.shape[-1], self.features))
+        bias = self.param("bias", uniform, (self.features,))
         steps = x.shape[-2]
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(1, 1), (0, 0)])
         taps = [padded[..., tap : tap + steps : self.stride, :] for tap in range(3)]
@@ -41,8 +44,8 @@ class AudioNet(nn.Module):
         for layer, width in enumerate(self.widths):
             x = nn.leaky_relu(TimeConvolution(width, stride=2, name=f"conv{layer}")(x), SLOPE)
         x = x.reshape(*x.shape[:-2], -1)
-        x = nn.leaky_relu(nn.Dense(64, name="hidden")(x), SLOPE)
-        return nn.Dense(self.code, name="out")(x)
+        x = nn.leaky_relu(SharedDense(64, name="hidden")(x), SLOPE)
+        return SharedDense(self.code, name="out")(x)
 
 
 class AudioAttNet(nn.Module):
@@ -57,5 +60,5 @@ class AudioAttNet(nn.Module):
         x = codes[..., : self.inputs]
         for layer, width in enumerate(self.widths):
             x = nn.leaky_relu(TimeConvolution(width, name=f"conv{layer}")(x), SLOPE)
-        weights = nn.softmax(nn.Dense(codes.shape[-2], name="out")(x[..., 0]), axis=-1)
+        weights = nn.softmax(SharedDense(codes.shape[-2], name="out")(x[..., 0]), axis=-1)
         return jnp.einsum("...w,...wc->...c", weights, codes)

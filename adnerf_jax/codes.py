@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -21,7 +22,8 @@ class AudioCode(nn.Module):
     @nn.compact
     def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]; without `smooth` the frame's own window alone has a say."""
-        features = conditions.audio @ scene.audio_basis - scene.audio_mean @ scene.audio_basis
+        centred = conditions.audio - scene.audio_mean
+        features = jnp.matmul(centred, scene.audio_basis, precision=jax.lax.Precision.HIGHEST)
         codes = AudioNet(code=self.size, name="net")(features)
         return jnp.where(smooth, AudioAttNet(name="attention")(codes), codes[:, _NOW])
 

@@ -87,7 +87,7 @@ class DensityGrid(nn.Module):
         return bounded_exp(_DENSITY_GAIN * nearest_cell(cells, x, self.resolution))
 
 
-def _uniform_by_inputs(inputs: int):
+def uniform_by_inputs(inputs: int):
     """Initialiser of the published networks (PyTorch's of linear layers): uniform in ±1/√inputs, biases as well."""
     return lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) * inputs**-0.5
 
@@ -106,7 +106,7 @@ class SharedDense(nn.Module):
     def __call__(self, *inputs: Array) -> Array:
         """[..., d_i] each, of one number of axes, to float32 [..., features]."""
         sizes = [x.shape[-1] for x in inputs]
-        uniform = _uniform_by_inputs(sum(sizes))
+        uniform = uniform_by_inputs(sum(sizes))
         kernel = self.param("kernel", uniform, (sum(sizes), self.features))
         bias = self.param("bias", uniform, (self.features,))
         terms, row = [], 0
@@ -115,6 +115,8 @@ class SharedDense(nn.Module):
             flat = jax.lax.dot(
                 x.reshape(-1, size).astype(self.dtype),
                 kernel[row : row + size].astype(self.dtype),
+                # float32 means float32 also where the default is to round factors (TPUs, recent GPUs).
+                precision=jax.lax.Precision.HIGHEST if self.dtype == "float32" else None,
                 preferred_element_type=jnp.float32,
             )
             terms.append(flat.reshape(*x.shape[:-1], self.features))

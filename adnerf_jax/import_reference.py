@@ -4,7 +4,9 @@ A head is `*_head.tar`, a torso `*_body.tar` with the head of the same step (pub
 moments and the step go over; what the tensors say about sizes is taken from them.
 """
 
+import itertools
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -106,13 +108,16 @@ class _Moments:
     """Adam's moments of a PyTorch optimizer, handed out in the order of its parameters."""
 
     def __init__(self, optimizer: dict | None):
-        self._state = (optimizer or {}).get("state", {})
-        self._next = 0
+        optimizer = optimizer or {}
+        self._state = optimizer.get("state", {})
+        # Parameters have numbers, in old files any: the groups list them in order.
+        groups = optimizer.get("param_groups", [])
+        names = [name for group in groups for name in group.get("params", [])]
+        self._names = iter(names) if names else itertools.count()
         self.step = max((int(np.asarray(entry["step"])) for entry in self._state.values()), default=0)
 
     def take(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        entry = self._state.get(self._next)
-        self._next += 1
+        entry = self._state.get(next(self._names, None))
         if entry is None:
             return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         return np.asarray(entry["exp_avg"]), np.asarray(entry["exp_avg_sq"])
@@ -257,9 +262,14 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
     if torso_config is not None:
         torso_params = _params(body_file, with_audio=False)
         made.append((torso_config, body_file, _state(torso_config, dataset, body_file, torso_params, head_params)))
-    # Nothing is written before everything is known to fit.
-    for config, file, state in made:
-        _write(config, workdir / config.stage, dataset, file, state)
+    # Nothing is written before everything is known to fit, and nothing is in its place before it is whole.
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".importing-", dir=workdir) as unfinished:
+        for config, _, state in made:
+            _write(config, pathlib.Path(unfinished) / config.stage, dataset, state)
+        for config, file, _ in made:
+            (pathlib.Path(unfinished) / config.stage).rename(workdir / config.stage)
+            say(f"wrote {workdir / config.stage}: {file.path.name} after {file.step} steps")
 
 
 def _audio_sizes(checkpoint: ReferenceCheckpoint) -> tuple[int, int]:
@@ -311,16 +321,13 @@ def _state(
     )
 
 
-def _write(
-    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, checkpoint: ReferenceCheckpoint, state: TrainState
-) -> None:
+def _write(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, state: TrainState) -> None:
     whole = sharding.replicated(sharding.make_mesh())
     state = jax.tree.map(lambda a: jax.device_put(a, whole), state)
     with checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver:
         saver.save(state, {"stage": config.stage, "family": config.family})
     Person.of(dataset).save(workdir)
     save_config(config, workdir)
-    say(f"wrote {workdir}: {checkpoint.path.name} after {checkpoint.step} steps")
 
 
 def _first_difference(have: Any, want: Any, at: str = "") -> str:

@@ -61,16 +61,19 @@ class Person:
 
     def check_continues(self, workdir: pathlib.Path) -> None:
         """Raises UserError where a workdir was begun with other data."""
-        if not (workdir / _FILE).exists():
-            return
-        old = Person.load(workdir)
+        if (workdir / _FILE).exists():
+            self.check_same(
+                workdir, f"the dataset has changed since {workdir} was begun: delete that folder, or use another one"
+            )
+
+    def check_same(self, workdir: str | pathlib.Path, otherwise: str) -> None:
+        """Raises UserError, with the given message, where a workdir holds another person."""
+        old = Person.load(pathlib.Path(workdir))
         names = ("transforms", "background", "eyes")
         pairs = [(getattr(old, name), getattr(self, name)) for name in names] + [(old.survey.audio, self.survey.audio)]
         same = all(np.array_equal(a, b) for a, b in pairs)
         if not same or (old.camera, old.speech) != (self.camera, self.speech):
-            raise UserError(
-                f"the dataset has changed since {workdir} was begun: delete that folder, or use another one"
-            )
+            raise UserError(otherwise)
 
     @classmethod
     def load(cls, workdir: pathlib.Path) -> "Person":

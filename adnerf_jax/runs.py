@@ -85,7 +85,7 @@ def apply_overrides(saved: ConfigDict, given: ConfigDict, overrides: Mapping[str
     Args:
       saved: from `load_config`.
       given: what `--config` names; only its stage and, where it has variants, its family are compared, and settings
-        of the evaluation that an older run lacks are taken from it.
+        of rendering, evaluation and compatibility that an older run lacks are taken from it.
       overrides: dotted names and values.
       workdir: for messages.
 
@@ -97,6 +97,9 @@ def apply_overrides(saved: ConfigDict, given: ConfigDict, overrides: Mapping[str
     if given.variants and given.family != saved.family:
         raise UserError(f"{workdir} was trained in the {saved.family} family, --config asks for {given.family}")
     merged = ConfigDict(saved.to_dict())
-    merged.eval = ConfigDict({**given.eval, **merged.eval})
+    for part in ("compat", "render", "eval"):
+        merged[part] = ConfigDict({**given[part].to_dict(), **merged.get(part, {})})
+    if "compat.reference" in overrides:
+        merged.compat.update(dict.fromkeys(merged.compat, overrides["compat.reference"]))
     merged.update_from_flattened_dict(dict(overrides))
     return merged.lock()

@@ -29,7 +29,7 @@ from adnerf_jax.validation import Validator
 
 # A field is looked after each so many steps; one that has died shows less than so much on average.
 _LOOK_EVERY = 250
-_DEAD_OPACITY = 2e-3
+DEAD_OPACITY = 1e-3
 
 
 # The cost of a training is told after so many steps, where it is more than so many seconds.
@@ -68,6 +68,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     person.check_continues(workdir)
 
     mesh = sharding.make_mesh()
+    rays_per_frame = config.train.rays // min(config.train.frames_per_step, len(frames))
+    sharding.check_divides(rays_per_frame, config.train.micro_batches, mesh)
     stage = make_stage(config, dataset.camera)
     state, tx = initial_state(config, stage, dataset, frames, mesh, workdir)
     save_config(config, workdir)
@@ -77,14 +79,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         dataset,
         frames,
         frames_per_step=config.train.frames_per_step,
-        rays_per_frame=config.train.rays // min(config.train.frames_per_step, len(frames)),
+        rays_per_frame=rays_per_frame,
         regions=dict(config.train.regions),
         swapped_rect=config.compat.face_rect,
         random_background=config.train.random_background,
         subject=SUBJECTS[config.subject],
         seed=config.seed,
     )
-    sharding.check_divides(sampler.rays_per_frame, config.train.micro_batches, mesh)
     batch_shardings = sharding.batch_sharding(mesh, sampler.batch(0))
     update = make_update(stage, tx, config.seed, config.train.micro_batches)
 
@@ -131,8 +132,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
                 note = f"loss {values['loss']:.5f} PSNR {psnr:.1f} dB {rate:,.0f} rays/s"
                 since, since_step = time.monotonic(), done
             bar.update(note=note)
-            if done % _LOOK_EVERY == 0 and float(metrics["opacity"]) < _DEAD_OPACITY:
-                state = reborn(state, stage, tx, config, dataset, mesh)
+            if done % _LOOK_EVERY == 0 and not last:
+                state = look_after(state, float(metrics["opacity"]), stage, tx, config, dataset, mesh)
             if done % config.train.checkpoint_every == 0 or last:
                 saver.save(state, {"stage": config.stage, "family": config.family})
             if done % config.train.validate_every == 0 or last:
@@ -145,6 +146,27 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         say(f"{workdir} is trained already ({first} steps)")
 
 
+def look_after(
+    state: TrainState, opacity: float, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh
+) -> TrainState:
+    """The state itself while its field lives, a reborn one where it has died.
+
+    Raises:
+      UserError: the field's numbers are not finite.
+    """
+    if not np.isfinite(opacity):
+        raise UserError(
+            f"step {int(state.step)}: the {config.stage}'s opacity is not a number: lower "
+            f"config.optim.learning_rate, or go on from the newest checkpoint with the same command"
+        )
+    if opacity >= DEAD_OPACITY:
+        return state
+    if config.compat.dead_density:
+        say(f"step {int(state.step)}: the {config.stage} has died; config.compat.dead_density leaves it so")
+        return state
+    return reborn(state, stage, tx, config, dataset, mesh)
+
+
 def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh) -> TrainState:
     """A state with fresh parameters at the same step, for one whose field has died.
 
@@ -152,7 +174,7 @@ def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dat
     """
     step = int(state.step)
     say(
-        f"step {step}: nothing of the {config.stage} is left (its mean opacity is below {_DEAD_OPACITY:g}); a field "
+        f"step {step}: nothing of the {config.stage} is left (its mean opacity is below {DEAD_OPACITY:g}); a field "
         f"without density has no gradient, so it begins anew from other parameters"
     )
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
@@ -274,9 +296,13 @@ def trained_head(workdir, stage: Stage, dataset: Dataset, example, whole, scene:
     """The scene and the parameters of the head that the torso stands in front of.
 
     Raises:
-      UserError: no trained head, or one of another size.
+      UserError: no trained head, one of another size, or one of another person.
     """
-
+    if checkpoints.latest_step(workdir) is not None:
+        Person.of(dataset).check_same(
+            workdir,
+            f"the head in {workdir} learned from other data, or another size of it, than {dataset.path}",
+        )
     init = head_init(stage.head, dataset.camera)
     expected = {"params": jax.eval_shape(init, jax.random.key(0), example, scene), "scene": scene}
     expected = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=whole), expected)

@@ -78,7 +78,7 @@ class Volume(nn.Module):
         points = rays.origins[..., None, :] + rays.directions[..., None, :] * t[..., :-1, None]
         field, towards = (self.coarse, self.fine)[level], rays.directions / length
         if occupancy is None:
-            ask = nn.remat(MLPField.__call__, prevent_cse=False) if self.rematerialise else MLPField.__call__
+            ask = nn.remat(MLPField.__call__) if self.rematerialise else MLPField.__call__
             density, colours = ask(field, points, towards, code)
         else:
             module, variables = field.unbind()

@@ -2,8 +2,9 @@
 
     python -m benchmarks.ablations --data D --workdir W
 
-trains each setting on a dataset with the same number of rays (variant `small`: 112 pixels, a quarter of the width),
-evaluates every held-out frame with everything rendered, and prints the table. Run again, it goes on where it stopped.
+trains each setting on a dataset with the same number of rays (variant `small`: 112 pixels, a quarter of the width;
+where there are two fields, half of the steps for each), evaluates every held-out frame with everything rendered, and
+prints the table. Run again, it goes on where it stopped.
 """
 
 import argparse

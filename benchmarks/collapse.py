@@ -3,7 +3,7 @@
     python -m benchmarks.collapse --data D
 
 trains heads 32 wide with 16 + 32 samples for 500 steps from the same batches and different first parameters, all seeds
-in one program, and prints how many are dead (opacity below 1e-4 on average) and the PSNR of the others.
+in one program, and prints how many are dead (opacity below `train.DEAD_OPACITY`) and the PSNR of the others.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from adnerf_jax.optim import make_optimizer
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.stages import example_batch, make_stage, step_key
+from adnerf_jax.train import DEAD_OPACITY
 from configs import common
 
 SEEDS, STEPS, RAYS = 20, 500, 256
-DEAD = 1e-4
 
 
 def settings(data: str, size: int, swapped: bool, revive_until: int):
@@ -95,9 +95,9 @@ def main() -> None:
         say(name)
         config = settings(arguments.data, arguments.size, swapped, revive_until)
         opacity, error = run(config, arguments.seeds, arguments.steps)
-        dead = opacity[-1] < DEAD
+        dead = opacity[-1] < DEAD_OPACITY
         psnr = -10 * np.log10(error[-50:].mean(0))
-        first = [int((opacity[:, i] < DEAD).argmax()) for i in np.flatnonzero(dead)]
+        first = [int((opacity[:, i] < DEAD_OPACITY).argmax()) for i in np.flatnonzero(dead)]
         rows.append((name, int(dead.sum()), first, psnr))
     print(f"{'':42}{'dead':>6}{'PSNR least':>12}{'median':>8}   dead from step")
     for name, dead, first, psnr in rows:

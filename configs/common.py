@@ -39,7 +39,7 @@ def _base(stage: str) -> ConfigDict:
     config.train.rays = 2048  # section 4.1: 2048 rays a step (published torso code: 1024)
     config.train.micro_batches = 8  # parts that a step's rays are computed in, for memory
     config.train.frames_per_step = 1  # published code: all rays of a step from one frame
-    # Published code: 95% in the face rectangle for the head, even for the torso.
+    # Published code: 95% in the face rectangle for the head; for the torso as many on each half of the picture.
     regions = {"face": 0.95, "outside": 0.05} if stage == "head" else {"frame": 1.0}
     config.train.regions = ConfigDict(regions)
     config.train.random_background = False  # train opacity against random colours behind the person

@@ -104,6 +104,20 @@ def test_the_torso_fills_the_rows_below_its_top():
     assert (opacity[:11] == 0).all() and (opacity[12:] > 0).all()  # torso_top is one half
 
 
+def test_a_picture_hears_the_neighbours_only_where_it_is_smoothed(head):
+    model, params, scene, camera = head
+    conditions = tiny.conditions(1)
+    audio = conditions.audio.copy()
+    audio[:, 7] += 1.0  # of another frame
+    for smooth in (False, True):
+        render = make_renderer(model, None, camera, chunk=64, smooth=smooth)
+        here, elsewhere = (
+            render(params, None, scene, TRANSFORM, conditions.replace(audio=a)).head for a in (conditions.audio, audio)
+        )
+        # The lips' code, a linear map, hears three frames: the one before and after.
+        assert (np.abs(here - elsewhere).max() > 1e-6) == smooth
+
+
 def test_layers_lie_torso_over_head_over_background():
     def image(*values):
         return np.array(values, np.float32).reshape(1, 1, -1)

@@ -217,7 +217,9 @@ def test_a_run_of_the_papers_family_traces_its_step_once(trained_paper, tmp_path
 def test_a_dead_field_is_noticed_and_begins_anew(trained_paper, tmp_path, monkeypatch, capsys, stage):
     monkeypatch.setattr("adnerf_jax.train._LOOK_EVERY", 2)
     Interfered(monkeypatch, with_density(-100.0), with_density(1.0))
-    settings = tiny.config(stage, trained_paper.data, "smoke", steps=6, audio_components=29, checkpoint_every=2)
+    settings = tiny.config(
+        stage, trained_paper.data, "smoke", steps=6, audio_components=29, checkpoint_every=2, revive_until=0
+    )
     settings.head_checkpoint = str(trained_paper.head)
     train(settings, tmp_path / stage)
     said = capsys.readouterr().err
@@ -251,6 +253,44 @@ def test_what_begins_anew_keeps_step_scene_and_frozen_head(trained_paper):
         # Rates and the attention's beginning go by the run's steps, the moments have seen nothing.
         expected = 20 if name.endswith("inner_state[1].count") or name.endswith(".step") else 0
         np.testing.assert_array_equal(leaf, expected, err_msg=name)
+
+
+@pytest.mark.parametrize("stage", ["head", "torso"])
+def test_a_dead_density_may_come_back_in_the_first_steps_but_not_as_published(trained_paper, stage):
+    dataset = load_dataset(trained_paper.data)
+    parts = _parts(getattr(trained_paper, stage))
+    dead = with_density(-0.05)(jax.tree.map(np.array, parts["params"]))
+    for field in dead["volume"].values():
+        field["density"]["kernel"][:] = 0.0
+        field["colour"]["bias"][:] = 9.0
+
+    def gradient(settings, step):
+        built = make_stage(settings, dataset.camera)
+        # White before black is white: the loss wants more of it, whatever the head.
+        batch = tiny.ray_sampler(settings, dataset).batch(0)
+        batch = batch.replace(target=np.ones_like(batch.target), background=np.zeros_like(batch.background))
+
+        def loss(params):
+            return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(0), jnp.int32(step))[0]
+
+        volume = jax.jit(jax.grad(loss))(dead)["volume"]
+        return [float(volume[level]["density"]["bias"][0]) for level in ("coarse", "fine")]
+
+    settings = tiny.config(stage, trained_paper.data, "smoke", audio_components=29, revive_until=5)
+    assert max(gradient(settings, 4)) < -1e-4  # more of it
+    assert gradient(settings, 5) == [0.0, 0.0]
+    settings.compat.dead_density = True
+    assert gradient(settings, 0) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_validation_is_smoothed_unless_as_published(trained_paper, tmp_path, monkeypatch, rough):
+    seen = []
+    monkeypatch.setattr("adnerf_jax.train.Validator", lambda *_, smooth, **__: seen.append(smooth) or Mute())
+    settings = tiny.config("head", trained_paper.data, "smoke", steps=1, audio_components=29)
+    settings.compat.rough_validation = rough
+    train(settings, tmp_path / "head")
+    assert seen == [not rough]
 
 
 def test_a_workdir_of_other_settings_is_not_touched(trained):
