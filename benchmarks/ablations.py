@@ -39,6 +39,8 @@ def run_setting(variants: str, data: pathlib.Path, workdir: pathlib.Path, steps:
         config = common.get_config(stage, variants)
         with config.unlocked():
             config.data = str(data)
+            # PSNR and SSIM are what the paper compares.
+            config.eval.update(lpips="", faces=False)
             config.train.steps = steps if single else steps // 2
             config.train.validate_every = config.train.steps
             config.train.checkpoint_every = max(config.train.steps // 4, 1)
