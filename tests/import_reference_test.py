@@ -18,6 +18,7 @@ from adnerf_jax import checkpoints, schema, sharding
 from adnerf_jax.cameras import rays_through
 from adnerf_jax.compositing import over
 from adnerf_jax.datasets import dataset_of, load_frames
+from adnerf_jax.import_reference import read_checkpoint
 from adnerf_jax.pretrained import torch_pickle
 from adnerf_jax.runs import load_config
 from adnerf_jax.stages import make_stage
@@ -227,6 +228,22 @@ def test_moments_and_steps_go_over(torch, data, tmp_path, legacy):
         mu = masked.inner_state.mu["code_nets"]["audio"]["attention"]
         np.testing.assert_array_equal(mu["conv0"]["kernel"], attention[0]["exp_avg"].transpose(2, 1, 0))
         np.testing.assert_array_equal(mu["out"]["bias"], attention[11]["exp_avg"])
+
+
+def test_moments_of_old_files_are_numbered_by_their_groups(torch, tmp_path):
+    # Before 1.5, PyTorch numbered parameters by their places in memory; only the groups keep their order.
+    stored = with_moments(torch_pickle.load(HEAD), 1001, 400)
+    old = dict(stored)
+    for name in ("optimizer_state_dict", "optimizer_aud_state_dict", "optimizer_audatt_state_dict"):
+        places = [(7919 * (i + 1)) % 100_003 for i in range(60)]
+        state = {places[number]: entry for number, entry in reversed(stored[name]["state"].items())}
+        old[name] = {"state": state, "param_groups": [{"params": places[:20]}, {"params": places[20:]}]}
+    assert sorted(places) != places
+    read = [
+        read_checkpoint(torch_files.save(torch, tmp_path / f"{number}.tar", value))
+        for number, value in enumerate((stored, old))
+    ]
+    chex.assert_trees_all_equal(read[1].replace(path=read[0].path), read[0])
 
 
 @pytest.mark.parametrize("stage", ["head", pytest.param("torso", marks=pytest.mark.slow)])

@@ -78,6 +78,15 @@ def test_an_older_run_is_evaluated_with_the_settings_there_are_now():
     assert (merged.eval.every, merged.eval.lpips, merged.eval.faces) == (3, "vgg", True)
 
 
+def test_published_mistakes_are_overridden_all_together_and_then_one_by_one():
+    saved, given = ConfigDict(tiny.config("head").to_dict()), tiny.config("head")  # what is saved has no references
+    merged = apply_overrides(saved, given, {"compat.reference": True}, "w")
+    assert all(merged.compat.values())
+    merged = apply_overrides(saved, given, {"compat.reference": True, "compat.face_rect": False}, "w")
+    assert [name for name, value in merged.compat.items() if not value] == ["face_rect"]
+    assert not any(apply_overrides(saved, given, {}, "w").compat.values())
+
+
 def test_another_stage_or_family_is_refused():
     saved = ConfigDict(tiny.config("head").to_dict())
     with pytest.raises(UserError, match="holds a head stage: use --config=configs/head.py"):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import chex
 import cv2
@@ -18,7 +19,7 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.person import Person
 from adnerf_jax.stages import make_stage
 from adnerf_jax.state import TrainState
-from adnerf_jax.train import initial_state, make_update, reborn, train
+from adnerf_jax.train import initial_state, look_after, make_update, reborn, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -205,12 +206,14 @@ def with_density(bias: float):
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_a_run_of_the_papers_family_traces_its_step_once(trained_paper, tmp_path, monkeypatch, stage):
-    Interfered(monkeypatch)
-    settings = tiny.config(stage, trained_paper.data, "smoke", steps=6, audio_components=29, validate_every=2)
+def test_a_live_field_goes_on_and_its_step_is_traced_once(trained_paper, tmp_path, monkeypatch, capsys, stage):
+    monkeypatch.setattr("adnerf_jax.train._LOOK_EVERY", 1)
+    Interfered(monkeypatch, with_density(1.0))
+    settings = tiny.config(stage, trained_paper.data, "smoke", steps=4, audio_components=29, validate_every=2)
     settings.head_checkpoint = str(trained_paper.head)
     train(settings, tmp_path / stage)  # over the step from which attention smooths
     assert np.isfinite([line["loss"] for line in tiny.lines(tmp_path / stage / "metrics.jsonl")]).all()
+    assert "begins anew" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
@@ -230,11 +233,15 @@ def test_a_dead_field_is_noticed_and_begins_anew(trained_paper, tmp_path, monkey
     assert checkpoints.latest_step(tmp_path / stage) == 6
 
 
-def test_a_live_field_goes_on(trained_paper, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("adnerf_jax.train._LOOK_EVERY", 1)
-    Interfered(monkeypatch, with_density(1.0))
-    train(tiny.config("head", trained_paper.data, "smoke", steps=3, audio_components=29), tmp_path / "head")
-    assert "begins anew" not in capsys.readouterr().err
+def test_what_is_looked_after(trained_paper, capsys):
+    settings = tiny.config("head", trained_paper.data, "smoke")
+    state = types.SimpleNamespace(step=7)
+    assert look_after(state, 0.3, None, None, settings, None, None) is state
+    with pytest.raises(UserError, match=r"step 7: the head's opacity is not a number: lower config.optim"):
+        look_after(state, float("nan"), None, None, settings, None, None)
+    settings.compat.dead_density = True
+    assert look_after(state, 0.0, None, None, settings, None, None) is state
+    assert "step 7: the head has died; config.compat.dead_density leaves it so" in capsys.readouterr().err
 
 
 def test_what_begins_anew_keeps_step_scene_and_frozen_head(trained_paper):
@@ -264,32 +271,48 @@ def test_a_dead_density_may_come_back_in_the_first_steps_but_not_as_published(tr
         field["density"]["kernel"][:] = 0.0
         field["colour"]["bias"][:] = 9.0
 
-    def gradient(settings, step):
+    def gradient(settings):
+        """Of both levels' density biases at a step, compiled."""
         built = make_stage(settings, dataset.camera)
         # White before black is white: the loss wants more of it, whatever the head.
         batch = tiny.ray_sampler(settings, dataset).batch(0)
         batch = batch.replace(target=np.ones_like(batch.target), background=np.zeros_like(batch.background))
 
-        def loss(params):
-            return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(0), jnp.int32(step))[0]
+        def loss(params, step):
+            return built.loss(params, parts["frozen"], parts["scene"], batch, jax.random.key(0), step)[0]
 
-        volume = jax.jit(jax.grad(loss))(dead)["volume"]
-        return [float(volume[level]["density"]["bias"][0]) for level in ("coarse", "fine")]
+        compiled = jax.jit(jax.grad(loss))
+
+        def at(step):
+            volume = compiled(dead, jnp.int32(step))["volume"]
+            return [float(volume[level]["density"]["bias"][0]) for level in ("coarse", "fine")]
+
+        return at
 
     settings = tiny.config(stage, trained_paper.data, "smoke", audio_components=29, revive_until=5)
-    assert max(gradient(settings, 4)) < -1e-4  # more of it
-    assert gradient(settings, 5) == [0.0, 0.0]
+    at = gradient(settings)
+    assert max(at(0)) < -1e-4 and max(at(4)) < -1e-4  # more of it
+    assert at(5) == [0.0, 0.0]
     settings.compat.dead_density = True
-    assert gradient(settings, 0) == [0.0, 0.0]
+    assert gradient(settings)(0) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("rough", [False, True])
 def test_validation_is_smoothed_unless_as_published(trained_paper, tmp_path, monkeypatch, rough):
+    class Stop(Exception):
+        """Before the first step."""
+
     seen = []
-    monkeypatch.setattr("adnerf_jax.train.Validator", lambda *_, smooth, **__: seen.append(smooth) or Mute())
-    settings = tiny.config("head", trained_paper.data, "smoke", steps=1, audio_components=29)
+
+    def validator(*_, smooth, **__):
+        seen.append(smooth)
+        raise Stop
+
+    monkeypatch.setattr("adnerf_jax.train.Validator", validator)
+    settings = tiny.config("head", trained_paper.data, "smoke", audio_components=29)
     settings.compat.rough_validation = rough
-    train(settings, tmp_path / "head")
+    with pytest.raises(Stop):
+        train(settings, tmp_path / "head")
     assert seen == [not rough]
 
 
@@ -311,6 +334,21 @@ def test_the_torso_needs_a_head_of_the_same_size(trained, tmp_path):
     with pytest.raises(UserError, match="no checkpoint of the head"):
         train(settings, tmp_path / "torso")
     assert not (tmp_path / "torso" / "config.json").exists()
+
+
+def test_the_torso_needs_the_same_persons_head(trained, tmp_path):
+    data = tiny.make_dataset(tmp_path / "dataset", channels=80, speech="logmel")
+    path = data / "transforms_train.json"
+    meta = json.loads(path.read_text())
+    meta["frames"].pop(3)
+    path.write_text(json.dumps(meta))
+    settings = tiny.config("torso", data)
+    settings.head_checkpoint = str(trained.head)
+    with pytest.raises(
+        UserError, match="the head in .* learned from other data, or another size of it, than .*dataset"
+    ):
+        train(settings, tmp_path / "torso")
+    assert not (tmp_path / "torso").exists()
 
 
 def test_tuning_trains_without_held_out_frames(trained, tmp_path, monkeypatch):
