@@ -18,14 +18,15 @@ class AudioCode(nn.Module):
     """Speech windows of 8 neighbouring frames to one code, smoothed by attention (paper, section 3.6)."""
 
     size: int
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]; without `smooth` the frame's own window alone has a say."""
         centred = conditions.audio - scene.audio_mean
         features = jnp.matmul(centred, scene.audio_basis, precision=jax.lax.Precision.HIGHEST)
-        codes = AudioNet(code=self.size, name="net")(features)
-        return jnp.where(smooth, AudioAttNet(name="attention")(codes), codes[:, _NOW])
+        codes = AudioNet(code=self.size, start=self.start, name="net")(features)
+        return jnp.where(smooth, AudioAttNet(start=self.start, name="attention")(codes), codes[:, _NOW])
 
 
 class LipsCode(nn.Module):
@@ -80,10 +81,12 @@ class Codes(nn.Module):
     Attributes:
       names: of `audio`, `lips`, `eyes`, `expression`.
       audio_size: numbers in the audio code.
+      audio_start: how the audio nets begin (`fields.first_values`).
     """
 
     names: tuple[str, ...]
     audio_size: int
+    audio_start: str = "uniform"
 
     @nn.compact
     def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
@@ -95,7 +98,7 @@ class Codes(nn.Module):
           smooth: whether attention smooths the audio code.
         """
         nets = {
-            "audio": AudioCode(self.audio_size, name="audio"),
+            "audio": AudioCode(self.audio_size, self.audio_start, name="audio"),
             "lips": LipsCode(name="lips"),
             "eyes": EyesCode(name="eyes"),
             "expression": ExpressionCode(name="expression"),

@@ -92,6 +92,13 @@ def uniform_by_inputs(inputs: int):
     return lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) * inputs**-0.5
 
 
+def first_values(start: str, inputs: int):
+    """Initialisers of kernel and bias: `uniform` as published, or `lecun`, whose codes differ more from the start."""
+    if start == "lecun":
+        return nn.initializers.lecun_normal(), nn.initializers.zeros
+    return uniform_by_inputs(inputs), uniform_by_inputs(inputs)
+
+
 class SharedDense(nn.Module):
     """A linear layer of inputs side by side, each multiplied where it lives: once for an image, a ray, or a sample.
 
@@ -101,14 +108,15 @@ class SharedDense(nn.Module):
 
     features: int
     dtype: str = "float32"
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
         """[..., d_i] each, of one number of axes, to float32 [..., features]."""
         sizes = [x.shape[-1] for x in inputs]
-        uniform = uniform_by_inputs(sum(sizes))
-        kernel = self.param("kernel", uniform, (sum(sizes), self.features))
-        bias = self.param("bias", uniform, (self.features,))
+        of_kernel, of_bias = first_values(self.start, sum(sizes))
+        kernel = self.param("kernel", of_kernel, (sum(sizes), self.features))
+        bias = self.param("bias", of_bias, (self.features,))
         terms, row = [], 0
         for x, size in zip(inputs, sizes, strict=True):
             # Two-dimensional products: their gradients are several times faster on CPUs than those with batch axes.

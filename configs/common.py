@@ -22,6 +22,7 @@ def _base(stage: str) -> ConfigDict:
     config.model.head = _field()
     config.model.head.codes = ("audio",)  # section 3.2: what the head is conditioned on
     config.model.head.audio_code = 64  # published code: dim_aud
+    config.model.head.audio_start = "uniform"  # first values of the audio nets: PyTorch's, as published
     if stage == "torso":
         config.model.torso = _field()
         config.model.torso.pose_levels = 3  # published code: L of angles and translation
@@ -127,6 +128,7 @@ def _fast(config: ConfigDict) -> None:
     head.shape_codes = ("lips", "eyes")  # those that weight the grids of shapes: 3 + 2 numbers
     head.shape_grid = ConfigDict(dict(levels=6, features=2, table_size=2**14, coarsest=16, finest=160))
     head.audio_code = 64  # size of the audio code
+    head.audio_start = "lecun"  # first values of the audio nets: a few thousand steps have no time to tell codes apart
     head.width = 64  # of the two small networks
     head.geometry = 15  # features from the density network to the colour network
     head.direction_levels = 2  # positional encoding of the viewing direction
