@@ -151,7 +151,7 @@ def make_renderer(head: nn.Module, torso: nn.Module | None, camera: Camera, chun
         colour, opacity, depth = render_head(head, head_params, scene, transform, codes, camera, chunk, head_occupancy)
         if torso is None:
             return Layers(colour, opacity, depth, jnp.zeros_like(colour), jnp.zeros_like(opacity))
-        first = next(iter(codes.values()))
+        first = codes[head.code_nets.names[0]]
         above = render_torso(torso, torso_params, scene, transform, first, camera, chunk, torso_occupancy)
         return Layers(colour, opacity, depth, *above)
 

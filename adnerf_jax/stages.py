@@ -96,7 +96,7 @@ def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, revive_until:
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": frozen}, batch.conditions, scene, method="codes")
         behind = head.apply({"params": frozen}, rays, codes, batch.background, scene, head_key).rendered
-        first = next(iter(codes.values()))
+        first = codes[head.code_nets.names[0]]
         revive = _falling(step if age is None else age, revive_until)
         layers = torso.apply(
             {"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key, None, revive
@@ -117,7 +117,7 @@ def _first_code(head: nn.Module, camera: Camera):
 
     def first(key: Array, batch: Batch, scene: Scene) -> Array:
         params = {"params": init(key, batch, scene)}
-        return next(iter(head.apply(params, batch.conditions, scene, method="codes").values()))
+        return head.apply(params, batch.conditions, scene, method="codes")[head.code_nets.names[0]]
 
     return first
 

@@ -101,5 +101,5 @@ def survey_stage(
     if stage.torso is None:
         return head, None
     transforms = person.transforms[survey_rows(len(person.transforms))]
-    code = stage.torso.code(transforms, next(iter(codes.values())))
+    code = stage.torso.code(transforms, codes[stage.head.code_nets.names[0]])
     return head, look(stage.torso, torso_params, code, np.asarray(scene.torso_camera)[None])

@@ -6,19 +6,9 @@ import pytest
 import tiny
 
 from adnerf_jax.batches import _around_rect, regions_of
-from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
+from adnerf_jax.datasets import SUBJECTS, load_dataset
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 from adnerf_jax.types import Camera
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_data):
-    return load_dataset(tiny_data)
-
-
-@pytest.fixture(scope="module")
-def frames(dataset):
-    return load_frames(dataset, dataset.train)
 
 
 def test_regions_lie_inside_the_image_and_hold_their_parts(dataset, frames):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax.datasets import load_dataset, load_frames
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.train import train
 
@@ -48,6 +49,18 @@ def nets(monkeypatch) -> dict:
 def tiny_data(tmp_path_factory) -> pathlib.Path:
     """A small dataset. Tests do not write into it."""
     return tiny.make_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def dataset(tiny_data):
+    """The small dataset, loaded."""
+    return load_dataset(tiny_data)
+
+
+@pytest.fixture(scope="session")
+def frames(dataset):
+    """Its training frames."""
+    return load_frames(dataset, dataset.train)
 
 
 @pytest.fixture(scope="session")

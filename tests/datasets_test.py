@@ -26,16 +26,6 @@ from adnerf_jax.scenes import make_scene
 from adnerf_jax.types import Camera
 
 
-@pytest.fixture(scope="module")
-def dataset(tiny_data):
-    return load_dataset(tiny_data)
-
-
-@pytest.fixture(scope="module")
-def frames(dataset):
-    return load_frames(dataset, dataset.train)
-
-
 @pytest.fixture
 def spoilt(tiny_data, tmp_path):
     """A copy of the small dataset, to be changed."""

@@ -5,20 +5,9 @@ import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax.datasets import load_dataset, load_frames
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 from adnerf_jax.scenes import head_box, make_scene, whiten
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_data):
-    return load_dataset(tiny_data)
-
-
-@pytest.fixture(scope="module")
-def frames(dataset):
-    return load_frames(dataset, dataset.train)
 
 
 def test_whitened_features_have_variance_one_and_do_not_depend_on_each_other():
