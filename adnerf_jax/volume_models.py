@@ -1,5 +1,6 @@
 """The `paper` family: head and torso as two-level volumes of MLP fields (paper, sections 3.2 and 3.4)."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -17,8 +18,8 @@ from adnerf_jax.packing import map_where
 from adnerf_jax.sampling import even_samples, inverse_cdf_samples
 from adnerf_jax.types import Camera, Conditions, Levels, Occupancy, Rays, Rendered, Scene
 
-# Samples that a field is asked for at once where an occupancy grid leaves some out.
-_PACK = 16384
+# Samples that a field is asked for at once in rendering: its activations then stay in a processor's cache.
+_BLOCK = 4096
 COARSE, FINE = 0, 1
 
 
@@ -61,11 +62,30 @@ class Volume(nn.Module):
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         ends = jnp.broadcast_to(jnp.stack([scene.near, scene.far]), (*length.shape[:-1], 2))
         t = even_samples(ends[..., 0], ends[..., 1], self.coarse_samples, coarse_key)
-        coarse = self._level(COARSE, rays, t, length, code, background, occupancy, revive)
+        # Without jitter a picture is rendered; while training, blocks are micro-batches of the whole step.
+        blocks = key is None and not self.is_initializing()
+
+        def level(number: int, t: Array) -> Rendered:
+            # The last sample is the background, which no field knows.
+            points = rays.origins[..., None, :] + rays.directions[..., None, :] * t[..., :-1, None]
+            field, towards = (self.coarse, self.fine)[number], rays.directions / length
+            if occupancy is None and not blocks:
+                ask = nn.remat(MLPField.__call__) if self.rematerialise else MLPField.__call__
+                density, colours = ask(field, points, towards, code)
+            else:
+                module, variables = field.unbind()
+                ask = functools.partial(module.apply, variables, code=code)
+                if occupancy is None:
+                    density, colours = _in_blocks(ask, points, towards)
+                else:
+                    density, colours = _where_occupied(ask, points, towards, occupancy, number)
+            return composite_samples(density, colours, t, length, background, revive)
+
+        coarse = level(COARSE, t)
         middles = 0.5 * (t[..., 1:] + t[..., :-1])
         drawn = inverse_cdf_samples(middles, coarse.weights[..., 1:], self.fine_samples, fine_key)
         t = jnp.sort(jnp.concatenate([t, drawn], axis=-1), axis=-1)
-        return coarse, self._level(FINE, rays, t, length, code, background, occupancy, revive)
+        return coarse, level(FINE, t)
 
     def densities(self, points: Array, code: Array) -> Array:
         """Raw densities of both fields at points [N, 3] for a code [D]: [2, N]."""
@@ -73,19 +93,24 @@ class Volume(nn.Module):
         fields = (self.coarse, self.fine)
         return jnp.stack([field(points[None, :, None], towards, code[None])[0][0, :, 0] for field in fields])
 
-    def _level(self, level, rays, t, length, code, background, occupancy, revive) -> Rendered:
-        # The last sample is the background, which no field knows.
-        points = rays.origins[..., None, :] + rays.directions[..., None, :] * t[..., :-1, None]
-        field, towards = (self.coarse, self.fine)[level], rays.directions / length
-        if occupancy is None:
-            ask = nn.remat(MLPField.__call__) if self.rematerialise else MLPField.__call__
-            density, colours = ask(field, points, towards, code)
-        else:
-            module, variables = field.unbind()
-            density, colours = _where_occupied(
-                lambda *inputs: module.apply(variables, *inputs, code), points, towards, occupancy, level
-            )
-        return composite_samples(density, colours, t, length, background, revive)
+
+def _in_blocks(
+    field: Callable[[Array, Array], tuple[Array, Array]], points: Array, towards: Array
+) -> tuple[Array, Array]:
+    """A field's answers at points [F, R, S, 3], for some rays after the other."""
+    frames, rays, samples = points.shape[:3]
+    size = min(rays, max(1, _BLOCK // (frames * samples)))
+    blocks = -(-rays // size)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, 0), (0, blocks * size - rays)] + [(0, 0)] * (x.ndim - 2), mode="edge")
+        return padded.reshape(frames, blocks, size, *x.shape[2:]).swapaxes(0, 1)
+
+    def join(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(frames, blocks * size, *x.shape[3:])[:, :rays]
+
+    found = jax.lax.map(lambda block: field(*block), (split(points), split(towards)))
+    return jax.tree.map(join, found)
 
 
 def _where_occupied(
@@ -104,7 +129,7 @@ def _where_occupied(
         density, colours = field(flat[None, places, None], towards[0][None, rows])
         return jnp.concatenate([density[..., None], colours], axis=-1)[0, :, 0]
 
-    found = map_where(inside(occupancy, level, flat), ask, 4, min(_PACK, len(flat)))
+    found = map_where(inside(occupancy, level, flat), ask, 4, min(_BLOCK, len(flat)))
     return found[:, 0].reshape(shape), found[:, 1:].reshape(*shape, 3)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax import volume_models
 from adnerf_jax.cameras import euler_angles
 from adnerf_jax.encoding import positional
 from adnerf_jax.fields import MLPField
@@ -195,6 +196,17 @@ def test_an_occupancy_of_the_density_leaves_out_only_what_has_none(head):
         field["density"]["bias"][:] = 20.0
     with_grid, without = apply(haze, occupancy)[-1], apply(haze, None)[-1]
     assert (with_grid.opacity[0][x < 0] < 2e-6).all() and (without.opacity[0] > 0.99).all()
+
+
+def test_a_render_in_blocks_is_a_render_in_one(head, monkeypatch):
+    inputs = ({"params": head.params}, head.rays, head.codes, head.background, head.scene)
+    # The size of blocks is read while a function is traced: a new function each time.
+    whole = jax.jit(lambda *inputs: head.model.apply(*inputs).rendered)(*inputs)
+    # 5 of 24 rays at once for the coarse field, the last block padded; 2 for the fine one.
+    monkeypatch.setattr(volume_models, "_BLOCK", 5 * FRAMES * (COARSE - 1))
+    blocks = jax.jit(lambda *inputs: head.model.apply(*inputs).rendered)(*inputs)
+    # Products of other shapes sum in another order; where hardly anything is, fine positions follow such roundings.
+    chex.assert_trees_all_close(blocks, whole, atol=1e-4)
 
 
 def test_activations_computed_twice_give_the_same_gradient(head):
