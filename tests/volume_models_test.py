@@ -205,8 +205,10 @@ def test_a_render_in_blocks_is_a_render_in_one(head, monkeypatch):
     # 5 of 24 rays at once for the coarse field, the last block padded; 2 for the fine one.
     monkeypatch.setattr(volume_models, "_BLOCK", 5 * FRAMES * (COARSE - 1))
     blocks = jax.jit(lambda *inputs: head.model.apply(*inputs).rendered)(*inputs)
-    # Products of other shapes sum in another order; where hardly anything is, fine positions follow such roundings.
-    chex.assert_trees_all_close(blocks, whole, atol=1e-4)
+    # Products of other shapes sum in another order.
+    chex.assert_trees_all_close(blocks[0], whole[0], atol=2e-5)
+    # Where a ray meets hardly anything, its fine positions follow such roundings, and its colour hardly does.
+    np.testing.assert_allclose(blocks[1].rgb, whole[1].rgb, atol=1e-4)
 
 
 def test_activations_computed_twice_give_the_same_gradient(head):
