@@ -68,7 +68,7 @@ class Dataset:
       expression: float32 [N, 52], blendshapes in all frames of the clip; zeros where it has no landmarks.
       neighbours: int32 [N, 8], rows of `windows` for the frames i−4 … i+3; −1 is a window of zeros.
       speech: name of the speech encoder.
-      size: pixels of the longer side that frames are shrunk to; None: they stay as they are.
+      stored: (height, width) of the pictures on disk, which are shrunk to the camera's size where that is smaller.
     """
 
     path: pathlib.Path = struct.field(pytree_node=False)
@@ -84,7 +84,7 @@ class Dataset:
     expression: np.ndarray
     neighbours: np.ndarray
     speech: str = struct.field(pytree_node=False)
-    size: int | None = struct.field(pytree_node=False, default=None)
+    stored: tuple[int, int] = struct.field(pytree_node=False)
 
     def conditions(self, aud_id: np.ndarray, tracked: bool = False) -> Conditions:
         """Conditions of frames given by their place in time, [F]; with the tracked expression or without."""
@@ -167,7 +167,7 @@ def load_dataset(
         if neighbours_by_list
         else neighbours_in_time(frames, zero_padded),
         speech=schema.load_manifest(data).get("speech", {}).get("encoder", "deepspeech"),
-        size=size,
+        stored=(full_height, full_width),
     )
 
 
@@ -209,7 +209,7 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
     alpha = np.empty_like(parts)
 
     def fit(picture: np.ndarray, how: int) -> np.ndarray:
-        if dataset.size is None:
+        if dataset.stored == (camera.height, camera.width):
             return picture
         return cv2.resize(picture, (camera.width, camera.height), interpolation=how)
 
@@ -225,12 +225,13 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
                     f"{name} is {picture.shape[1]}x{picture.shape[0]}, its part map {hard.shape[1]}x{hard.shape[0]}: "
                     f"prepare the dataset again"
                 )
-        image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
-        if image.shape != images.shape[1:]:
+        if hard.shape != dataset.stored:
+            height, width = dataset.stored
             raise UserError(
-                f"frame {i} of {dataset.path} is {image.shape[1]}x{image.shape[0]}, its background is "
-                f"{camera.width}x{camera.height}: prepare the dataset again"
+                f"frame {i} of {dataset.path} is {hard.shape[1]}x{hard.shape[0]}, its background is "
+                f"{width}x{height}: prepare the dataset again"
             )
+        image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
         alpha[row] = fit(share, cv2.INTER_AREA)
         images[row] = image if composed else np.where(alpha[row][..., None] == 0, background, image)
         parts[row] = with_edge(hard, alpha[row])

@@ -1,6 +1,7 @@
 """Folders of runs: their names, the configuration saved in them, and whether a run may go on there."""
 
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,14 +63,18 @@ def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
         return
     old, new = flatten(read_json(workdir / _FILE, "configuration")), flatten(config.to_dict())
     different = [
-        f"{key} (there {old.get(key)}, here {new.get(key)})"
+        key
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in _FREE_TRAIN
     ]
     if different:
+        told = [f"{key} (there {old.get(key)}, here {new.get(key)})" for key in different[:3]]
+        # Lists and what one of the two lacks cannot be written as an option.
+        plain = all(isinstance(old.get(key), (bool, int, float, str)) for key in different)
+        options = " ".join(shlex.quote(f"--config.{key}={old.get(key)}") for key in different)
         raise UserError(
-            f"{workdir} holds a run with other settings: {'; '.join(different[:3])}"
-            f"{' …' if len(different) > 3 else ''}; use another --workdir, or delete that one"
+            f"{workdir} holds a run with other settings: {'; '.join(told)}{' …' if len(different) > 3 else ''}; "
+            f"{f'to go on with it, add {options}; otherwise ' if plain else ''}use another --workdir, or delete that one"
         )
 
 

@@ -120,9 +120,10 @@ def test_a_damaged_image_is_named(spoilt, name):
         load_frames(dataset, dataset.train)
 
 
-def test_a_frame_of_another_size(spoilt):
+@pytest.mark.parametrize("size", [None, 16])
+def test_a_frame_of_another_size(spoilt, size):
     cv2.imwrite(str(spoilt / "gt/3.png"), np.zeros((16, 20, 3), np.uint8))
-    dataset = load_dataset(spoilt)
+    dataset = load_dataset(spoilt, size)
     with pytest.raises(UserError, match="gt/3.png is 20x16, its part map 32x32"):
         load_frames(dataset, dataset.train)
     cv2.imwrite(str(spoilt / "parsing/3.png"), np.zeros((16, 20, 3), np.uint8))

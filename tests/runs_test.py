@@ -1,6 +1,7 @@
 """Folders of runs: their configuration, and whether a run may go on there."""
 
 import pathlib
+import re
 
 import pytest
 import tiny
@@ -60,6 +61,32 @@ def test_other_settings_are_named(tmp_path, name, value):
     with config.unlocked():
         config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=rf"other settings: {name} \(there .*, here {value}\)"):
+        check_continues(config, tmp_path)
+
+
+def test_the_options_that_a_run_goes_on_with(tmp_path):
+    there = tiny.config("head")
+    save_config(there, tmp_path)
+    here = tiny.config("head")
+    with here.unlocked():
+        here.update_from_flattened_dict({"model.head.width": 8, "train.attention_from": 7, "seed": 5})
+    with pytest.raises(UserError, match="to go on with it, add (.*); otherwise use another") as refusal:
+        check_continues(here, tmp_path)
+    options = re.search("add (.*); otherwise", str(refusal.value))[1].split()
+    with here.unlocked():
+        here.update_from_flattened_dict(
+            {key: int(value) for key, value in (option.removeprefix("--config.").split("=") for option in options)}
+        )
+    check_continues(here, tmp_path)
+
+
+def test_no_option_is_offered_where_none_can_be_written(tmp_path):
+    config = tiny.config("head")
+    save_config(config, tmp_path)
+    with config.unlocked():
+        config.model.head.codes = ("audio",)
+        config.seed = 5
+    with pytest.raises(UserError, match=r"other settings: [^;]*; [^;]*; use another"):
         check_continues(config, tmp_path)
 
 
