@@ -68,13 +68,14 @@ def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
         if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in _FREE_TRAIN
     ]
     if different:
-        told = [f"{key} (there {old.get(key)}, here {new.get(key)})" for key in different[:3]]
+        told = "; ".join(f"{key} (there {old.get(key)}, here {new.get(key)})" for key in different[:3])
         # Lists and what one of the two lacks cannot be written as an option.
         plain = all(isinstance(old.get(key), (bool, int, float, str)) for key in different)
         options = " ".join(shlex.quote(f"--config.{key}={old.get(key)}") for key in different)
+        go_on = f"to go on with it, add {options}; otherwise " if plain else ""
         raise UserError(
-            f"{workdir} holds a run with other settings: {'; '.join(told)}{' …' if len(different) > 3 else ''}; "
-            f"{f'to go on with it, add {options}; otherwise ' if plain else ''}use another --workdir, or delete that one"
+            f"{workdir} holds a run with other settings: {told}{' …' if len(different) > 3 else ''}; "
+            f"{go_on}use another --workdir, or delete that one"
         )
 
 

@@ -1,6 +1,7 @@
 """How fast this machine is, so that seconds measured on one can be compared with seconds on another."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,33 @@ import jax.numpy as jnp
 REFERENCE_GFLOPS = 110.0
 
 
-def matrix_rate(size: int = 2048, seconds: float = 2.0) -> float:
-    """GFLOP/s of float32 matrix products of `size`, the best within some seconds."""
-    a = jnp.ones((size, size), jnp.float32)
-    multiply = jax.jit(lambda x: x @ x)
-    multiply(a).block_until_ready()
+def best_seconds(run: Callable[[], object], repeats: int) -> float:
+    """The shortest of some runs, the first one left out."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.monotonic()
+        jax.block_until_ready(run())
+        times.append(time.monotonic() - start)
+    return min(times)
+
+
+def matrix_rate(size: int = 2048, rows: int | None = None, seconds: float = 2.0) -> float:
+    """GFLOP/s of float32 products [rows, size] @ [size, size], square by default: the best within some seconds."""
+    rows = rows or size
+    a, b = jnp.ones((rows, size), jnp.float32), jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(lambda a, b: a @ b)
+    multiply(a, b).block_until_ready()
     best, end = float("inf"), time.monotonic() + seconds
     while time.monotonic() < end:
-        start = time.monotonic()
-        multiply(a).block_until_ready()
-        best = min(best, time.monotonic() - start)
-    return 2.0 * size**3 / best / 1e9
+        best = min(best, best_seconds(lambda: multiply(a, b), 1))
+    return 2.0 * rows * size**2 / best / 1e9
+
+
+def gather_rate(table: int = 2**15, count: int = 2**20) -> float:
+    """Rows of two floats gathered in a second from a table of so many, in an order that only partly repeats."""
+    rows = (jnp.arange(count, dtype=jnp.uint32) * jnp.uint32(2654435761) >> 8) % table
+    values = jnp.ones((table, 2), jnp.float32)
+    # Eight rows are added up for each result, as the corners of a cell are.
+    gather = jax.jit(lambda values, rows: sum(jnp.take(values, rows[i], axis=0, mode="clip") for i in range(8)))
+    return count / best_seconds(lambda: gather(values, rows.reshape(8, -1)), 20)

@@ -9,8 +9,6 @@ own count of the compiled step.
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,7 +21,7 @@ from adnerf_jax.stages import example_batch, head_init, make_stage
 from adnerf_jax.state import TrainState
 from adnerf_jax.train import make_update
 from adnerf_jax.types import Camera, Rays, Scene
-from benchmarks.machine import matrix_rate
+from benchmarks.machine import best_seconds, matrix_rate
 from configs import common
 
 CHANNELS = 29
@@ -52,17 +50,6 @@ def forward_flop(model) -> float:
 def training_flop(model) -> float:
     """FLOP for a ray forward and backward: a product for the weights' gradient, one more for inputs that have one."""
     return samples(model) * sum(2.0 * i * o * (3 if inner else 2) for i, o, inner in shapes(model))
-
-
-def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The shortest of some runs, the first one left out."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        start = time.monotonic()
-        jax.block_until_ready(run())
-        times.append(time.monotonic() - start)
-    return min(times)
 
 
 def chain_rate(model, count: int, backward: bool, repeats: int) -> float:

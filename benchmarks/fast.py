@@ -1,0 +1,301 @@
+"""What the `fast` family costs, stage by stage, beside what the machine's arithmetic and memory allow.
+
+    python -m benchmarks.fast --workdir W/torso                   # of a trained person: unit costs, frames, growth
+    python -m benchmarks.fast --workdir W/torso --part growth     # one part alone: units, frames, growth
+
+Parts:
+- `units`: nanoseconds for each sample, ray or pixel; the roofline is the longer of the arithmetic (at the rate of plain
+  products of these shapes) and the look-ups (at the rate of a plain gather), all measured in this run.
+- `frames`: seconds of a whole frame, uint8 out, over 100 frames; and of the same frame by the paper's method with every
+  sample of every ray, from 2048 rays of each net.
+- `growth`: milliseconds a frame against pixels, seconds a step against rays, with exponents.
+
+Quality against time is `benchmarks.quality`.
+"""
+
+import argparse
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adnerf_jax import checkpoints, sharding
+from adnerf_jax.models import build_head, build_torso
+from adnerf_jax.optim import make_optimizer
+from adnerf_jax.person import Person
+from adnerf_jax.rendering import Layers, make_renderer, to_uint8
+from adnerf_jax.runs import load_config
+from adnerf_jax.sampling import even_edges, resample_edges
+from adnerf_jax.stages import Stage, example_batch, make_stage
+from adnerf_jax.state import TrainState
+from adnerf_jax.train import make_update
+from adnerf_jax.types import Camera, Conditions, Rays
+from benchmarks.machine import REFERENCE_GFLOPS, best_seconds, gather_rate, matrix_rate
+from configs import common
+
+SAMPLES, RAYS, PIXELS = 40960, 4096, 16384
+PAPER_RAYS = 2048
+SIDES = (128, 256, 450, 900)
+STEP_RAYS = (512, 1024, 2048, 4096, 8192, 16384)
+
+
+class Trained(NamedTuple):
+    """A torso's workdir, opened for measuring."""
+
+    config: object
+    person: Person
+    stage: Stage
+    head: object
+    torso: object
+    scene: object
+
+    @classmethod
+    def open(cls, workdir: pathlib.Path) -> "Trained":
+        config, person = load_config(workdir), Person.load(workdir)
+        _, parts = checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))
+        stage = make_stage(config, person.camera)
+        return cls(config, person, stage, parts["frozen"], parts["params"], parts["scene"])
+
+    def conditions(self, i: int) -> Conditions:
+        """Speech, eyes of a surveyed frame."""
+        i %= len(self.person.survey.audio)
+        return Conditions(self.person.survey.audio[i : i + 1], self.person.eyes[i : i + 1])
+
+    def frames(self, camera: Camera) -> Callable[[int], np.ndarray]:
+        """A function of a frame's number that renders it, uint8 [H, W, 3], in poses of the training video."""
+        render = make_renderer(self.stage.head, self.stage.torso, camera, self.config.render.chunk)
+        background = jax.image.resize(
+            self.person.background / np.float32(255), (camera.height, camera.width, 3), "linear"
+        )
+
+        @jax.jit
+        def compose(layers: Layers) -> jax.Array:
+            return to_uint8(layers.person_over(background))
+
+        def frame(i: int) -> np.ndarray:
+            transform = self.person.transforms[i % len(self.person.transforms)]
+            return np.asarray(compose(render(self.head, self.torso, self.scene, transform, self.conditions(i))))
+
+        return frame
+
+
+class Unit(NamedTuple):
+    """A piece of work: what it is, what is counted, seconds for each, FLOP and gathered rows for each."""
+
+    name: str
+    of: str
+    seconds: float
+    flop: float
+    rows: float
+
+
+def mlp_flop(*sizes: int) -> float:
+    """FLOP of a network for one input."""
+    return sum(2.0 * i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def unit_costs(trained: Trained) -> Iterable[Unit]:
+    """The pieces of a frame, each alone, forward."""
+    head, torso, model = trained.stage.head, trained.stage.torso, trained.config.model
+    rng = np.random.default_rng(0)
+    # Rays of a picture look up neighbouring places: points in the order of a small surface, not at random.
+    side = int(np.sqrt(RAYS))
+    across = np.stack(np.meshgrid(*[np.linspace(0.3, 0.7, side)] * 2, indexing="ij"), -1).reshape(-1, 1, 2)
+    depth = np.sort(rng.uniform(0.45, 0.55, (len(across), SAMPLES // RAYS, 1)), axis=1)
+    points = np.concatenate([np.broadcast_to(across, (*depth.shape[:2], 2)), depth], -1).reshape(1, -1, 3)
+    points = points.astype(np.float32)
+    code = {n: np.zeros((1, s), np.float32) for n, s in (("audio", model.head.audio_code), ("lips", 3), ("eyes", 2))}
+    shape = np.concatenate([code[name] for name in model.head.shape_codes], -1)
+    codes = np.concatenate([code[name] for name in model.head.codes], -1)
+    features = model.head.grid.levels * model.head.grid.features
+    shapes = model.head.shape_grid.levels * model.head.shape_grid.features
+
+    def timed(module, params, method, *inputs) -> float:
+        run = jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs, method=method))
+        return best_seconds(lambda: run(params, *inputs), 10)
+
+    count = points.shape[1]
+    yield Unit(
+        "grids of features", "sample", timed(head, trained.head, lambda m, x: m.field.grid(x), points) / count,
+        0.0, 8.0 * model.head.grid.levels,
+    )  # fmt: skip
+    yield Unit(
+        "grids of shapes", "sample",
+        timed(head, trained.head, lambda m, x, s: m.field.shapes(x, s), points, shape) / count,
+        0.0, 8.0 * model.head.shape_grid.levels,
+    )  # fmt: skip
+    directions = np.broadcast_to(np.float32([0, 0, -1]), (1, side * side, 3))
+    whole = timed(
+        head, trained.head, lambda m, *inputs: m.field(*inputs), points.reshape(1, side * side, -1, 3), directions,
+        codes, shape,
+    )  # fmt: skip
+    width, inner = model.head.width, 1 + model.head.geometry
+    networks = mlp_flop(features + shapes, width, width, inner) + mlp_flop(inner, width, 3)
+    yield Unit(
+        "head field, all of it",
+        "sample",
+        whole / count,
+        networks,
+        8.0 * (model.head.grid.levels + model.head.shape_grid.levels),
+    )
+    rays = Rays(
+        np.zeros((1, RAYS, 3), np.float32) + np.asarray(trained.person.transforms[0][:3, 3]),
+        np.broadcast_to(-np.asarray(trained.person.transforms[0][:3, 2]), (1, RAYS, 3)).astype(np.float32)
+        + rng.normal(0, 0.02, (1, RAYS, 3)).astype(np.float32),
+    )
+    seen = timed(head, trained.head, lambda m, r: m.visible(r, trained.scene), rays)
+    yield Unit("proposal", "ray", seen / RAYS, 0.0, float(model.head.coarse_samples))
+    edges = np.broadcast_to(np.asarray(even_edges(jnp.zeros(1), jnp.ones(1), model.head.coarse_samples)),
+                            (RAYS, model.head.coarse_samples + 1))  # fmt: skip
+    weights = rng.random((RAYS, model.head.coarse_samples), np.float32) ** 8
+    resample = jax.jit(lambda e, w: resample_edges(e, w, model.head.fine_samples, None, 0.01))
+    yield Unit(
+        "intervals from the proposal", "ray", best_seconds(lambda: resample(edges, weights), 10) / RAYS, 0.0, 0.0
+    )
+    place = np.stack(np.meshgrid(*[np.linspace(200, 250, int(PIXELS**0.5))] * 2, indexing="ij"), -1).reshape(1, -1, 2)
+    pixels = timed(
+        torso, trained.torso,
+        lambda m, p: m(p, trained.person.camera, trained.person.transforms[:1], code["audio"], trained.scene),
+        place.astype(np.float32),
+    )  # fmt: skip
+    deformation = mlp_flop(2 * (1 + 2 * model.torso.position_levels), model.torso.deformation_width, 12)
+    picture = mlp_flop(model.torso.grid.levels * model.torso.grid.features, *[model.torso.width] * 2, 4)
+    yield Unit("torso field", "pixel", pixels / place.shape[1], deformation + picture, 4.0 * model.torso.grid.levels)
+
+
+def print_units(trained: Trained) -> None:
+    """The table of unit costs."""
+    width = trained.config.model.head.width
+    narrow, rows = matrix_rate(width, rows=SAMPLES), gather_rate()
+    print(f"products {width} wide: {narrow:.0f} GFLOP/s; gathers of 2 floats: {rows / 1e6:.0f} M/s")
+    print(f"{'':30}{'ns':>8}{'FLOP':>8}{'rows':>6}{'roofline ns':>13}{'ratio':>7}")
+    for unit in unit_costs(trained):
+        roofline = max(unit.flop / (narrow * 1e9), unit.rows / rows)
+        ratio = f"{roofline / unit.seconds:7.2f}" if roofline else ""
+        print(
+            f"{unit.name + ', a ' + unit.of:30}{1e9 * unit.seconds:8.1f}{unit.flop:8.0f}{unit.rows:6.0f}"
+            f"{1e9 * roofline:13.1f}{ratio}"
+        )
+
+
+def paper_seconds(camera: Camera, trained: Trained) -> float:
+    """Seconds of a frame, head and torso, by the paper's method: every sample of every ray."""
+    config = common.get_config("torso", None)
+    head, torso = (build(config.model[n], config.compat) for n, build in (("head", build_head), ("torso", build_torso)))
+    rng = np.random.default_rng(0)
+    rays = Rays(
+        np.zeros((1, PAPER_RAYS, 3), np.float32),
+        np.concatenate([rng.uniform(-0.2, 0.2, (1, PAPER_RAYS, 2)), -np.ones((1, PAPER_RAYS, 1))], -1).astype(
+            np.float32
+        ),
+    )
+    pixels = rng.uniform(0, camera.height, (1, PAPER_RAYS, 2)).astype(np.float32)
+    code = np.zeros((1, 64), np.float32)
+    nothing = np.zeros((1, PAPER_RAYS, 3), np.float32)
+    pose = trained.person.transforms[:1]
+    inputs = {
+        head: (rays, {"audio": code}, nothing, trained.scene),
+        torso: (pixels, camera, pose, code, trained.scene),
+    }
+    total = 0.0
+    for net, given in inputs.items():
+        params = jax.jit(lambda net=net, given=given: net.init(jax.random.key(0), *given))()
+        run = jax.jit(lambda params, net=net, given=given: net.apply(params, *given))
+        total += best_seconds(lambda: run(params), 2)  # noqa: B023 (called at once)
+    return total / PAPER_RAYS * camera.height * camera.width
+
+
+def print_frames(trained: Trained, count: int) -> None:
+    """Seconds of a frame, and of the paper's."""
+    camera = trained.person.camera
+    rate = matrix_rate()
+    frame = trained.frames(camera)
+    frame(0)
+    start = time.monotonic()
+    for i in range(count):
+        frame(i)
+    seconds = (time.monotonic() - start) / count
+    paper = paper_seconds(camera, trained)
+    rate = max(rate, matrix_rate())
+    scaled = f"{seconds * rate / REFERENCE_GFLOPS:.2f} s at {REFERENCE_GFLOPS:.0f} GFLOP/s"
+    print(
+        f"{camera.width}x{camera.height}, {count} frames: {seconds:.3f} s each, {1 / seconds:.1f} frames/s "
+        f"(this machine: {rate:.0f} GFLOP/s; {scaled})"
+    )
+    print(f"the paper's method, every sample of every ray: {paper:.0f} s, {paper / seconds:.0f} times as long")
+
+
+def exponent(sizes: list[float], costs: list[float]) -> float:
+    """b of cost = a·size^b, by least squares of logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def print_growth(trained: Trained) -> None:
+    """Cost against size."""
+    whole = trained.person.camera
+    costs = []
+    for side in SIDES:
+        scale = side / max(whole.width, whole.height)
+        camera = Camera(whole.focal * scale, whole.cx * scale, whole.cy * scale, height=side, width=side)
+        frame = trained.frames(camera)
+        costs.append(best_seconds(lambda frame=frame: frame(0), 5))
+        print(f"{side:6} px a side: {1e3 * costs[-1]:8.1f} ms a frame")
+    print(f"frame ~ side^{exponent(SIDES, costs):.2f}")
+    for stage in ("head", "torso"):
+        costs = [step_seconds(trained, stage, rays) for rays in STEP_RAYS]
+        for rays, seconds in zip(STEP_RAYS, costs, strict=True):
+            print(f"{rays:6} rays, {stage} step: {1e3 * seconds:8.1f} ms, {1e9 * seconds / rays:6.0f} ns a ray")
+        print(f"{stage} step ~ rays^{exponent(STEP_RAYS, costs):.2f}")
+
+
+def step_seconds(trained: Trained, name: str, rays: int) -> float:
+    """Seconds of a training step with so many rays, from the trained parameters."""
+    config = common.get_config(name, "fast")
+    stage = make_stage(config, trained.person.camera)
+    frames = config.train.frames_per_step
+    conditions = jax.tree.map(
+        lambda x: np.repeat(x, frames, 0), trained.conditions(0).replace(expression=np.zeros((1, 52), np.float32))
+    )
+    batch = example_batch(rays // frames, frames, trained.person.survey.audio.shape[-2:])
+    rng = np.random.default_rng(0)
+    batch = batch.replace(
+        pixels=rng.uniform(0.3, 0.7, batch.pixels.shape).astype(np.float32) * trained.person.camera.height,
+        target=rng.random(batch.target.shape, np.float32),
+        background=rng.random(batch.background.shape, np.float32),
+        transforms=np.asarray(trained.person.transforms[:frames]),
+        conditions=conditions,
+    )
+    tx = make_optimizer(config.optim, config.train.attention_from)
+    params, frozen = (trained.head, {}) if name == "head" else (trained.torso, trained.head)
+    holder = [jax.jit(lambda p, f: TrainState.create(p, tx, f, trained.scene))(params, frozen)]
+    update = make_update(stage, tx, 0)
+
+    def run():
+        holder[0], metrics = update(holder[0], batch)
+        return metrics
+
+    return best_seconds(run, 5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="of a trained torso of the fast family")
+    parser.add_argument("--part", choices=("units", "frames", "growth"), action="append")
+    parser.add_argument("--frames", type=int, default=100)
+    arguments = parser.parse_args()
+    trained = Trained.open(pathlib.Path(arguments.workdir))
+    parts = arguments.part or ["units", "frames", "growth"]
+    if "units" in parts:
+        print_units(trained)
+    if "frames" in parts:
+        print_frames(trained, arguments.frames)
+    if "growth" in parts:
+        print_growth(trained)
+
+
+if __name__ == "__main__":
+    main()

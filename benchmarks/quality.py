@@ -1,0 +1,72 @@
+"""Quality of the `fast` head against training time: held-out PSNR after 30 s, 1, 2, 4 and 8 minutes.
+
+    python -m benchmarks.quality --data D --workdir W [--seconds 30 60 120 240 480]
+
+For each time a head of its own is trained, with as many steps as fit (the schedule ends with the steps), and every
+held-out frame is rendered. Writes `W/quality.json`; run again, it goes on where it stopped.
+"""
+
+import argparse
+import pathlib
+import time
+
+from adnerf_jax.evaluate import evaluate
+from adnerf_jax.files import read_json, write_json
+from adnerf_jax.train import train
+from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
+from configs import common
+
+PROBE_STEPS = 100
+
+
+def train_for(data: str, workdir: pathlib.Path, steps: int) -> float:
+    """Trains a head for so many steps and returns the seconds that it took, compilation included."""
+    config = common.get_config("head", "fast")
+    with config.unlocked():
+        config.data = data
+    config.train.steps = steps
+    config.train.validate_every = config.train.checkpoint_every = steps
+    start = time.monotonic()
+    train(config, workdir)
+    return time.monotonic() - start
+
+
+def measure(data: str, workdir: pathlib.Path, steps: int) -> dict:
+    """A row of the table."""
+    seconds = train_for(data, workdir, steps)
+    config = common.get_config("head", "fast")
+    with config.unlocked():
+        config.data = data
+    config.eval.update(lpips="", faces=False)
+    found = evaluate(config, workdir)["settings"]["head_only"]
+    return {"steps": steps, "seconds": seconds, "psnr": found["psnr"], "ssim": found["ssim"], "gflops": matrix_rate()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a prepared dataset")
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[30.0, 60.0, 120.0, 240.0, 480.0])
+    arguments = parser.parse_args()
+    workdir = pathlib.Path(arguments.workdir)
+    file = workdir / "quality.json"
+    rows = read_json(file, "quality")["rows"] if file.exists() else []
+    if not rows:
+        # Two lengths tell what a step takes and what is taken whatever their number.
+        short, long = (train_for(arguments.data, workdir / f"probe{n}", n) for n in (PROBE_STEPS, 3 * PROBE_STEPS))
+        step = (long - short) / (2 * PROBE_STEPS)
+        overhead = max(short - PROBE_STEPS * step, 0.0)
+        rows = [{"budget": s, "steps": max(round((s - overhead) / step), 1)} for s in sorted(arguments.seconds)]
+    for i, row in enumerate(rows):
+        if "psnr" not in row:
+            rows[i] = {**row, **measure(arguments.data, workdir / f"head{row['steps']}", row["steps"])}
+            write_json(file, {"rows": rows})
+    print(f"{'s':>7}{f's at {REFERENCE_GFLOPS:.0f} GFLOP/s':>20}{'steps':>8}{'head_only dB':>14}{'SSIM':>7}")
+    for row in rows:
+        scaled = row["seconds"] * row["gflops"] / REFERENCE_GFLOPS
+        print(f"{row['seconds']:7.0f}{scaled:20.0f}{row['steps']:8}{row['psnr']:14.2f}{row['ssim']:7.3f}")
+    print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    main()
