@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solveh_banded
+from scipy.sparse import csr_array
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.face.flow import Matches
@@ -20,6 +21,7 @@ _ITERATIONS = 12
 ROBUST = 3.0  # standard deviations of the residuals at which an observation loses three quarters of its weight
 _AT_ONCE = 100_000  # observations whose derivatives are held in memory
 _DAMPING = 1e-6
+_STILL = 1e-5  # radians and cm: where no pose moves by more, the iterations have ended
 # Accelerations a frame that the smoothness term expects. A third of what a head that speaks has: errors of points in
 # one frame are alike, so that hundreds of points count for more than they should. Three times looser, jitter is .57°
 # against .50° on a real clip and .10° against .07° on one whose truth is .05°; three times tighter, quick nods are cut.
@@ -118,11 +120,10 @@ def adjust(
         inner_right += (points - start) / prior[:, None] ** 2
         inverse = np.linalg.inv(inner)
 
+        # A point is seen at most once in a frame: there is nothing to add up.
         across = np.zeros((6 * frames, len(points), 3))
-        np.add.at(
-            across,
-            (index[observations.frame][:, :, None], observations.point[:, None, None], np.arange(3)),
-            np.einsum("m,mik,mil->mkl", weight, to_pose, to_point),
+        across[index[observations.frame][:, :, None], observations.point[:, None, None], np.arange(3)] = _products(
+            weight, to_pose, to_point
         )
         eliminated = np.einsum("spk,pkl->spl", across, inverse).reshape(6 * frames, -1)
         across = across.reshape(6 * frames, -1)
@@ -132,6 +133,8 @@ def adjust(
         step = -cho_solve(cho_factor(matrix), right.ravel() - eliminated @ inner_right.ravel())
         points = points - np.einsum("pkl,pl->pk", inverse, inner_right + (across.T @ step).reshape(-1, 3))
         poses = poses.stepped(step.reshape(frames, 6))
+        if np.abs(step).max() < _STILL:
+            break
     return poses, points
 
 
@@ -167,7 +170,10 @@ def follow(
             slope, _ = _slopes(part, poses, points, moved, camera)
             more = _normal_equations(part.frame, weight[rows], slope, residual[rows], frames)
             matrix, vector = matrix + more[0], vector + more[1]
-        poses = poses.stepped(-_solve_smooth(matrix, vector, acceleration(poses), stiff))
+        step = -_solve_smooth(matrix, vector, acceleration(poses), stiff)
+        poses = poses.stepped(step)
+        if np.abs(step).max() < _STILL:
+            break
     return poses, np.linalg.norm(missed(), axis=-1)
 
 
@@ -175,10 +181,18 @@ def _normal_equations(
     row: np.ndarray, weight: np.ndarray, slope: np.ndarray, residual: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the observations of each of `count` unknowns: JᵀWJ [count, K, K] and JᵀWr [count, K]."""
-    matrix, vector = np.zeros((count, *slope.shape[-1:] * 2)), np.zeros((count, slope.shape[-1]))
-    np.add.at(matrix, row, np.einsum("m,mik,mil->mkl", weight, slope, slope))
-    np.add.at(vector, row, np.einsum("m,mik,mi->mk", weight, slope, residual))
-    return matrix, vector
+    # Row by row of a sparse matrix of ones: several times as fast as adding at indices.
+    ones = np.ones(len(row))
+    gather = csr_array((ones, (row, np.arange(len(row)))), shape=(count, len(row)))
+    size = slope.shape[-1]
+    matrix = gather @ _products(weight, slope, slope).reshape(-1, size * size)
+    return matrix.reshape(count, size, size), gather @ _products(weight, slope, residual[..., None])[..., 0]
+
+
+def _products(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """wᵐ aᵐᵀ bᵐ, [M, K, L], of a [M, 2, K] and b [M, 2, L]."""
+    a = a * weight[:, None, None]
+    return a[:, 0, :, None] * b[:, 0, None] + a[:, 1, :, None] * b[:, 1, None]
 
 
 def acceleration(poses: Poses) -> np.ndarray:

@@ -23,6 +23,7 @@ _WIDEST_TURN = math.radians(25.0)  # between a frame and an anchor: more changes
 _QUALITY = 0.01  # of the best corner's smaller eigenvalue
 # In parts of the face's extent (the larger side of its landmarks' box):
 _SPACING, _WINDOW, _CONTRAST, _INSET = 0.025, 0.11, 0.08, 0.04
+_SIGMA_LEFT = 4.0  # pixels of a wide blur's σ in the shrunk picture: finer, it costs more; coarser, pixels show
 _LEVELS = 1  # of the pyramid above full size: the poses already bring a point to within a few pixels
 _ROUND_TRIP = 0.35  # pixels by which the flow back may miss where it came from
 # Jaw and cheeks below the nose: the chin's contour from ear to ear and the nose's wings.
@@ -88,9 +89,18 @@ def even_contrast(rgb: np.ndarray, extent: float) -> np.ndarray:
     """Grey uint8 [H, W] in which light and shade on a face of this extent in px no longer matter."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     sigma = max(_CONTRAST * extent, 2.0)
-    detail = grey - cv2.GaussianBlur(grey, (0, 0), sigma)
-    spread = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 2 * sigma)) + 4.0  # + noise of the camera
+    detail = grey - _wide_blur(grey, sigma)
+    spread = np.sqrt(_wide_blur(detail * detail, 2 * sigma)) + 4.0  # + noise of the camera
     return np.clip(128 + 48 * detail / spread, 0, 255).astype(np.uint8)
+
+
+def _wide_blur(picture: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian blur of a picture [H, W], of its shrunk copy where that loses nothing: ten times as fast."""
+    height, width = picture.shape
+    shrink = max(int(sigma / _SIGMA_LEFT), 1)
+    small = cv2.resize(picture, (-(-width // shrink), -(-height // shrink)), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), sigma / shrink)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def rigid_region(head: np.ndarray, points: np.ndarray) -> np.ndarray:
