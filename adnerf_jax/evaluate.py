@@ -1,13 +1,11 @@
 """Held-out frames to metrics: `evaluate(config, workdir)`."""
 
-import csv
-import importlib.metadata
-import io
+import contextlib
+import dataclasses
+import hashlib
 import pathlib
-import platform
 import shutil
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,25 +13,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax import schema
-from adnerf_jax.datasets import SUBJECTS, Dataset, dataset_of, load_frames, tuning_split
+from adnerf_jax.datasets import SUBJECTS, Dataset, dataset_of, load_frames
 from adnerf_jax.errors import UserError
-from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.face_metrics import Sound
-from adnerf_jax.files import write_bytes, write_json
+from adnerf_jax.files import write_json
 from adnerf_jax.media.image import write_image
 from adnerf_jax.openface import read_units, unit_errors
 from adnerf_jax.progress import say, track
+from adnerf_jax.protocol import described, frames_to_judge, known_sound, versions, write_table
 from adnerf_jax.rendering import Layers
+from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
+from adnerf_jax.reporting.films import Film
 from adnerf_jax.schema import Split
-from adnerf_jax.scoring import MEASURES, PROTOCOL, Scorer, as_written, make_scorer
-from adnerf_jax.sync import SHORTEST, LipModel
+from adnerf_jax.scoring import Scorer, as_written, make_scorer
+from adnerf_jax.sync import SHORTEST
 from adnerf_jax.synthesize import attention_windows, driven, encoded
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.validation import contact_sheet
 
 _SHEET_FRAMES = 6
-_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "opencv-python-headless", "ai-edge-litert")
 _TOLD = {  # of a setting's numbers: how they are told
     "psnr": "PSNR {:.2f} dB",
     "psnr_face": "face {:.2f} dB",
@@ -51,7 +50,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Compares renders of the held-out frames with the truth, each setting apart.
 
     Writes `eval/metrics.json`, `eval/frames.csv`, `eval/timing.json`, `eval/contact.png` (rows: frames; columns: truth,
-    then each setting's render) and, if asked, `eval/frames/`. Frames are held one at a time.
+    then each setting's render) and, if asked, `eval/frames/` and `eval/report.html` with its films. Frames are held one
+    at a time.
 
     Args:
       config: the stage's configuration.
@@ -65,7 +65,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         that cannot be used.
     """
     start = time.monotonic()
-    folder = pathlib.Path(workdir) / "eval"
+    workdir = pathlib.Path(workdir)
+    folder = workdir / "eval"
     stage = TrainedStage.load(workdir, config)
     dataset = dataset_of(config)
     if dataset.camera != stage.person.camera or dataset.windows.shape[2] != len(stage.scene.audio_mean):
@@ -73,7 +74,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             f"{config.data} was filmed by another camera, or has other speech features, than what {workdir} learned "
             f"from: give the dataset of that person with --config.data"
         )
-    trained_on, split, described = frames_to_judge(config, dataset)
+    trained_on, split, judged = frames_to_judge(config, dataset)
     units = _action_units(config.eval, len(split))
     smallest = min(dataset.camera.height, dataset.camera.width)
     scorer, left_out = make_scorer(config.eval.lpips, config.eval.faces, smallest)
@@ -85,10 +86,13 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
 
     shutil.rmtree(folder / "frames", ignore_errors=True)
     saved = folder / "frames" if config.eval.save_frames else None
-    seconds, sheet = judge_held_out(config, stage, dataset, split, scorer, saved)
+    held_out = HeldOut(config, stage, dataset, split)
+    films = {"held out": folder / "held_out.mp4"} if config.eval.report else {}
+    seconds, sheet = judge_held_out(held_out, scorer, saved, films.get("held out"))
     sounds = dict.fromkeys(("head_only", "head", "full"), sound)
     if cross is not None:
-        seconds += judge_cross(config, stage, cross, scorer, saved)
+        films |= {"cross": folder / "cross.mp4"} if config.eval.report else {}
+        seconds += judge_cross(config, stage, cross, scorer, saved, films.get("cross"))
         sounds["cross"] = sound and Sound(sound.model, sound.face, cross)
     values, rows = scorer.finish({name: known for name, known in sounds.items() if known is not None})
     if units:
@@ -102,108 +106,158 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         left_out["cross"] = "config.eval.cross is not given"
 
     result = {
-        "protocol": {
-            "version": PROTOCOL,
-            "frames": f"{len(split)} {described}, every {config.eval.every}",
-            "size": [dataset.camera.width, dataset.camera.height],
-            "truth": "lossless, background replaced by the clean background",
-            "smoothing": "none but the audio attention of the model",
-            "cross": None if cross is None else f"{len(cross)} frames of other speech, no truth",
-            "measures": _measures(values),
-            "left_out": left_out,
-        },
+        "protocol": described(
+            judged,
+            dataset,
+            held_out.digest.hexdigest(),
+            "none but the audio attention of the model",
+            None if cross is None else f"{len(cross)} frames of other speech, no truth",
+            values,
+            left_out,
+        ),
         "model": {"family": config.family, "stage": config.stage, "subject": config.subject, "step": stage.step},
-        "versions": _versions(),
+        "versions": versions(),
         "settings": values,
     }
-    _write_table(folder / "frames.csv", rows)
+    write_table(folder / "frames.csv", rows)
     write_image(folder / "contact.png", sheet)
     write_json(folder / "metrics.json", result)
     # The first frame includes compilation.
     timing = {"seconds_per_frame": float(np.mean(seconds[1:] or seconds)), "first_frame_seconds": seconds[0]}
-    write_json(folder / "timing.json", timing | {"total_seconds": time.monotonic() - start})
+    timing["total_seconds"] = time.monotonic() - start
+    write_json(folder / "timing.json", timing)
+    if config.eval.report:
+        strips = held_out.strips(rows)
+        write_report(Evidence(workdir, config, result, rows, timing, stage.parameters, strips, films, dataset))
     for name, numbers in values.items():
         say(f"{name}: " + ", ".join(text.format(numbers[key]) for key, text in _TOLD.items() if key in numbers))
-    say(f"wrote {folder}/metrics.json, frames.csv, timing.json, contact.png{', frames/' if saved else ''}")
+    more = (", report.html" if config.eval.report else "") + (", frames/" if saved else "")
+    say(f"wrote {folder}/metrics.json, frames.csv, timing.json, contact.png{more}")
     return result
 
 
-def frames_to_judge(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split, str]:
-    """The frames trained on, those to evaluate, and what these are.
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A held-out frame.
 
-    Raises:
-      UserError: there are none.
+    Attributes:
+      truth: float [H, W, 3].
+      parts: uint8 [H, W], of the truth.
+      pairs: render and truth of each setting (`settings`).
+      seconds: that the render took.
     """
-    if config.eval.every < 1:
-        raise UserError(f"config.eval.every is {config.eval.every}: take each n-th frame, n = 1 or more")
-    trained_on, held_out, described = dataset.train, dataset.val, "held-out frames, the last 1/11 of the clip"
-    if config.train.tuning:
-        trained_on, held_out = tuning_split(dataset.train)
-        described = "frames for tuning, the last tenth of the training frames"
-    split = held_out.take(slice(None, None, config.eval.every))
-    if not len(split):
-        raise UserError(f"{config.data} has no held-out frames to evaluate on: the clip is too short")
-    return trained_on, split, described
+
+    truth: np.ndarray
+    parts: np.ndarray
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]]
+    seconds: float
 
 
-def known_sound(dataset: Dataset, trained_on: Split) -> Sound | None:
-    """What the clip's sound lets expect of the lips, learned from the frames trained on; None where it cannot be."""
-    path = dataset.path / schema.LANDMARKS
-    if not path.exists():
-        return None
-    landmarks = Landmarks.load(path)
-    rows = trained_on.aud_id[trained_on.aud_id < len(landmarks.valid)]
-    model = LipModel.fit(dataset.windows, dataset.lips, rows[landmarks.valid[rows]])
-    return model and Sound(model, landmarks.points[0], dataset.windows)
+class HeldOut:
+    """The held-out frames of a clip, rendered one at a time."""
+
+    def __init__(self, config: ConfigDict, stage: TrainedStage, dataset: Dataset, split: Split):
+        self.config, self.stage, self.dataset, self.split = config, stage, dataset, split
+        self.digest = hashlib.sha256()  # of every truth that was judged
+        self._background = dataset.background.astype(np.float32) / 255.0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def render(self, i: int) -> Judged:
+        """Frame `i` of the split."""
+        frames = load_frames(self.dataset, self.split.take(slice(i, i + 1)))
+        start = time.monotonic()
+        tracked = self.config.eval.tracked_expression
+        conditions = self.dataset.conditions(self.split.aud_id[i : i + 1], tracked=tracked)
+        layers = jax.device_get(self.stage.layers(self.split.transforms[i], conditions))
+        seconds = time.monotonic() - start
+        truth, parts = frames.images[0].astype(np.float32) / 255.0, frames.parts[0]
+        head_truth = frames.showing(SUBJECTS["head"], 0, self.dataset.background).astype(np.float32) / 255.0
+        pairs = settings(self.config, layers, self._background, truth, head_truth, parts == HEAD)
+        return Judged(truth, parts, pairs, seconds)
+
+    def strips(self, rows: list[dict[str, Any]]) -> list[Strip]:
+        """The best, the median and the worst frame by the PSNR of the setting in which most is rendered."""
+        last = "full" if self.config.stage == "torso" or self.config.subject == "person" else "head"
+        psnr = np.array([row["psnr"] for row in rows if row["setting"] == last])
+        order = np.argsort(-psnr, kind="stable")
+        chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+        strips = []
+        for what, i in chosen.items():  # rendered again rather than kept
+            pairs = {name: tuple(map(_as_bytes, pair)) for name, pair in self.render(int(i)).pairs.items()}
+            strips.append(Strip(what, int(self.split.img_id[i]), last, float(psnr[i]), pairs))
+        return strips
 
 
 def judge_held_out(
-    config: ConfigDict,
-    stage: TrainedStage,
-    dataset: Dataset,
-    split: Split,
-    scorer: Scorer,
-    saved: pathlib.Path | None,
+    held_out: HeldOut, scorer: Scorer, saved: pathlib.Path | None, film: pathlib.Path | None
 ) -> tuple[list[float], np.ndarray]:
-    """Renders and scores frames with a truth; seconds of each render, and the contact sheet uint8 [H, W, 3]."""
-    background = dataset.background.astype(np.float32) / 255.0
+    """Renders and scores frames with a truth.
+
+    Args:
+      held_out: the frames.
+      scorer: takes them.
+      saved: folder for renders and truth as PNG.
+      film: mp4 of truth | render to write.
+
+    Returns:
+      seconds of each render, and the contact sheet uint8 [H, W, 3].
+    """
+    split, dataset = held_out.split, held_out.dataset
     shown = set(np.linspace(0, len(split) - 1, _SHEET_FRAMES).astype(int))
     seconds, sheet = [], []
-    for i in track(range(len(split)), "evaluation"):
-        frames = load_frames(dataset, split.take(slice(i, i + 1)))
-        start = time.monotonic()
-        conditions = dataset.conditions(split.aud_id[i : i + 1], tracked=config.eval.tracked_expression)
-        layers = jax.device_get(stage.layers(split.transforms[i], conditions))
-        seconds.append(time.monotonic() - start)
-        truth = frames.images[0].astype(np.float32) / 255.0
-        head_truth = frames.showing(SUBJECTS["head"], 0, dataset.background).astype(np.float32) / 255.0
-        pairs = settings(config, layers, background, truth, head_truth, frames.parts[0] == HEAD)
-        for name, (image, against) in pairs.items():
-            parts = None if name == "head_only" else frames.parts[0]
-            scorer.add(name, int(split.img_id[i]), int(split.aud_id[i]), image, against, split.face_rect[i], parts)
-        if i in shown:
-            sheet.append([_as_bytes(x) for x in (truth, *(image for image, _ in pairs.values()))])
-        if saved is not None:
-            for name, image in (("truth", truth), *((name, image) for name, (image, _) in pairs.items())):
-                write_image(saved / name / f"{split.img_id[i]:06d}.png", _as_bytes(image))
+    with contextlib.ExitStack() as open_files:
+        if film is not None:
+            every, sound = held_out.config.eval.every, dataset.path / schema.SOUND
+            size = 2 * dataset.camera.width, dataset.camera.height
+            film = open_files.enter_context(Film(film, *size, split.aud_id, every, sound))
+        for i in track(range(len(split)), "evaluation"):
+            frame = held_out.render(i)
+            seconds.append(frame.seconds)
+            held_out.digest.update(_as_bytes(frame.truth).tobytes() + frame.parts.tobytes())
+            for name, (image, against) in frame.pairs.items():
+                parts = None if name == "head_only" else frame.parts
+                scorer.add(name, int(split.img_id[i]), int(split.aud_id[i]), image, against, split.face_rect[i], parts)
+            if not (i in shown or saved or film):
+                continue
+            pictures = {"truth": _as_bytes(frame.truth)}
+            pictures |= {name: _as_bytes(image) for name, (image, _) in frame.pairs.items()}
+            if i in shown:
+                sheet.append(list(pictures.values()))
+            for name, image in pictures.items() if saved else ():
+                write_image(saved / name / f"{split.img_id[i]:06d}.png", image)
+            if film:
+                film.add(pictures["truth"], list(pictures.values())[-1])
     return seconds, contact_sheet(sheet)
 
 
 def judge_cross(
-    config: ConfigDict, stage: TrainedStage, windows: np.ndarray, scorer: Scorer, saved: pathlib.Path | None
+    config: ConfigDict,
+    stage: TrainedStage,
+    windows: np.ndarray,
+    scorer: Scorer,
+    saved: pathlib.Path | None,
+    film: pathlib.Path | None,
 ) -> list[float]:
     """Renders and scores other speech, windows [N, 16, C], in the poses of a talking video; seconds of each render."""
     background = stage.person.background.astype(np.float32) / 255.0
     seconds = []
     spoken = attention_windows(windows, config.compat.zero_padding)
-    for i, around in enumerate(track(spoken, "evaluation, other speech", len(windows))):
-        start = time.monotonic()
-        layers = jax.device_get(stage.layers(*driven(stage.person, i, around)))
-        seconds.append(time.monotonic() - start)
-        image = layers.person_over(background)
-        scorer.add_alone("cross", i, i, image)
-        if saved is not None:
-            write_image(saved / "cross" / f"{i:06d}.png", _as_bytes(image))
+    with contextlib.ExitStack() as open_files:
+        if film is not None:
+            size, sound = background.shape[1::-1], pathlib.Path(config.eval.cross)
+            film = open_files.enter_context(Film(film, *size, range(len(windows)), 1, sound))
+        for i, around in enumerate(track(spoken, "evaluation, other speech", len(windows))):
+            start = time.monotonic()
+            layers = jax.device_get(stage.layers(*driven(stage.person, i, around)))
+            seconds.append(time.monotonic() - start)
+            image = layers.person_over(background)
+            scorer.add_alone("cross", i, i, image)
+            if saved is not None:
+                write_image(saved / "cross" / f"{i:06d}.png", _as_bytes(image))
+            if film is not None:
+                film.add(_as_bytes(image))
     return seconds
 
 
@@ -246,29 +300,3 @@ def _action_units(given: ConfigDict, frames: int) -> tuple[np.ndarray, np.ndarra
         raise UserError("give OpenFace's files of both: --config.eval.openface_render and --config.eval.openface_truth")
     render, truth = (read_units(path, frames) for path in paths)
     return render, truth
-
-
-def _measures(values: dict[str, dict[str, float]]) -> dict[str, str]:
-    """What the numbers are that there are."""
-    present = {key for numbers in values.values() for key in numbers}
-    return {name: text for name, text in MEASURES.items() if {name, f"{name}_truth"} & present}
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "backend": jax.default_backend()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # another build of the same package
-            continue
-    return versions
-
-
-def _write_table(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A csv of the rows; what a row lacks, and what is not a number, is empty."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(names), restval="")
-    writer.writeheader()
-    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
-    write_bytes(path, table.getvalue().encode())

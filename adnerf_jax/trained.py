@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
@@ -63,6 +64,11 @@ class TrainedStage:
             occupancies=survey_stage(stage, head_params, torso_params, parts["scene"], person, config.render.occupancy),
             _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk),
         )
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers its networks have."""
+        return sum(leaf.size for leaf in jax.tree.leaves((self._head, self._torso)))
 
     def layers(self, transform: np.ndarray, conditions: Conditions) -> Layers:
         """One frame.

@@ -11,10 +11,11 @@ import tiny
 
 from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.errors import UserError
-from adnerf_jax.evaluate import evaluate, known_sound, settings
+from adnerf_jax.evaluate import evaluate, settings
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.metrics import psnr
 from adnerf_jax.openface import LOWER_FACE
+from adnerf_jax.protocol import known_sound
 from adnerf_jax.rendering import Layers
 from adnerf_jax.runs import load_config
 from adnerf_jax.trained import TrainedStage
