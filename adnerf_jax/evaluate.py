@@ -18,16 +18,18 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.face_metrics import Sound
 from adnerf_jax.files import write_json
+from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import write_image
 from adnerf_jax.openface import read_units, unit_errors
 from adnerf_jax.progress import say, track
-from adnerf_jax.protocol import described, frames_to_judge, known_sound, versions, write_table
+from adnerf_jax.protocol import clip_samples, described, frames_to_judge, known_sound, versions, write_table
 from adnerf_jax.rendering import Layers
 from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
 from adnerf_jax.sync import SHORTEST
+from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.synthesize import attention_windows, driven, encoded
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.validation import contact_sheet
@@ -77,7 +79,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     trained_on, split, judged = frames_to_judge(config, dataset)
     units = _action_units(config.eval, len(split))
     smallest = min(dataset.camera.height, dataset.camera.width)
-    scorer, left_out = make_scorer(config.eval.lpips, config.eval.faces, smallest)
+    scorer, left_out = make_scorer(config.eval.lpips, config.eval.faces, smallest, config.eval.syncnet)
     sound = None if "faces" in left_out else known_sound(dataset, trained_on)
     cross = None
     if config.eval.cross:
@@ -94,7 +96,14 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         films |= {"cross": folder / "cross.mp4"} if config.eval.report else {}
         seconds += judge_cross(config, stage, cross, scorer, saved, films.get("cross"))
         sounds["cross"] = sound and Sound(sound.model, sound.face, cross)
-    values, rows = scorer.finish({name: known for name, known in sounds.items() if known is not None})
+    samples = {}
+    if config.eval.syncnet:
+        clip = clip_samples(dataset)
+        samples = {name: clip if name != "cross" else read_audio(config.eval.cross, SOUND_RATE) for name in sounds}
+    values, rows = scorer.finish(
+        {name: known for name, known in sounds.items() if known is not None},
+        {name: heard for name, heard in samples.items() if len(heard)},
+    )
     if units:
         # The setting in which most is rendered, as one would give it to OpenFace.
         values["full" if "full" in values else "head"] |= {k: round(v, 4) for k, v in unit_errors(*units).items()}

@@ -18,9 +18,11 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face_metrics import Sound
 from adnerf_jax.files import write_bytes
+from adnerf_jax.media.audio import read_audio
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import MEASURES, PROTOCOL
 from adnerf_jax.sync import LipModel
+from adnerf_jax.sync_confidence import SOUND_RATE
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "opencv-python-headless", "ai-edge-litert")
 
@@ -52,6 +54,14 @@ def known_sound(dataset: Dataset, trained_on: Split) -> Sound | None:
     rows = trained_on.aud_id[trained_on.aud_id < len(landmarks.valid)]
     model = LipModel.fit(dataset.windows, dataset.lips, rows[landmarks.valid[rows]])
     return model and Sound(model, landmarks.points[0], dataset.windows)
+
+
+def clip_samples(dataset: Dataset) -> np.ndarray:
+    """The clip's sound at 16 kHz, float32 [T]; nothing where it has none that can be read."""
+    try:
+        return read_audio(dataset.path / schema.SOUND, SOUND_RATE)
+    except UserError:
+        return np.zeros(0, np.float32)
 
 
 def described(

@@ -16,7 +16,9 @@ from adnerf_jax.metrics import MS_SSIM_SMALLEST, crop, ms_ssim, psnr, seam_band,
 from adnerf_jax.pretrained import lpips, weights
 from adnerf_jax.pretrained.face_mesh import FaceLandmarker
 from adnerf_jax.pretrained.lpips import Lpips
+from adnerf_jax.pretrained.syncnet import SyncNet
 from adnerf_jax.progress import say
+from adnerf_jax.sync_confidence import MOST_LAG, LipClips, speech_embeddings, sync_scores
 
 PROTOCOL = 1  # counts changes that make numbers incomparable
 _LIPS = "opening of the inner lips over the size of the face, from landmarks"
@@ -42,6 +44,10 @@ MEASURES = {
     "av_offset_s": f"seconds that the sound is late against the lips, by {_OFFSET}",
     "av_fit": "squared correlation of lips with those expected from the sound, at that offset",
     "av_margin": "by how much it exceeds that of every lag more than 4 frames away",
+    "sync_confidence": "SyncNet's, by weights that the user gave: median less minimum of the mean distances at 31 lags; "
+    "faces are cut out by MediaPipe's landmarks",
+    "sync_distance": "SyncNet's smallest mean distance",
+    "sync_offset_s": "the lag of that, seconds, positive where the sound is late",
     "au_error": "mean absolute difference of the lower face's action units (OpenFace's intensities, 0 to 5: AU10, 12, "
     "14, 15, 17, 20, 23, 25, 26) over frames and units",
     "au_error_summed": "mean squared differences of these units, summed up",
@@ -53,12 +59,26 @@ MEASURES = {
 _OF_PICTURES = ("psnr", "psnr_face", "ssim", "ms_ssim", "lpips_alex", "lpips_vgg", "seam_error")
 
 
+class _Face:
+    """The face of frames as they come: its landmarks, and for SyncNet its lips."""
+
+    def __init__(self, landmarker: FaceLandmarker, syncnet: SyncNet | None):
+        self.follower = FaceFollower(landmarker)
+        self.lips = None if syncnet is None else LipClips(syncnet)
+
+    def add(self, time: int, image: np.ndarray) -> None:
+        rgb = np.round(image * 255.0).astype(np.uint8)
+        self.follower.add(rgb)
+        if self.lips is not None:
+            self.lips.add(time, rgb, self.follower.latest)
+
+
 @dataclasses.dataclass
 class _Setting:
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     times: list[int] = dataclasses.field(default_factory=list)
-    rendered: FaceFollower | None = None
-    true: FaceFollower | None = None
+    rendered: _Face | None = None
+    true: _Face | None = None
 
 
 class Scorer:
@@ -67,10 +87,13 @@ class Scorer:
     Args:
       networks: LPIPS by the name of its network.
       landmarker: finds faces; None leaves their measures out.
+      syncnet: scores lips against sound; None leaves that out.
     """
 
-    def __init__(self, networks: Mapping[str, Lpips], landmarker: FaceLandmarker | None):
-        self._networks, self._landmarker = networks, landmarker
+    def __init__(
+        self, networks: Mapping[str, Lpips], landmarker: FaceLandmarker | None, syncnet: SyncNet | None = None
+    ):
+        self._networks, self._landmarker, self._syncnet = networks, landmarker, syncnet
         self._settings: dict[str, _Setting] = {}
         self._rows: list[dict[str, float]] = []
         self._truth: np.ndarray | None = None
@@ -118,31 +141,43 @@ class Scorer:
         setting.times.append(time)
         if self._landmarker is None:
             return
-        setting.rendered = setting.rendered or FaceFollower(self._landmarker)
-        setting.rendered.add(np.round(image * 255.0).astype(np.uint8))
+        setting.rendered = setting.rendered or _Face(self._landmarker, self._syncnet)
+        setting.rendered.add(time, image)
         if truth is not None:
-            setting.true = setting.true or FaceFollower(self._landmarker)
-            setting.true.add(np.round(truth * 255.0).astype(np.uint8))
+            setting.true = setting.true or _Face(self._landmarker, self._syncnet)
+            setting.true.add(time, truth)
 
-    def finish(self, sounds: Mapping[str, Sound]) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
+    def finish(
+        self, sounds: Mapping[str, Sound], samples: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
         """The numbers of each setting, and a row for each frame and setting in the order in which they came.
 
         Args:
           sounds: what the frames of a setting should say, where that is known.
+          samples: the sound itself at 16 kHz, mono, from place 0 on, for SyncNet.
         """
         settings = {}
         for name, setting in self._settings.items():
             values = {key: _mean([row[key] for row in setting.rows if key in row]) for key in _OF_PICTURES}
             if setting.rendered is not None:
-                truth = setting.true and setting.true.landmarks()
-                whole, of_frame = face_scores(
-                    setting.rendered.landmarks(), truth, np.array(setting.times), sounds.get(name)
-                )
-                values |= whole
+                found, truth = (face and face.follower.landmarks() for face in (setting.rendered, setting.true))
+                whole, of_frame = face_scores(found, truth, np.array(setting.times), sounds.get(name))
+                values |= whole | self._sync_scores(setting, samples.get(name))
                 for k, row in enumerate(setting.rows):
                     row |= {key: float(value[k]) for key, value in of_frame.items()}
             settings[name] = {key: value for key, value in values.items() if np.isfinite(value)}
         return {name: _ordered(values) for name, values in settings.items()}, self._rows
+
+    def _sync_scores(self, setting: _Setting, samples: np.ndarray | None) -> dict[str, float]:
+        if self._syncnet is None or samples is None:
+            return {}
+        speech = speech_embeddings(self._syncnet, samples, max(setting.times) + MOST_LAG + 1)
+        scores = {}
+        for suffix, face in (("", setting.rendered), ("_truth", setting.true)):
+            if face is not None:
+                found = sync_scores(*face.lips.finish(), speech)
+                scores |= {f"{key}{suffix}": value for key, value in found.items()}
+        return scores
 
 
 def as_written(image: np.ndarray) -> np.ndarray:
@@ -160,16 +195,17 @@ def measure(image: np.ndarray, truth: np.ndarray, face_rect: np.ndarray) -> dict
     }
 
 
-def make_scorer(networks: str, faces: bool, smallest: int) -> tuple[Scorer, dict[str, str]]:
+def make_scorer(networks: str, faces: bool, smallest: int, syncnet: str | None = None) -> tuple[Scorer, dict[str, str]]:
     """A scorer, and why it leaves out what it does; networks whose weights cannot be had are told and left out.
 
     Args:
       networks: of LPIPS, by commas.
       faces: whether faces are measured.
       smallest: pixels of the frames' shorter side.
+      syncnet: SyncNet's weights, from the user.
 
     Raises:
-      UserError: an unknown network.
+      UserError: an unknown network, or weights that are not SyncNet's.
     """
     names = [name for name in networks.replace(" ", "").split(",") if name]
     unknown = [name for name in names if name not in lpips.NETWORKS]
@@ -190,7 +226,11 @@ def make_scorer(networks: str, faces: bool, smallest: int) -> tuple[Scorer, dict
         left_out["faces"] = "not asked for"
     elif (path := _weights("face_landmarker", left_out, "faces")) is not None:
         landmarker = FaceLandmarker(path)
-    return Scorer(metrics, landmarker), left_out
+    if not syncnet:
+        left_out["sync_confidence"] = "config.eval.syncnet is not given"
+    elif landmarker is None:
+        left_out["sync_confidence"] = "it needs landmarks"
+    return Scorer(metrics, landmarker, SyncNet(syncnet) if syncnet and landmarker else None), left_out
 
 
 def _weights(name: str, left_out: dict[str, str], what: str | None = None):

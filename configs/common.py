@@ -70,6 +70,7 @@ def _base(stage: str) -> ConfigDict:
     config.eval.tracked_expression = False  # an expression code as tracked, not as estimated from the speech
     config.eval.lpips = "alex"  # networks of LPIPS: alex, vgg, both by a comma, or none; fetched on first use
     config.eval.faces = True  # measure lips, expression and steadiness by a landmark network
+    config.eval.syncnet = config_dict.placeholder(str)  # the published syncnet_v2.model (section 4.3)
     config.eval.cross = config_dict.placeholder(str)  # other speech to judge without a truth: a sound or video file
     config.eval.cross_duration = 10.0  # seconds of it
     config.eval.report = True  # write eval/report.html, with a film of truth and render inside

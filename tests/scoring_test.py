@@ -65,7 +65,7 @@ def score(rendered: list[np.ndarray], frames: list[np.ndarray], networks=None) -
     scorer = Scorer(networks or {"alex": Distance()}, Reader())
     for k, (image, truth) in enumerate(zip(rendered, frames, strict=True)):
         scorer.add("full", 100 + k, 100 + k, image, truth, RECT, person())
-    settings, rows = scorer.finish({})
+    settings, rows = scorer.finish({}, {})
     return settings["full"], rows
 
 
@@ -130,7 +130,7 @@ def test_each_truth_is_looked_at_once():
     for k, truth in enumerate(frames):
         for setting in ("head", "full"):
             scorer.add(setting, k, k, truth, truth, RECT)
-    settings, rows = scorer.finish({})
+    settings, rows = scorer.finish({}, {})
     assert network.seen == 3 * len(frames)
     assert list(settings) == ["head", "full"] and "lmd_px" not in settings["full"] and "lmd_px" not in rows[0]
 
@@ -147,7 +147,7 @@ def test_frames_without_a_truth():
     scorer = Scorer({"alex": Distance()}, Reader())
     for k, image in enumerate(true_frames(12)):
         scorer.add_alone("cross", k, k, image)
-    settings, rows = scorer.finish({})
+    settings, rows = scorer.finish({}, {})
     assert list(settings["cross"]) == ["faces_found", "jitter_px", "jitter_deg"]
     assert set(rows[0]) == {"frame", "setting", "lip_opening"}
 
@@ -162,7 +162,7 @@ def test_weights_that_cannot_be_had_are_told_and_left_out(monkeypatch, capsys):
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 3 and all(line.startswith("evaluation leaves ") for line in told)
     scorer.add("full", 0, 0, true_frames(1)[0], true_frames(1)[0], RECT)
-    assert list(scorer.finish({})[0]["full"]) == ["psnr", "psnr_face", "ssim", "ms_ssim"]
+    assert list(scorer.finish({}, {})[0]["full"]) == ["psnr", "psnr_face", "ssim", "ms_ssim"]
 
 
 def test_what_is_not_asked_for_or_does_not_fit():

@@ -105,6 +105,11 @@ class FaceFollower:
             self._previous, self._size, self._lost = face.landmarks, _size(face.landmarks), 0
         self._faces.append(face)
 
+    @property
+    def latest(self) -> np.ndarray | None:
+        """Landmarks [478, 3] of the last frame; None where there is no face."""
+        return self._previous
+
     def landmarks(self) -> Landmarks:
         """Those of all frames so far."""
         valid = np.array([face is not None for face in self._faces], bool)

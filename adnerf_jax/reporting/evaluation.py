@@ -10,18 +10,16 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax import schema
 from adnerf_jax.datasets import Dataset
-from adnerf_jax.errors import UserError
 from adnerf_jax.files import write_bytes
-from adnerf_jax.media.audio import read_audio
 from adnerf_jax.progress import duration
-from adnerf_jax.protocol import curves
+from adnerf_jax.protocol import clip_samples, curves
 from adnerf_jax.reporting.charts import Line, grid, line_chart
 from adnerf_jax.reporting.markup import Html, element, join
 from adnerf_jax.reporting.page import definitions, details, film, note, page, picture, section, table
 from adnerf_jax.runs import load_config
 from adnerf_jax.schema import FPS
+from adnerf_jax.sync_confidence import SOUND_RATE
 
 SETTINGS = {
     "head_only": "the rendered head over the clean background, against the true head there",
@@ -42,7 +40,6 @@ _PER_FRAME = {  # columns of frames.csv: titles of their charts
 }
 _TRAINING = {"psnr": "PSNR of the batches, dB", "loss": "Loss (logarithm to base 10)", "rays_per_s": "Rays per second"}
 _SECONDS_A_ROW = 6.0  # of the lips' curves
-_SOUND_RATE = 16000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +167,12 @@ def _lips(evidence: Evidence) -> Iterator[Html]:
         yield note("Faces were not measured (left out, below).")
         return
     yield note("Opening of the inner lips over the size of the face; behind it the sound.")
-    times, sound = _times(evidence, own["frame"]), _sound(evidence.dataset)
+    times, sound = _times(evidence, own["frame"]), clip_samples(evidence.dataset)
     for first in np.arange(times[0], times[-1] + 1e-6, _SECONDS_A_ROW):
         inside = (times >= first) & (times < first + _SECONDS_A_ROW)
         if inside.any():
             span = times[inside]
-            heard = sound[round(span[0] * _SOUND_RATE) : round(span[-1] * _SOUND_RATE)]
+            heard = sound[round(span[0] * SOUND_RATE) : round(span[-1] * SOUND_RATE)]
             lines = [
                 Line("truth", span, own["lip_opening_truth"][inside]),
                 Line(f"render ({shown})", span, own["lip_opening"][inside]),
@@ -189,14 +186,6 @@ def _times(evidence: Evidence, frames: np.ndarray) -> np.ndarray:
     for split in (evidence.dataset.train, evidence.dataset.val):
         places |= dict(zip(split.img_id.tolist(), split.aud_id.tolist(), strict=True))
     return np.array([places[int(frame)] for frame in frames]) / FPS
-
-
-def _sound(dataset: Dataset) -> np.ndarray:
-    """The clip's samples at 16 kHz; none where it has no sound."""
-    try:
-        return read_audio(dataset.path / schema.SOUND, _SOUND_RATE)
-    except UserError:
-        return np.zeros(0, np.float32)
 
 
 def _per_frame(rows: Sequence[Mapping[str, Any]]) -> Iterator[Html]:
