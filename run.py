@@ -13,7 +13,8 @@ from adnerf_jax.progress import exit_status
 from adnerf_jax.runs import apply_overrides, load_config, run_folder
 
 _USAGE = (
-    "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] [--mode=train|render|eval|import] "
+    "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] "
+    "[--mode=train|render|eval|compare|import] "
     "[--workdir=W] [--config.FIELD=VALUE ...]"
 )
 
@@ -35,9 +36,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Path | None]:
     """The configuration, what the command line overrides in it, the mode, and the workdir if one is given."""
+    if "--mode=compare" in argv and not any(option.startswith("--config=") for option in argv):
+        # The runs bring their own settings: any stage's will do for the rest.
+        argv.insert(1, f"--config={pathlib.Path(__file__).parent / 'configs' / 'torso.py'}")
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
-    flags.DEFINE_enum("mode", "train", ["train", "render", "eval", "import"], "what to do", flag_values=values)
+    flags.DEFINE_enum(
+        "mode", "train", ["train", "render", "eval", "compare", "import"], "what to do", flag_values=values
+    )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     try:
         rest = values(argv)[1:]
@@ -66,6 +72,11 @@ def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir:
         return
     if mode == "import":
         _import(config, overrides, workdir or home)
+        return
+    if mode == "compare":
+        from adnerf_jax.compare import compare
+
+        compare(config, workdir or pathlib.Path("runs") / "comparison")
         return
     workdir = workdir or home / config.stage
     if mode == "train":

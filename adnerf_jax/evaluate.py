@@ -22,7 +22,15 @@ from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import write_image
 from adnerf_jax.openface import read_units, unit_errors
 from adnerf_jax.progress import say, track
-from adnerf_jax.protocol import clip_samples, described, frames_to_judge, known_sound, versions, write_table
+from adnerf_jax.protocol import (
+    clip_samples,
+    described,
+    frames_to_judge,
+    known_sound,
+    truth_bytes,
+    versions,
+    write_table,
+)
 from adnerf_jax.rendering import Layers
 from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
@@ -117,6 +125,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     result = {
         "protocol": described(
             judged,
+            config.eval.every,
             dataset,
             held_out.digest.hexdigest(),
             "none but the audio attention of the model",
@@ -224,7 +233,7 @@ def judge_held_out(
         for i in track(range(len(split)), "evaluation"):
             frame = held_out.render(i)
             seconds.append(frame.seconds)
-            held_out.digest.update(_as_bytes(frame.truth).tobytes() + frame.parts.tobytes())
+            held_out.digest.update(truth_bytes(_as_bytes(frame.truth), frame.parts))
             for name, (image, against) in frame.pairs.items():
                 parts = None if name == "head_only" else frame.parts
                 scorer.add(name, int(split.img_id[i]), int(split.aud_id[i]), image, against, split.face_rect[i], parts)

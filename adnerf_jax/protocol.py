@@ -64,8 +64,14 @@ def clip_samples(dataset: Dataset) -> np.ndarray:
         return np.zeros(0, np.float32)
 
 
+def truth_bytes(image: np.ndarray, parts: np.ndarray) -> bytes:
+    """What a digest of the truth is taken of: a frame uint8 [H, W, 3] and its parts uint8 [H, W]."""
+    return image.tobytes() + parts.tobytes()
+
+
 def described(
     frames: str,
+    every: int,
     dataset: Dataset,
     truth_sha256: str,
     smoothing: str,
@@ -76,7 +82,7 @@ def described(
     """How the numbers were taken, as `metrics.json` has it.
 
     Args:
-      frames: which they are (`frames_to_judge`).
+      frames: which they are (`frames_to_judge`), every: how far they are apart.
       dataset: where they come from.
       truth_sha256: of pictures and parts of the truth: equal where two runs were held against the same.
       smoothing: of what is judged, over time.
@@ -88,6 +94,7 @@ def described(
     return {
         "version": PROTOCOL,
         "frames": frames,
+        "every": every,
         "size": [dataset.camera.width, dataset.camera.height],
         "truth": "lossless, background replaced by the clean background",
         "truth_sha256": truth_sha256,

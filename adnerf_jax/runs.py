@@ -12,7 +12,7 @@ from adnerf_jax.files import read_json, write_json
 
 _FILE = "config.json"
 # What may change between a run and its continuation: nothing of it touches the numbers of the steps done.
-_FREE = ("render.", "eval.", "reference.", "variants")
+_FREE = ("render.", "eval.", "compare.", "reference.", "variants")
 _FREE_TRAIN = tuple(
     f"train.{name}"
     for name in ("steps", "log_every", "validate_every", "validate_frames", "checkpoint_every", "keep_checkpoints")

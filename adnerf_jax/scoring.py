@@ -44,7 +44,7 @@ MEASURES = {
     "av_offset_s": f"seconds that the sound is late against the lips, by {_OFFSET}",
     "av_fit": "squared correlation of lips with those expected from the sound, at that offset",
     "av_margin": "by how much it exceeds that of every lag more than 4 frames away",
-    "sync_confidence": "SyncNet's, by weights that the user gave: median less minimum of the mean distances at 31 lags; "
+    "sync_confidence": "SyncNet's, by weights from the user: median less minimum of the mean distances at 31 lags; "
     "faces are cut out by MediaPipe's landmarks",
     "sync_distance": "SyncNet's smallest mean distance",
     "sync_offset_s": "the lag of that, seconds, positive where the sound is late",
@@ -120,7 +120,7 @@ class Scorer:
           parts: uint8 [H, W], `face.parsing` parts of the truth, for the neck's seam; None leaves it out.
         """
         image = as_written(image)
-        row = {"frame": frame, "setting": setting} | measure(image, truth, face_rect)
+        row = {"frame": frame, "time": time, "setting": setting} | measure(image, truth, face_rect)
         if truth is not self._truth:
             self._truth = truth
             self._true_features = {name: network.features(truth) for name, network in self._networks.items()}
@@ -132,7 +132,7 @@ class Scorer:
 
     def add_alone(self, setting: str, frame: int, time: int, image: np.ndarray) -> None:
         """A frame without a truth (`add`)."""
-        self._add(setting, {"frame": frame, "setting": setting}, time, as_written(image), None)
+        self._add(setting, {"frame": frame, "time": time, "setting": setting}, time, as_written(image), None)
 
     def _add(self, name: str, row: dict[str, float], time: int, image: np.ndarray, truth: np.ndarray | None) -> None:
         setting = self._settings.setdefault(name, _Setting())

@@ -79,6 +79,12 @@ def _base(stage: str) -> ConfigDict:
     config.eval.openface_render = config_dict.placeholder(str)
     config.eval.openface_truth = config_dict.placeholder(str)
 
+    config.compare = ConfigDict()  # --mode=compare
+    # By commas: folders of evaluated stages, and videos of the same frames; name=PATH gives one a name.
+    config.compare.runs = config_dict.placeholder(str)
+    config.compare.setting = "full"  # what the videos show: full, head (true torso and background) or head_only
+    config.compare.resamples = 2000  # of the frames, for the intervals
+
     config.reference = ConfigDict()  # --mode=import: checkpoints of the published code
     config.reference.head = config_dict.placeholder(str)  # *_head.tar
     config.reference.body = config_dict.placeholder(str)  # *_body.tar

@@ -167,7 +167,7 @@ def _lips(evidence: Evidence) -> Iterator[Html]:
         yield note("Faces were not measured (left out, below).")
         return
     yield note("Opening of the inner lips over the size of the face; behind it the sound.")
-    times, sound = _times(evidence, own["frame"]), clip_samples(evidence.dataset)
+    times, sound = own["time"] / FPS, clip_samples(evidence.dataset)
     for first in np.arange(times[0], times[-1] + 1e-6, _SECONDS_A_ROW):
         inside = (times >= first) & (times < first + _SECONDS_A_ROW)
         if inside.any():
@@ -178,14 +178,6 @@ def _lips(evidence: Evidence) -> Iterator[Html]:
                 Line(f"render ({shown})", span, own["lip_opening"][inside]),
             ]
             yield line_chart("Lips' opening", lines, "seconds of the clip", height=170, sound=heard)
-
-
-def _times(evidence: Evidence, frames: np.ndarray) -> np.ndarray:
-    """Seconds of frames given by their number in the clip."""
-    places = {}
-    for split in (evidence.dataset.train, evidence.dataset.val):
-        places |= dict(zip(split.img_id.tolist(), split.aud_id.tolist(), strict=True))
-    return np.array([places[int(frame)] for frame in frames]) / FPS
 
 
 def _per_frame(rows: Sequence[Mapping[str, Any]]) -> Iterator[Html]:

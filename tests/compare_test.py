@@ -1,0 +1,184 @@
+"""Runs and videos in one table: the same frames only."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tiny
+
+import run
+from adnerf_jax.compare import compare
+from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import write_json
+from adnerf_jax.media.audio import write_wav
+from adnerf_jax.media.video import VideoWriter
+from adnerf_jax.protocol import described, truth_bytes, write_table
+
+FRAMES = 40
+
+
+def stage(folder: pathlib.Path, psnr: float, setting: str = "full", lips: float = 0.0, **protocol) -> pathlib.Path:
+    """A stage's folder after an evaluation: frames around a PSNR, lips that follow the truth's with some noise."""
+    rng, time = np.random.default_rng(0), np.arange(FRAMES)
+    values = psnr + np.sin(time / 5)
+    opening = np.sin(time / 3) + lips * rng.normal(size=FRAMES)
+    rows = [
+        {
+            "frame": 100 + k,
+            "time": 100 + k,
+            "setting": setting,
+            "psnr": values[k],
+            "lip_opening": opening[k],
+            "lip_opening_truth": np.sin(k / 3),
+        }
+        for k in time
+    ]
+    write_json(folder / "config.json", tiny.config("torso").to_dict())
+    correlation = float(np.corrcoef(opening, np.sin(time / 3))[0, 1])
+    known = {"version": 1, "frames": "40 frames", "every": 1, "size": [8, 8], "truth": "as is", "truth_sha256": "ab"}
+    result = {
+        "protocol": known | {"measures": {"psnr": "dB"}} | protocol,
+        "model": {"family": "fast", "stage": "torso", "step": 5},
+        "settings": {setting: {"psnr": values.mean(), "lip_correlation": correlation, "jitter_px": psnr / 100}},
+    }
+    write_json(folder / "eval" / "metrics.json", result)
+    write_table(folder / "eval" / "frames.csv", rows)
+    return folder
+
+
+def settings(*entries: object, **compared):
+    config = tiny.config("torso")
+    config.compare.update(runs=",".join(map(str, entries)), resamples=200, **compared)
+    return config
+
+
+def test_values_intervals_and_differences(tmp_path):
+    a, b = stage(tmp_path / "a", 30.0), stage(tmp_path / "b", 31.0, lips=1.0)
+    result = compare(settings(f"ours={a}", b), tmp_path / "out")
+    assert json.loads((tmp_path / "out/comparison.json").read_text()) == result
+    assert list(result["settings"]) == ["full"] and list(result["settings"]["full"]) == ["ours", str(b)]
+    ours, theirs = result["settings"]["full"].values()
+    assert list(ours) == ["psnr", "lip_correlation", "jitter_px"]
+    assert ours["psnr"]["low"] < ours["psnr"]["value"] < ours["psnr"]["high"]
+    # The same frames are drawn for both: a constant difference has no spread, however wide each interval is.
+    assert ours["psnr"]["high"] - ours["psnr"]["low"] > 0.2
+    assert [theirs["psnr"][f"difference{end}"] for end in ("", "_low", "_high")] == [1.0, 1.0, 1.0]
+    assert ours["lip_correlation"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert theirs["lip_correlation"]["high"] < 1.0 and theirs["lip_correlation"]["difference_high"] < 0
+    assert ours["jitter_px"] == {"value": 0.3} and theirs["jitter_px"] == {"value": 0.31, "difference": 0.01}
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "+1 (+1 … +1) *" in page and "ours" in page and "<svg" in page
+    again = (tmp_path / "out/comparison.json").read_bytes()
+    compare(settings(f"ours={a}", b), tmp_path / "out")
+    assert (tmp_path / "out/comparison.json").read_bytes() == again
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"truth_sha256": "cd"}, r"truth_sha256 \(ab, cd\)"),
+        ({"size": [16, 16]}, r"size \(\[8, 8\], \[16, 16\]\)"),
+        ({"frames": "20 frames"}, r"frames \(40 frames, 20 frames\)"),
+        ({"version": 2}, r"version \(1, 2\)"),
+    ],
+)
+def test_other_protocols_are_refused(tmp_path, change, told):
+    a, b = stage(tmp_path / "a", 30.0), stage(tmp_path / "b", 31.0, **change)
+    with pytest.raises(UserError, match=f"judged by different protocols.*{told}"):
+        compare(settings(a, b), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_compared(tmp_path, capsys):
+    a = stage(tmp_path / "a", 30.0)
+    bare = stage(tmp_path / "bare", 30.0)
+    (bare / "eval/metrics.json").unlink()
+    other = stage(tmp_path / "other", 30.0, setting="head_only")
+    for entries, told in (
+        ((), "give two or more"),
+        ((a,), "give two or more"),
+        ((a, "gone"), "names gone, which is not there"),
+        ((a, a), "twice: give them different names"),
+        ((a, bare), f"{bare} has not been evaluated: python run.py --mode=eval --config=configs/torso.py"),
+        ((a, other), "no setting is shared by two of them"),
+        ((a, tmp_path), "is not the folder of a trained stage"),
+    ):
+        with pytest.raises(UserError, match=told):
+            compare(settings(*entries), tmp_path / "out")
+    # By the command line, which needs no --config.
+    assert run.main(["run.py", "--mode=compare", f"--config.compare.runs={a},{a}"]) == 2
+    assert "error: config.compare.runs names" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """A small dataset, a stage that was judged on it, and the true frames of the whole clip."""
+    data = tiny.make_dataset(tmp_path / "dataset")
+    dataset = load_dataset(data)
+    frames = load_frames(dataset, dataset.val)
+    digest = hashlib.sha256()
+    for image, parts in zip(frames.images, frames.parts, strict=True):
+        digest.update(truth_bytes(image, parts))
+    text = "2 held-out frames, the last 1/11 of the clip, every 1"
+    protocol = described(text, 1, dataset, digest.hexdigest(), "none", None, {}, {})
+    folder = stage(tmp_path / "ours", 30.0, **(protocol | {"measures": {"psnr": "dB"}}))
+    config = tiny.config("torso", data)
+    write_json(folder / "config.json", config.to_dict())
+    clip = np.repeat(frames.images[:1], tiny.CLIP, axis=0)
+    clip[dataset.val.aud_id] = frames.images
+    return folder, dataset, clip
+
+
+def write_video(path: pathlib.Path, frames: np.ndarray, sound=None) -> pathlib.Path:
+    with VideoWriter(path, frames.shape[2], frames.shape[1], sound=sound) as writer:
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame))
+    return path
+
+
+def test_a_video_stands_in_the_table(tmp_path, judged):
+    folder, dataset, clip = judged
+    first = int(dataset.val.aud_id[0])
+    wrong = clip.copy()
+    wrong[:, :8] = 255 - wrong[:, :8]
+    videos = {
+        "judged": write_video(tmp_path / "judged.mp4", clip[first:]),
+        "clip": write_video(tmp_path / "clip.mp4", clip),
+        "wrong": write_video(tmp_path / "wrong.mp4", wrong),
+    }
+    result = compare(settings(folder, *(f"{name}={path}" for name, path in videos.items())), tmp_path / "out")
+    runs = result["settings"]["full"]
+    assert list(runs) == [str(folder), *videos]
+    # What compression alone costs, whichever part of the clip the video shows; a wrong background costs more.
+    assert runs["judged"]["psnr"]["value"] > 30 and runs["clip"]["psnr"]["value"] > 30
+    assert runs["wrong"]["psnr"]["value"] < 15
+    assert "the clip's sound" in result["runs"]["clip"]["note"]
+
+
+def test_videos_that_show_something_else(tmp_path, judged):
+    folder, _, clip = judged
+    short = write_video(tmp_path / "short.mp4", clip[:5])
+    with pytest.raises(UserError, match="short.mp4 has 5 frames at 25 a second: give the 2 that are judged"):
+        compare(settings(folder, short), tmp_path / "out")
+    large = write_video(tmp_path / "large.mp4", clip.repeat(2, axis=1).repeat(2, axis=2))
+    with pytest.raises(UserError, match="large.mp4 is 64x64, the truth 32x32"):
+        compare(settings(folder, large), tmp_path / "out")
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    with pytest.raises(UserError, match="text.mp4"):
+        compare(settings(folder, text), tmp_path / "out")
+    with pytest.raises(UserError, match="config.compare.setting is all"):
+        compare(settings(folder, short, setting="all"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_with_its_own_sound(tmp_path, judged):
+    folder, _, clip = judged
+    write_wav(tmp_path / "s.wav", np.random.default_rng(0).normal(size=8320) * 0.1, 16000)
+    spoken = write_video(tmp_path / "spoken.mp4", clip, tmp_path / "s.wav")
+    result = compare(settings(folder, spoken), tmp_path / "out")
+    assert "its own sound" in result["runs"][str(spoken)]["note"]
