@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from adnerf_jax.pretrained.syncnet import CLIP, COEFFICIENTS, SIDE, STEPS, SyncNet
+from adnerf_jax.pretrained.syncnet import CLIP, COEFFICIENTS, EMBEDDING, SIDE, STEPS, SyncNet
 from adnerf_jax.schema import FPS
 
 SOUND_RATE = 16000
@@ -66,9 +66,11 @@ def speech_embeddings(network: SyncNet, samples: np.ndarray, frames: int) -> np.
     coefficients = cepstrum(samples)
     hop = int(SOUND_RATE / _HOP / FPS)
     count = min(frames, max((len(coefficients) - STEPS) // hop + 1, 0))
+    if not count:
+        return np.zeros((0, EMBEDDING), np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(coefficients, STEPS, axis=0)[::hop][:count]
     blocks = [_in_one_size(network.speech, windows[i : i + 64], 64) for i in range(0, count, 64)]
-    return np.concatenate(blocks) if blocks else np.zeros((0, 1024), np.float32)
+    return np.concatenate(blocks)
 
 
 class LipClips:
@@ -111,7 +113,7 @@ class LipClips:
                 self._boxes.popleft()
             self._cut()
         self._flush()
-        found = np.concatenate(self._embeddings) if self._embeddings else np.zeros((0, 1024), np.float32)
+        found = np.concatenate(self._embeddings) if self._embeddings else np.zeros((0, EMBEDDING), np.float32)
         return found, np.array(self._times, int)
 
     def _cut(self) -> None:

@@ -1,0 +1,177 @@
+"""Our own table: `paper` at the size that two cores can train, `fast`, and `fast` with a part left out.
+
+    python -m benchmarks.own_table --data subject=D1 --data address=D2 --workdir W [--only "fast" "paper, small"]
+
+Every setting is trained on every dataset and evaluated on every held-out frame, and the table is printed as the README
+has it. What is finished is not done again: run the same command after an interruption, or with more datasets.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import run
+from adnerf_jax import schema
+from adnerf_jax.errors import UserError
+from adnerf_jax.face.landmarks import Landmarks, to_ibug68
+from adnerf_jax.face.rigid import Pinhole
+from adnerf_jax.face.tracking import track_head
+from adnerf_jax.files import read_json, write_json
+from adnerf_jax.media.audio import read_audio
+from adnerf_jax.progress import exit_status, say
+from adnerf_jax.speech import SAMPLE_RATE, get_encoder, speech_windows
+from benchmarks.machine import matrix_rate
+from preprocessing import transforms
+from preprocessing.steps import canonical_face
+
+Change = Callable[[pathlib.Path, pathlib.Path], None]  # what another dataset has that the first one has not
+
+COLUMNS = {  # of the table: setting, measure, digits
+    "`head_only` PSNR": ("head_only", "psnr", 2),
+    "`head` PSNR": ("head", "psnr", 2),
+    "LPIPS": ("head", "lpips_alex", 4),
+    "LMD": ("head", "lmd_px", 2),
+    "`full` PSNR": ("full", "psnr", 2),
+    "SSIM": ("full", "ssim", 3),
+    "lips": ("full", "lip_correlation", 2),
+    "seam": ("full", "seam_error", 1),
+}
+
+
+def landmark_poses(source: pathlib.Path, copy: pathlib.Path) -> None:
+    """Head poses of the landmarks alone: neither optical flow nor bundle adjustment."""
+    found, index = Landmarks.load(source / schema.LANDMARKS), schema.load_index(source)
+    head = track_head(found.points, found.valid, *Pinhole(index.focal, index.cx, index.cy), canonical_face())
+    ids = np.concatenate([index.train.img_id, index.val.img_id])
+    lms = to_ibug68(found.points[ids])
+    transforms.write_index(copy, ids, head.transform[ids], lms, index.focal, round(2 * index.cx), round(2 * index.cy))
+
+
+def logmel(source: pathlib.Path, copy: pathlib.Path) -> None:
+    """Log-mel features instead of the dataset's own."""
+    manifest = schema.load_manifest(source)
+    frames = len(schema.load_audio_windows(source))
+    windows = speech_windows(get_encoder("logmel"), read_audio(source / schema.SOUND, SAMPLE_RATE), frames)
+    for name in (schema.AUDIO_WINDOWS, schema.MANIFEST):
+        (copy / name).unlink(missing_ok=True)  # a link to the source's file
+    np.save(copy / schema.AUDIO_WINDOWS, windows)
+    write_json(copy / schema.MANIFEST, manifest | {"speech": {"encoder": "logmel"}})
+
+
+# Name, variants, what the command line changes in both stages, and in the dataset.
+SETTINGS: dict[str, tuple[str, dict[str, object], Change | None]] = {
+    "paper, small": ("small", {}, None),
+    "fast": ("fast", {}, None),
+    "… poses of landmarks alone": ("fast", {}, landmark_poses),
+    "… no proposal": ("fast", {"model.head.coarse_samples": 1}, None),
+    "… no attention": ("fast", {"train.attention_from": 10**9}, None),
+    "… no eye code": ("fast", {"model.head.codes": "('audio', 'lips')", "model.head.shape_codes": "('lips',)"}, None),
+    "… no lip code": ("fast", {"model.head.codes": "('audio', 'eyes')", "model.head.shape_codes": "('eyes',)"}, None),
+    "… expression, no audio": ("fast,expression", {}, None),
+    "… one field": ("fast,single_nerf", {}, None),
+    "… log-mel, no Whisper": ("fast", {}, logmel),
+}
+
+
+def changed_dataset(source: pathlib.Path, copy: pathlib.Path, change: Change) -> pathlib.Path:
+    """A dataset that shares its files with another one but for what `change` replaces; `copy` appears whole."""
+    if not copy.exists():
+        unfinished = copy.with_name(copy.name + ".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(source, unfinished, copy_function=os.link)
+        change(source, unfinished)
+        unfinished.rename(copy)
+    return copy
+
+
+def run_setting(name: str, data: pathlib.Path, folder: pathlib.Path) -> dict:
+    """Trains and evaluates a setting on a dataset, unless that was done.
+
+    Returns:
+      {"settings": as `metrics.json` has them, "seconds": of training}.
+    """
+    variants, overrides, change = SETTINGS[name]
+    done = folder / "result.json"
+    if done.exists():
+        return read_json(done, "result")
+    if change is not None:
+        data = changed_dataset(data, folder / "dataset", change)
+    stages = ("head",) if "single_nerf" in variants else ("head", "torso")
+    timing = folder / "seconds.json"
+    seconds = read_json(timing, "timing") if timing.exists() else {}
+    options = [f"--config.{key}={value}" for key, value in overrides.items()]
+    for stage in stages:
+        start = time.monotonic()
+        _run(
+            f"--config=configs/{stage}.py:{variants}", f"--config.data={data}", f"--workdir={folder / stage}", *options
+        )
+        # A run that had ended before takes no time worth counting.
+        seconds.setdefault(stage, time.monotonic() - start)
+        write_json(timing, seconds)
+    _run("--mode=eval", f"--config=configs/{stages[-1]}.py", f"--workdir={folder / stages[-1]}")
+    metrics = read_json(folder / stages[-1] / "eval" / "metrics.json", "evaluation")
+    result = {"settings": metrics["settings"], "seconds": sum(seconds.values())}
+    write_json(done, result)
+    return result
+
+
+def _run(*options: str) -> None:
+    status = run.main(["run.py", *options])
+    if status:
+        raise UserError(f"run.py {' '.join(options)} ended with status {status}: run the same command again to go on")
+
+
+def markdown(results: dict[str, dict[str, dict]]) -> str:
+    """The README's table of results by dataset and setting."""
+    lines = [f"| | {' | '.join(COLUMNS)} | minutes |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for dataset, of_setting in results.items():
+        for name, result in of_setting.items():
+            cells = []
+            for setting, measure, digits in COLUMNS.values():
+                value = result["settings"].get(setting, {}).get(measure)
+                cells.append("" if value is None else f"{value:.{digits}f}")
+            lines.append(f"| {dataset}, {name} | {' | '.join(cells)} | {result['seconds'] / 60:.0f} |")
+    return "\n".join(lines)
+
+
+def own_table(data: Sequence[str], workdir: pathlib.Path, only: Sequence[str]) -> None:
+    """Trains, evaluates, prints and writes `table.md`."""
+    unknown = [name for name in only if name not in SETTINGS]
+    if unknown:
+        raise UserError(f"no setting is called {unknown[0]}; there are: {'; '.join(SETTINGS)}")
+    datasets = {}
+    for text in data:
+        name, equals, path = text.partition("=")
+        if not equals or not (pathlib.Path(path) / schema.TRANSFORMS["train"]).exists():
+            raise UserError(f"--data {text} names no dataset: use --data NAME=FOLDER")
+        datasets[name] = pathlib.Path(path)
+    rate, results = matrix_rate(), {}
+    for dataset, path in datasets.items():
+        results[dataset] = {}
+        for number, name in enumerate(SETTINGS):
+            if name in only or not only:
+                say(f"[{dataset}: {name}]")
+                results[dataset][name] = run_setting(name, path, workdir / dataset / str(number))
+                table = markdown(results) + f"\n\nMinutes of training at {rate:.0f} GFLOP/s.\n"
+                workdir.joinpath("table.md").write_text(table)
+    print(table, end="")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the whole; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.own_table", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", action="append", required=True, metavar="NAME=FOLDER", help="once for each dataset")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--only", nargs="+", default=[], help="names of settings; default: all")
+    options = parser.parse_args(argv)
+    return exit_status(lambda: own_table(options.data, options.workdir, options.only))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
