@@ -5,8 +5,8 @@
     python -m benchmarks.paper_figures figure9 --stage S/torso --voices A.wav B.wav C.wav --workdir W
     python -m benchmarks.paper_figures figure10 --stage S/torso --workdir W [--backgrounds A.jpg B.jpg]
 
-Each writes `W/figureN.html`, `.png` and `.json`. Figures 3 and 4 train what they compare, as `benchmarks.ablations` does
-in the same folders, and go on where they stopped; figures 9 and 10 take a trained torso.
+Each writes `W/figureN.html`, `.png` and `.json`. Figures 3 and 4 train what they compare as `benchmarks.ablations`
+does, in the same folders, and go on where they stopped; figures 9 and 10 take a trained torso.
 """
 
 import argparse

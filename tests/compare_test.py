@@ -20,11 +20,13 @@ from adnerf_jax.protocol import described, truth_bytes, write_table
 FRAMES = 40
 
 
-def stage(folder: pathlib.Path, psnr: float, setting: str = "full", lips: float = 0.0, **protocol) -> pathlib.Path:
+def stage(
+    folder: pathlib.Path, psnr: float, setting: str = "full", lips: float = 0.0, frames: int = FRAMES, **protocol
+) -> pathlib.Path:
     """A stage's folder after an evaluation: frames around a PSNR, lips that follow the truth's with some noise."""
-    rng, time = np.random.default_rng(0), np.arange(FRAMES)
+    rng, time = np.random.default_rng(0), np.arange(frames)
     values = psnr + np.sin(time / 5)
-    opening = np.sin(time / 3) + lips * rng.normal(size=FRAMES)
+    opening = np.sin(time / 3) + lips * rng.normal(size=frames)
     rows = [
         {
             "frame": 100 + k,
@@ -100,7 +102,7 @@ def test_what_cannot_be_compared(tmp_path, capsys):
     for entries, told in (
         ((), "give two or more"),
         ((a,), "give two or more"),
-        ((a, "gone"), "names gone, which is not there"),
+        ((a, "gone"), "names gone, which does not exist"),
         ((a, a), "twice: give them different names"),
         ((a, bare), f"{bare} has not been evaluated: python run.py --mode=eval --config=configs/torso.py"),
         ((a, other), "no setting is shared by two of them"),
@@ -125,7 +127,7 @@ def judged(tmp_path):
         digest.update(truth_bytes(image, parts))
     text = "2 held-out frames, the last 1/11 of the clip, every 1"
     protocol = described(text, 1, dataset, digest.hexdigest(), "none", None, {}, {})
-    folder = stage(tmp_path / "ours", 30.0, **(protocol | {"measures": {"psnr": "dB"}}))
+    folder = stage(tmp_path / "ours", 30.0, frames=tiny.VAL, **(protocol | {"measures": {"psnr": "dB"}}))
     config = tiny.config("torso", data)
     write_json(folder / "config.json", config.to_dict())
     clip = np.repeat(frames.images[:1], tiny.CLIP, axis=0)

@@ -1,7 +1,9 @@
 """Held-out frames to metrics."""
 
+import base64
 import csv
 import json
+import shutil
 
 import cv2
 import jax
@@ -13,6 +15,7 @@ from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.errors import UserError
 from adnerf_jax.evaluate import evaluate, settings
 from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.media.video import read_frames
 from adnerf_jax.metrics import psnr
 from adnerf_jax.openface import LOWER_FACE
 from adnerf_jax.protocol import known_sound
@@ -53,7 +56,8 @@ def test_what_an_evaluation_writes(trained):
     protocol = result["protocol"]
     assert protocol["frames"] == "2 held-out frames, the last 1/11 of the clip, every 1"
     assert list(protocol["measures"]) == ["psnr", "psnr_face", "ssim", "seam_error"]
-    assert set(protocol["left_out"]) == {"ms_ssim", "lpips_alex", "lpips_vgg", "faces", "au_error", "cross"}
+    left_out = {"ms_ssim", "lpips_alex", "lpips_vgg", "faces", "sync_confidence", "au_error", "cross"}
+    assert set(protocol["left_out"]) == left_out
     rows = list(csv.DictReader((folder / "frames.csv").open()))
     assert [(row["frame"], row["setting"]) for row in rows] == [
         (frame, setting) for frame in ("11", "12") for setting in ("head_only", "head", "full")
@@ -66,6 +70,13 @@ def test_what_an_evaluation_writes(trained):
             assert values[key] == pytest.approx(mean, abs=1e-4)
     timing = json.loads((folder / "timing.json").read_text())
     assert 0 < timing["seconds_per_frame"] < timing["total_seconds"]
+    # The report stands on its own, and the film in it is the one beside it.
+    page = (folder / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
+    film = base64.b64encode((folder / "held_out.mp4").read_bytes()).decode()
+    assert page.count("<video") == 1 and film in page
+    assert [frame.shape for frame in read_frames(folder / "held_out.mp4")] == [(tiny.SIZE, 2 * tiny.SIZE, 3)] * 2
+    assert all(f"{what}: frame" in page for what in ("best", "median", "worst"))
     # Two frames: truth, then each setting.
     assert cv2.imread(str(folder / "contact.png")).shape == (2 * tiny.SIZE, 4 * tiny.SIZE, 3)
     # Pasting the truth around the head cannot be worse than rendering everything.
@@ -137,6 +148,15 @@ def test_other_speech_has_no_truth(trained):
     config.eval.update(cross=None, save_frames=False)
     evaluate(config, trained.torso)
     assert not folder.exists()
+
+
+def test_without_a_report_there_are_no_films(trained, tmp_path):
+    shutil.copytree(trained.head, tmp_path / "head", ignore=shutil.ignore_patterns("eval"))
+    config = load_config(trained.head)
+    config.eval.report = False
+    evaluate(config, tmp_path / "head")
+    names = {path.name for path in (tmp_path / "head/eval").iterdir()}
+    assert names == {"metrics.json", "frames.csv", "timing.json", "contact.png"}
 
 
 def test_action_units_from_openface(trained, tmp_path):

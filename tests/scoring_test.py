@@ -1,5 +1,8 @@
 """Frames scored as they come, without a model: perfect ones, worse ones, and networks that cannot be had."""
 
+import gc
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -135,6 +138,18 @@ def test_each_truth_is_looked_at_once():
     assert list(settings) == ["head", "full"] and "lmd_px" not in settings["full"] and "lmd_px" not in rows[0]
 
 
+def test_pictures_are_let_go():
+    scorer, alive = Scorer({"alex": Distance()}, Reader()), []
+    for k in range(12):
+        image, truth = (true_frames(1)[0] for _ in range(2))
+        alive += [weakref.ref(image), weakref.ref(truth)]
+        scorer.add("full", k, k, image, truth, RECT, person())
+        del image, truth
+        gc.collect()
+        # The last truth is kept, so that its features serve all settings of a frame.
+        assert sum(ref() is not None for ref in alive) <= 1
+
+
 def test_frames_without_a_face():
     frames = true_frames(12)
     rendered = [np.zeros_like(x) if k < 3 else x for k, x in enumerate(frames)]
@@ -149,7 +164,7 @@ def test_frames_without_a_truth():
         scorer.add_alone("cross", k, k, image)
     settings, rows = scorer.finish({}, {})
     assert list(settings["cross"]) == ["faces_found", "jitter_px", "jitter_deg"]
-    assert set(rows[0]) == {"frame", "setting", "lip_opening"}
+    assert set(rows[0]) == {"frame", "time", "setting", "lip_opening"}
 
 
 def test_weights_that_cannot_be_had_are_told_and_left_out(monkeypatch, capsys):
@@ -158,7 +173,8 @@ def test_weights_that_cannot_be_had_are_told_and_left_out(monkeypatch, capsys):
 
     monkeypatch.setattr(scoring.weights, "path", offline)
     scorer, left_out = make_scorer("alex,vgg", True, SIZE)
-    assert left_out == {name: "weights not available" for name in ("lpips_alex", "lpips_vgg", "faces")}
+    missing = {name: "weights not available" for name in ("lpips_alex", "lpips_vgg", "faces")}
+    assert left_out == missing | {"sync_confidence": "config.eval.syncnet is not given"}
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 3 and all(line.startswith("evaluation leaves ") for line in told)
     scorer.add("full", 0, 0, true_frames(1)[0], true_frames(1)[0], RECT)
@@ -171,6 +187,7 @@ def test_what_is_not_asked_for_or_does_not_fit():
         "lpips_alex": "not asked for",
         "lpips_vgg": "not asked for",
         "faces": "not asked for",
+        "sync_confidence": "config.eval.syncnet is not given",
     }
     assert make_scorer("alex", False, 20)[1]["lpips_alex"] == "frames below 32 pixels"
     with pytest.raises(UserError, match="config.eval.lpips names squeeze; there are: alex, vgg"):

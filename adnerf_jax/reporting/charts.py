@@ -11,7 +11,7 @@ from adnerf_jax.reporting.markup import Html, element, join
 # Told apart by people who see colours differently, and in grey print by their order of lightness.
 COLOURS = ("#1b4f8a", "#d1610f", "#2a8c6a", "#a43a86", "#7a6a00", "#4f4f4f")
 _WIDTH = 420  # of the view; about the pixels of a phone, so that text keeps its size there
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 44, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 44, 34
 _MOST_POINTS = 400  # of a line; longer ones are averaged
 _ROW = 26  # height of a row of `intervals`
 
@@ -69,7 +69,7 @@ def line_chart(
     parts = [_text(title, 4, 15, class_="title")]
     if sound is not None and len(sound):
         parts.append(_envelope(sound, (_TOP + height - _BOTTOM) / 2, (height - _TOP - _BOTTOM) / 2))
-    for y in ticks(y_low, y_high, 4):
+    for y in ticks(y_low, y_high, 5):
         parts.append(_rule(_LEFT, at_y(y), _WIDTH - _RIGHT, at_y(y)))
         parts.append(_text(_short(y), _LEFT - 5, at_y(y) + 4, text_anchor="end"))
     for x in ticks(x_low, x_high, 6):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from adnerf_jax.reporting.charts import grid, interval_chart
-from adnerf_jax.reporting.evaluation import SETTINGS, number
+from adnerf_jax.reporting.evaluation import LABELS, SETTINGS, explained, number
 from adnerf_jax.reporting.markup import Html
 from adnerf_jax.reporting.page import definitions, details, note, page, picture, section, table
 from adnerf_jax.scoring import MEASURES
@@ -43,19 +43,25 @@ def _runs(runs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 def _setting(runs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[Html]:
     names = list(runs)
     measures = list(runs[names[0]])
-    yield table(["", *names], [[measure, *(cell(runs[name][measure]) for name in names)] for measure in measures])
+    yield table(
+        ["", *names],
+        [[LABELS.get(measure, measure), *(cell(runs[name][measure]) for name in names)] for measure in measures],
+    )
     yield note(f"Differences from {names[0]}; a star where the interval leaves 0 out:")
-    rows = [[measure, *(_difference(runs[name][measure]) for name in names[1:])] for measure in measures]
+    rows = [
+        [LABELS.get(measure, measure), *(_difference(runs[name][measure]) for name in names[1:])]
+        for measure in measures
+    ]
     yield table(["", *names[1:]], rows)
     charts = []
     for measure in measures:
         entries = [(name, runs[name][measure]) for name in names]
         if all("low" in entry for _, entry in entries):
             points = [(name, entry["value"], entry["low"], entry["high"]) for name, entry in entries]
-            charts.append(interval_chart(measure, points))
+            charts.append(interval_chart(LABELS.get(measure, measure), points))
     yield grid(*charts)
     meanings = {name: MEASURES[name] for name in measures if name in MEASURES}
-    yield details("What these are", definitions(meanings))
+    yield details("What these are", definitions(explained(meanings)))
 
 
 def _difference(entry: Mapping[str, float]) -> str:

@@ -19,6 +19,7 @@ from adnerf_jax.reporting.markup import Html, element, join
 from adnerf_jax.reporting.page import definitions, details, film, note, page, picture, section, table
 from adnerf_jax.runs import load_config
 from adnerf_jax.schema import FPS
+from adnerf_jax.scoring import MEASURES
 from adnerf_jax.sync_confidence import SOUND_RATE
 
 SETTINGS = {
@@ -26,6 +27,33 @@ SETTINGS = {
     "head": "the rendered head, true torso and background pasted",
     "full": "everything rendered",
     "cross": "other speech, without a truth",
+}
+LABELS = {  # of the numbers, for tables; the rest stand under their own names
+    "psnr": "PSNR, dB",
+    "psnr_face": "PSNR in the face, dB",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips_alex": "LPIPS (AlexNet)",
+    "lpips_vgg": "LPIPS (VGG16)",
+    "seam_error": "error at the neck, grey levels",
+    "faces_found": "faces found",
+    "lmd_px": "LMD, px",
+    "lmd_percent": "LMD, % of the eyes' distance",
+    "lip_correlation": "lips: correlation",
+    "lip_lag_frames": "lips: lag, frames",
+    "lip_correlation_at_lag": "lips: correlation there",
+    "lip_amplitude": "lips: amplitude",
+    "av_offset_s": "sound late by, s",
+    "av_fit": "sound: fit",
+    "av_margin": "sound: margin of that",
+    "sync_confidence": "SyncNet confidence",
+    "sync_distance": "SyncNet distance",
+    "sync_offset_s": "sound late by SyncNet, s",
+    "au_error": "action units, error",
+    "au_error_summed": "action units, summed",
+    "blendshape_error": "blendshapes, error",
+    "jitter_px": "jitter, px",
+    "jitter_deg": "jitter, degrees",
 }
 _ERROR_GAIN = 4.0
 _PER_FRAME = {  # columns of frames.csv: titles of their charts
@@ -104,21 +132,28 @@ def write_report(evidence: Evidence) -> pathlib.Path:
 
 
 def number(value: float) -> str:
-    """Four digits that count, at least."""
+    """Four digits that count, at least; whole numbers as such."""
+    if value == int(value):
+        return f"{value:.0f}"
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
 def summary_rows(settings: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     """Rows of measures with a cell for each setting; what the truth itself scores stands in brackets."""
-    names = dict.fromkeys(name for values in settings.values() for name in values if not name.endswith("_truth"))
+    present = {name for values in settings.values() for name in values}
     rows = []
-    for name in names:
+    for name in (name for name in MEASURES if name in present):
         cells = []
         for values in settings.values():
             true = f" ({number(values[f'{name}_truth'])})" if f"{name}_truth" in values else ""
             cells.append(number(values[name]) + true if name in values else "")
-        rows.append([name, *cells])
+        rows.append([LABELS.get(name, name), *cells])
     return rows
+
+
+def explained(measures: Mapping[str, str]) -> dict[str, str]:
+    """What measures are, under their labels."""
+    return {LABELS.get(name, name): text for name, text in measures.items()}
 
 
 def _numbers(result: Mapping[str, Any]) -> Iterator[Html]:
@@ -129,7 +164,7 @@ def _numbers(result: Mapping[str, Any]) -> Iterator[Html]:
         yield note("In brackets: what the true frames score.")
     yield details(
         "What these are",
-        definitions({name: SETTINGS[name] for name in settings} | result["protocol"]["measures"]),
+        definitions({name: SETTINGS[name] for name in settings} | explained(result["protocol"]["measures"])),
     )
 
 
@@ -185,7 +220,8 @@ def _per_frame(rows: Sequence[Mapping[str, Any]]) -> Iterator[Html]:
     own = {name: curves(rows, name) for name in settings}
     charts = []
     for measure, title in _PER_FRAME.items():
-        lines = [Line(name, own[name]["frame"], own[name][measure]) for name in settings if measure in own[name]]
+        known = [name for name in settings if np.isfinite(own[name].get(measure, np.nan)).any()]
+        lines = [Line(name, own[name]["frame"], own[name][measure]) for name in known]
         if lines:
             charts.append(line_chart(title, lines, "frame"))
     yield grid(*charts)

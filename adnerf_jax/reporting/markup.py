@@ -9,7 +9,7 @@ class Html(str):
     """Markup that may stand in a page as it is; made by `element`, never from what a user gives."""
 
 
-def element(name: str, *children: object, **attributes: object) -> Html:
+def element(name: str, /, *children: object, **attributes: object) -> Html:
     """An element with its children, which are escaped unless they are `Html`.
 
     Args:
