@@ -21,12 +21,12 @@ FRAMES = 40
 
 
 def stage(
-    folder: pathlib.Path, psnr: float, setting: str = "full", lips: float = 0.0, frames: int = FRAMES, **protocol
+    folder: pathlib.Path, psnr: float, setting: str = "full", lips: float = 0.0, count: int = FRAMES, **protocol
 ) -> pathlib.Path:
     """A stage's folder after an evaluation: frames around a PSNR, lips that follow the truth's with some noise."""
-    rng, time = np.random.default_rng(0), np.arange(frames)
+    rng, time = np.random.default_rng(0), np.arange(count)
     values = psnr + np.sin(time / 5)
-    opening = np.sin(time / 3) + lips * rng.normal(size=frames)
+    opening = np.sin(time / 3) + lips * rng.normal(size=count)
     rows = [
         {
             "frame": 100 + k,
@@ -127,7 +127,7 @@ def judged(tmp_path):
         digest.update(truth_bytes(image, parts))
     text = "2 held-out frames, the last 1/11 of the clip, every 1"
     protocol = described(text, 1, dataset, digest.hexdigest(), "none", None, {}, {})
-    folder = stage(tmp_path / "ours", 30.0, frames=tiny.VAL, **(protocol | {"measures": {"psnr": "dB"}}))
+    folder = stage(tmp_path / "ours", 30.0, count=tiny.VAL, **(protocol | {"measures": {"psnr": "dB"}}))
     config = tiny.config("torso", data)
     write_json(folder / "config.json", config.to_dict())
     clip = np.repeat(frames.images[:1], tiny.CLIP, axis=0)

@@ -152,8 +152,8 @@ def _runs(line: Line) -> Iterator[list[tuple[float, float]]]:
 
 def _envelope(sound: np.ndarray, middle: float, half: float) -> Html:
     """The loudest of the samples behind each half pixel of the chart, above and below its middle."""
-    columns = np.array_split(np.abs(sound), min(2 * (_WIDTH - _LEFT - _RIGHT), len(sound)))
-    heights = np.array([column.max() for column in columns]) / max(float(np.abs(sound).max()), 1e-6) * half
+    loud, columns = np.abs(sound), min(2 * (_WIDTH - _LEFT - _RIGHT), len(sound))
+    heights = np.maximum.reduceat(loud, np.arange(columns) * len(loud) // columns) / max(float(loud.max()), 1e-6) * half
     xs = np.linspace(_LEFT, _WIDTH - _RIGHT, len(heights))
     above = [f"{x:.1f},{middle - h:.1f}" for x, h in zip(xs, heights, strict=True)]
     below = [f"{x:.1f},{middle + h:.1f}" for x, h in zip(xs[::-1], heights[::-1], strict=True)]
