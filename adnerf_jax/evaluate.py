@@ -37,7 +37,7 @@ from adnerf_jax.reporting.films import Film
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
 from adnerf_jax.sync import SHORTEST
-from adnerf_jax.sync_confidence import SOUND_RATE
+from adnerf_jax.sync_confidence import LEAST, SOUND_RATE
 from adnerf_jax.synthesize import attention_windows, driven, encoded
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.validation import contact_sheet
@@ -107,7 +107,9 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     samples = {}
     if config.eval.syncnet:
         clip = clip_samples(dataset)
-        samples = {name: clip if name != "cross" else read_audio(config.eval.cross, SOUND_RATE) for name in sounds}
+        samples = dict.fromkeys(sounds, clip)
+        if cross is not None:
+            samples["cross"] = read_audio(config.eval.cross, SOUND_RATE, duration=config.eval.cross_duration)
     values, rows = scorer.finish(
         {name: known for name, known in sounds.items() if known is not None},
         {name: heard for name, heard in samples.items() if len(heard)},
@@ -119,6 +121,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         left_out["au_error"] = "config.eval.openface_render and openface_truth are not given"
     if sound is None and config.eval.faces:
         left_out["av_offset_s"] = f"it needs landmarks and {SHORTEST} training frames"
+    if not any("sync_confidence" in numbers for numbers in values.values()):
+        left_out.setdefault("sync_confidence", f"it needs sound and {LEAST} times five frames in a row")
     if cross is None:
         left_out["cross"] = "config.eval.cross is not given"
 
@@ -197,7 +201,7 @@ class HeldOut:
 
     def strips(self, rows: list[dict[str, Any]]) -> list[Strip]:
         """The best, the median and the worst frame by the PSNR of the setting in which most is rendered."""
-        last = "full" if self.config.stage == "torso" or self.config.subject == "person" else "head"
+        last = next(row["setting"] for row in reversed(rows) if row["setting"] != "cross")
         psnr = np.array([row["psnr"] for row in rows if row["setting"] == last])
         order = np.argsort(-psnr, kind="stable")
         chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}

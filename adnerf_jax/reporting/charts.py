@@ -11,7 +11,7 @@ from adnerf_jax.reporting.markup import Html, element, join
 # Told apart by people who see colours differently, and in grey print by their order of lightness.
 COLOURS = ("#1b4f8a", "#d1610f", "#2a8c6a", "#a43a86", "#7a6a00", "#4f4f4f")
 _WIDTH = 420  # of the view; about the pixels of a phone, so that text keeps its size there
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 44, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 46, 38
 _MOST_POINTS = 400  # of a line; longer ones are averaged
 _ROW = 26  # height of a row of `intervals`
 
@@ -42,7 +42,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], x_label: str, height: int = 190, sound: np.ndarray | None = None
+    title: str, lines: Sequence[Line], x_label: str, height: int = 200, sound: np.ndarray | None = None
 ) -> Html:
     """Curves over a common axis.
 
@@ -73,14 +73,14 @@ def line_chart(
         parts.append(_rule(_LEFT, at_y(y), _WIDTH - _RIGHT, at_y(y)))
         parts.append(_text(_short(y), _LEFT - 5, at_y(y) + 4, text_anchor="end"))
     for x in ticks(x_low, x_high, 6):
-        parts.append(_text(_short(x), at_x(x), height - _BOTTOM + 14, text_anchor="middle"))
+        parts.append(_text(_short(x), at_x(x), height - _BOTTOM + 15, text_anchor="middle"))
     parts.append(_text(x_label, (_LEFT + _WIDTH - _RIGHT) / 2, height - 5, text_anchor="middle"))
     place = _LEFT
     for colour, line in zip(_colours(), drawn, strict=False):
         dash = "5 3" if line.dashed else None
         parts.append(_rule(place, 29, place + 16, 29, stroke=colour, stroke_width=2.5, stroke_dasharray=dash))
         parts.append(_text(line.name, place + 20, 33))
-        place += 30 + 6.6 * len(line.name)
+        place += 32 + 7.4 * len(line.name)
         for run in _runs(line):
             points = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in run)
             if len(run) == 1:
@@ -109,7 +109,7 @@ def interval_chart(title: str, rows: Sequence[tuple[str, float, float, float]]) 
         parts.append(_text(_short(x), at(x), bottom + 15, text_anchor="middle"))
     for k, (colour, (name, value, low, high)) in enumerate(zip(_colours(), rows, strict=False)):
         y = _TOP - 14 + _ROW * (k + 0.5)
-        parts.append(_text(_cut(name, 22), 4, y + 4))
+        parts.append(_text(_cut(name, 20), 4, y + 4))
         parts.append(_rule(at(low), y, at(high), y, stroke=colour, stroke_width=2.5))
         parts.append(element("circle", cx=f"{at(value):.1f}", cy=f"{y:.1f}", r=4.5, fill=colour))
     return _svg(title, height, parts)

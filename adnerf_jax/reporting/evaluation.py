@@ -212,7 +212,7 @@ def _lips(evidence: Evidence) -> Iterator[Html]:
                 Line("truth", span, own["lip_opening_truth"][inside]),
                 Line(f"render ({shown})", span, own["lip_opening"][inside]),
             ]
-            yield line_chart("Lips' opening", lines, "seconds of the clip", height=170, sound=heard)
+            yield line_chart("Lips' opening", lines, "seconds of the clip", sound=heard)
 
 
 def _per_frame(rows: Sequence[Mapping[str, Any]]) -> Iterator[Html]:
@@ -282,7 +282,8 @@ def _stage_sizes(name: str, workdir: pathlib.Path) -> Iterator[list[str]]:
     log = training_log(workdir)
     if {"step", "rays_per_s"} <= log.keys() and (workdir / "config.json").exists():
         rays = np.diff(log["step"], prepend=0.0) * load_config(workdir).train.rays
-        yield [f"training of the {name}, by its rays per second", duration(float((rays / log["rays_per_s"]).sum()))]
+        seconds = np.nansum(rays / np.where(log["rays_per_s"] > 0, log["rays_per_s"], np.nan))
+        yield [f"training of the {name}, by its rays per second", duration(float(seconds))]
 
 
 def _megabytes(size: int) -> str:

@@ -20,8 +20,9 @@ h3{font-size:1rem;margin:1rem 0 .3rem}p{margin:.4rem 0}.note,figcaption,dd{color
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e3e6ea;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
 figure{margin:.4rem 0;break-inside:avoid}img,video,svg{display:block;width:100%;height:auto}
-img{image-rendering:auto}video{max-width:48rem;background:#000}.strip{max-width:60rem}
-svg text{font:11px system-ui,sans-serif;fill:#39434f}svg text.title{font-size:12.5px;font-weight:600;fill:#1c2430}
+video{max-width:48rem;background:#000}.strip{max-width:60rem}
+svg{max-width:36rem}
+svg text{font:13px system-ui,sans-serif;fill:#39434f}svg text.title{font-size:14px;font-weight:600;fill:#1c2430}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:.6rem 1.2rem}
 details{margin:.6rem 0}summary{cursor:pointer}dt{font-weight:600;font-size:.9rem}dd{margin:0 0 .4rem}
 @media print{body{max-width:none;padding:0;font-size:10pt}.wide{overflow:visible}video{display:none}
