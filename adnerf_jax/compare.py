@@ -137,7 +137,8 @@ def _evaluated(name: str, folder: pathlib.Path) -> Contestant:
     rows = read_table(folder / "eval" / "frames.csv")
     times = curves(rows, next(iter(result["settings"])))["time"]
     places = ((times - times[0]) / result["protocol"]["every"]).astype(int)
-    note = f"{result['model']['family']} {result['model']['stage']}, {result['model']['step']} steps"
+    model, smoothing = result["model"], result["protocol"]["smoothing"]
+    note = f"{model['family']} {model['stage']}, {model['step']} steps; smoothing: {smoothing}"
     shown = film if film.exists() else None
     return Contestant(name, folder, result["protocol"], result["settings"], rows, shown, places, True, note)
 
@@ -197,9 +198,7 @@ def _judged_videos(
     return found
 
 
-def _table(
-    present: Sequence[Contestant], setting: str, count: int, seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
+def _table(present: Sequence[Contestant], setting: str, count: int, seed: int) -> Table:
     """Runs' measures with intervals, and differences from the first run with theirs."""
     columns = [curves(one.rows, setting) for one in present]
     frames = len(columns[0]["frame"])
@@ -231,6 +230,7 @@ def _figure(contestants: Sequence[Contestant]) -> list[list[tuple[str, np.ndarra
     count = min(len(one.places) for one in contestants)
     chosen = np.unique(np.linspace(0, count - 1, _FIGURE_FRAMES).astype(int))
     rows: list[list[tuple[str, np.ndarray]]] = [[] for _ in chosen]
+    width, height = contestants[0].protocol["size"]  # a film of odd sides has a row or a column more
     for one in shown:
         wanted = {int(one.places[i]): k for k, i in enumerate(chosen)}
         every = one.protocol["every"] if one.halved else 1
@@ -238,10 +238,10 @@ def _figure(contestants: Sequence[Contestant]) -> list[list[tuple[str, np.ndarra
             if place not in wanted:
                 continue
             row = rows[wanted[place]]
-            half = image.shape[1] // 2
             if one.halved and not any(name == "truth" for name, _ in row):
-                row.insert(0, ("truth", image[:, :half]))
-            row.append((one.name, image[:, half:] if one.halved else image))
+                row.insert(0, ("truth", image[:height, :width]))
+            left = width if one.halved else 0
+            row.append((one.name, image[:height, left : left + width]))
     return rows
 
 

@@ -132,7 +132,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             config.eval.every,
             dataset,
             held_out.digest.hexdigest(),
-            "none but the audio attention of the model",
+            "none but the audio attention of the model"
+            + ("; the expression as tracked in the truth" if config.eval.tracked_expression else ""),
             None if cross is None else f"{len(cross)} frames of other speech, no truth",
             values,
             left_out,

@@ -66,7 +66,8 @@ def score_video(
     """
     height, width = dataset.camera.height, dataset.camera.width
     shown = probe(path)
-    if (shown.width, shown.height) != (width, height):
+    # H.264 has even sides: what a writer added to an odd one is cut off.
+    if (shown.width, shown.height) not in ((width, height), (width + width % 2, height + height % 2)):
         raise UserError(
             f"{path} is {shown.width}x{shown.height}, the truth {width}x{height}: bring it to that size, so that what "
             f"is judged is what you see"
@@ -86,7 +87,15 @@ def score_video(
         time = place if own else int(split.aud_id[i])
         against = truth.astype(np.float32) / 255.0
         seam = None if setting == "head_only" else parts
-        scorer.add(setting, int(split.img_id[i]), time, image / np.float32(255), against, split.face_rect[i], seam)
+        scorer.add(
+            setting,
+            int(split.img_id[i]),
+            time,
+            image[:height, :width] / np.float32(255),
+            against,
+            split.face_rect[i],
+            seam,
+        )
     sound, samples, heard = _sound(path, dataset, known, own)
     values, rows = scorer.finish(
         {setting: sound} if sound is not None else {}, {setting: samples} if syncnet and len(samples) else {}

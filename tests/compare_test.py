@@ -155,8 +155,9 @@ def test_a_video_stands_in_the_table(tmp_path, judged):
     result = compare(settings(folder, *(f"{name}={path}" for name, path in videos.items())), tmp_path / "out")
     runs = result["settings"]["full"]
     assert list(runs) == [str(folder), *videos]
-    # What compression alone costs, whichever part of the clip the video shows; a wrong background costs more.
-    assert runs["judged"]["psnr"]["value"] > 30 and runs["clip"]["psnr"]["value"] > 30
+    # What compression alone costs (so small a picture loses most by its coarser colours), whichever part of the clip
+    # the video shows; a wrong background costs more.
+    assert runs["judged"]["psnr"]["value"] > 25 and runs["clip"]["psnr"]["value"] > 25
     assert runs["wrong"]["psnr"]["value"] < 15
     assert "the clip's sound" in result["runs"]["clip"]["note"]
 
