@@ -77,7 +77,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     start = time.monotonic()
     workdir = pathlib.Path(workdir)
     folder = workdir / "eval"
-    stage = TrainedStage.load(workdir, config)
+    stage = TrainedStage.load(workdir, config, config.eval.attention)
     dataset = dataset_of(config)
     if dataset.camera != stage.person.camera or dataset.windows.shape[2] != len(stage.scene.audio_mean):
         raise UserError(
@@ -132,7 +132,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             config.eval.every,
             dataset,
             held_out.digest.hexdigest(),
-            "none but the audio attention of the model"
+            ("none but the audio attention of the model" if config.eval.attention else "none")
             + ("; the expression as tracked in the truth" if config.eval.tracked_expression else ""),
             None if cross is None else f"{len(cross)} frames of other speech, no truth",
             values,

@@ -39,12 +39,13 @@ class TrainedStage:
     _render: Any
 
     @classmethod
-    def load(cls, workdir: str | pathlib.Path, config: ConfigDict) -> "TrainedStage":
+    def load(cls, workdir: str | pathlib.Path, config: ConfigDict, smooth: bool = True) -> "TrainedStage":
         """Reads the newest checkpoint of a workdir.
 
         Args:
           workdir: the stage's folder.
           config: its configuration.
+          smooth: whether attention smooths the audio code; not for a head that was trained without.
 
         Raises:
           UserError: there is none.
@@ -62,7 +63,7 @@ class TrainedStage:
             _head=head_params,
             _torso=torso_params,
             occupancies=survey_stage(stage, head_params, torso_params, parts["scene"], person, config.render.occupancy),
-            _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk),
+            _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk, smooth),
         )
 
     @property

@@ -7,6 +7,7 @@ has it. What is finished is not done again: run the same command after an interr
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -64,18 +65,44 @@ def logmel(source: pathlib.Path, copy: pathlib.Path) -> None:
     write_json(copy / schema.MANIFEST, manifest | {"speech": {"encoder": "logmel"}})
 
 
-# Name, variants, what the command line changes in both stages, and in the dataset.
-SETTINGS: dict[str, tuple[str, dict[str, object], Change | None]] = {
-    "paper, small": ("small", {}, None),
-    "fast": ("fast", {}, None),
-    "… poses of landmarks alone": ("fast", {}, landmark_poses),
-    "… no proposal": ("fast", {"model.head.coarse_samples": 1}, None),
-    "… no attention": ("fast", {"train.attention_from": 10**9}, None),
-    "… no eye code": ("fast", {"model.head.codes": "('audio', 'lips')", "model.head.shape_codes": "('lips',)"}, None),
-    "… no lip code": ("fast", {"model.head.codes": "('audio', 'eyes')", "model.head.shape_codes": "('eyes',)"}, None),
-    "… expression, no audio": ("fast,expression", {}, None),
-    "… one field": ("fast,single_nerf", {}, None),
-    "… log-mel, no Whisper": ("fast", {}, logmel),
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A row of the table.
+
+    Attributes:
+      variants: of the configuration.
+      changes: fields of both stages' configurations.
+      dataset: what is replaced in the dataset.
+      torso: whether there is a torso stage.
+      evaluation: fields of the evaluation's configuration.
+    """
+
+    variants: str = "fast"
+    changes: dict[str, object] = dataclasses.field(default_factory=dict)
+    dataset: Change | None = None
+    torso: bool = True
+    evaluation: dict[str, object] = dataclasses.field(default_factory=dict)
+
+
+def _codes(*names: str) -> dict[str, object]:
+    """The head's condition codes, of which all but the audio's weight the grids of shapes."""
+    return {"model.head.codes": names, "model.head.shape_codes": names[1:]}
+
+
+SETTINGS = {
+    "paper, small": Setting("small"),
+    "fast": Setting(),
+    "… poses of landmarks alone": Setting(dataset=landmark_poses),
+    "… no proposal": Setting(changes={"model.head.coarse_samples": 1}),
+    # A torso would hear the audio code through an attention net that never learned.
+    "… no attention": Setting(
+        changes={"train.attention_from": 10**9}, torso=False, evaluation={"eval.attention": False}
+    ),
+    "… no eye code": Setting(changes=_codes("audio", "lips")),
+    "… no lip code": Setting(changes=_codes("audio", "eyes")),
+    "… expression, no audio": Setting("fast,expression"),
+    "… one field": Setting("fast,single_nerf", torso=False),
+    "… log-mel, no Whisper": Setting(dataset=logmel),
 }
 
 
@@ -96,29 +123,32 @@ def run_setting(name: str, data: pathlib.Path, folder: pathlib.Path) -> dict:
     Returns:
       {"settings": as `metrics.json` has them, "seconds": of training}.
     """
-    variants, overrides, change = SETTINGS[name]
+    setting = SETTINGS[name]
     done = folder / "result.json"
     if done.exists():
         return read_json(done, "result")
-    if change is not None:
-        data = changed_dataset(data, folder / "dataset", change)
-    stages = ("head",) if "single_nerf" in variants else ("head", "torso")
+    if setting.dataset is not None:
+        data = changed_dataset(data, folder / "dataset", setting.dataset)
+    stages = ("head", "torso") if setting.torso else ("head",)
     timing = folder / "seconds.json"
     seconds = read_json(timing, "timing") if timing.exists() else {}
-    options = [f"--config.{key}={value}" for key, value in overrides.items()]
     for stage in stages:
         start = time.monotonic()
-        _run(
-            f"--config=configs/{stage}.py:{variants}", f"--config.data={data}", f"--workdir={folder / stage}", *options
-        )
+        where = f"--config.data={data}", f"--workdir={folder / stage}"
+        _run(f"--config=configs/{stage}.py:{setting.variants}", *where, *_options(setting.changes))
         # A run that had ended before takes no time worth counting.
         seconds.setdefault(stage, time.monotonic() - start)
         write_json(timing, seconds)
-    _run("--mode=eval", f"--config=configs/{stages[-1]}.py", f"--workdir={folder / stages[-1]}")
+    last = f"--config=configs/{stages[-1]}.py", f"--workdir={folder / stages[-1]}"
+    _run("--mode=eval", *last, *_options(setting.evaluation))
     metrics = read_json(folder / stages[-1] / "eval" / "metrics.json", "evaluation")
     result = {"settings": metrics["settings"], "seconds": sum(seconds.values())}
     write_json(done, result)
     return result
+
+
+def _options(fields: dict[str, object]) -> list[str]:
+    return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
 def _run(*options: str) -> None:

@@ -68,6 +68,7 @@ def _base(stage: str) -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = 1  # take each n-th held-out frame
     config.eval.tracked_expression = False  # an expression code as tracked, not as estimated from the speech
+    config.eval.attention = True  # the audio code as attention smooths it; not for a head trained without attention
     config.eval.lpips = "alex"  # networks of LPIPS: alex, vgg, both by a comma, or none; fetched on first use
     config.eval.faces = True  # measure lips, expression and steadiness by a landmark network
     config.eval.syncnet = config_dict.placeholder(str)  # the published syncnet_v2.model (section 4.3)

@@ -1,12 +1,14 @@
 """The paper's figures from small trained stages, and our own table from stand-ins of the runs."""
 
 import json
+import pathlib
 
 import cv2
 import numpy as np
 import pytest
 import tiny
 
+import run
 from adnerf_jax import schema
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import write_json
@@ -16,7 +18,7 @@ from adnerf_jax.media.video import read_frames
 from adnerf_jax.scoring import make_scorer
 from benchmarks import own_table, paper_figures
 
-SIZE = tiny.SIZE
+SIZE, ROOT = tiny.SIZE, pathlib.Path(run.__file__).parent
 
 
 @pytest.mark.usefixtures("quick_compilation")
@@ -82,14 +84,26 @@ def test_the_table_is_gone_on_with(runs, tiny_data, tmp_path, capsys):
     command = [f"--data=clip={tiny_data}", f"--workdir={tmp_path}", "--only", "fast", "… one field", "… no attention"]
     assert own_table.main(command) == 0
     trained = [" ".join(c) for c in runs if "--mode=eval" not in c]
-    assert len(trained) == 5 and len(runs) == 8  # one field has no torso stage
-    assert sum("--config.train.attention_from=" in c for c in trained) == 2
+    assert len(trained) == 4 and len(runs) == 7  # one field, and a head without attention, have no torso stage
+    assert sum("--config.train.attention_from=" in c for c in trained) == 1
+    assert sum("--config.eval.attention=False" in c for c in runs) == 1
     printed = capsys.readouterr().out
     assert printed.splitlines()[2] == "| clip, fast |  | 30.13 |  |  | 25.50 | 0.900 |  |  | 0 |"
     assert (tmp_path / "table.md").read_text() == printed
     runs.clear()
     assert own_table.main(command) == 0 and runs == []
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("name", own_table.SETTINGS)
+def test_the_options_are_understood(name):
+    setting = own_table.SETTINGS[name]
+    for fields, mode in ((setting.changes, "train"), (setting.evaluation, "eval")):
+        options = own_table._options(fields)
+        given = run._parse(
+            ["run.py", f"--config={ROOT}/configs/head.py:{setting.variants}", f"--mode={mode}", *options]
+        )
+        assert given[1] == fields
 
 
 def test_a_run_that_fails(runs, tiny_data, tmp_path, monkeypatch, capsys):

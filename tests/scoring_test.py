@@ -150,6 +150,36 @@ def test_pictures_are_let_go():
         assert sum(ref() is not None for ref in alive) <= 1
 
 
+class SmallFace(Reader):
+    """A face well inside the picture."""
+
+    mean = np.random.default_rng(0).normal(90, 6, (478, 3))
+
+
+class KnowsTheTime:
+    """In SyncNet's place: lips say when by their brightness, 3 for each frame after 60, speech by its order."""
+
+    def lips(self, clips):
+        return np.eye(1024)[np.round(clips[:, 0].mean((1, 2, 3)) / 3 - 20).astype(int)]
+
+    def speech(self, coefficients):
+        return np.eye(1024)[: len(coefficients)]
+
+
+def test_lips_are_held_against_the_sound_by_syncnet():
+    scorer = Scorer({}, SmallFace(), KnowsTheTime())
+    for k in range(30):
+        late, truth = (np.full((SIZE, SIZE, 3), (60 + 3 * shown) / 255) for shown in (max(k - 5, 0), k))
+        scorer.add("full", k, k, late, truth, RECT)
+        scorer.add_alone("cross", k, k, truth)
+    values, _ = scorer.finish({}, {"full": np.random.default_rng(0).normal(size=2 * 16000)})
+    # Late lips are early sound.
+    assert values["full"]["sync_offset_s"] == -0.2 and values["full"]["sync_offset_s_truth"] == 0.0
+    assert values["full"]["sync_confidence_truth"] > values["full"]["sync_confidence"] > 1.0
+    assert values["full"]["sync_distance_truth"] < 1e-3
+    assert not any(name.startswith("sync") for name in values["cross"])  # no sound was given for it
+
+
 def test_frames_without_a_face():
     frames = true_frames(12)
     rendered = [np.zeros_like(x) if k < 3 else x for k, x in enumerate(frames)]
