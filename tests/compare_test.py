@@ -41,6 +41,7 @@ def stage(
     write_json(folder / "config.json", tiny.config("torso").to_dict())
     correlation = float(np.corrcoef(opening, np.sin(time / 3))[0, 1])
     known = {"version": 1, "frames": "40 frames", "every": 1, "size": [8, 8], "truth": "as is", "truth_sha256": "ab"}
+    known["smoothing"] = "none"
     result = {
         "protocol": known | {"measures": {"psnr": "dB"}} | protocol,
         "model": {"family": "fast", "stage": "torso", "step": 5},
@@ -158,7 +159,7 @@ def test_a_video_stands_in_the_table(tmp_path, judged):
     # What compression alone costs (so small a picture loses most by its coarser colours), whichever part of the clip
     # the video shows; a wrong background costs more.
     assert runs["judged"]["psnr"]["value"] > 25 and runs["clip"]["psnr"]["value"] > 25
-    assert runs["wrong"]["psnr"]["value"] < 15
+    assert runs["wrong"]["psnr"]["value"] < 18
     assert "the clip's sound" in result["runs"]["clip"]["note"]
 
 
