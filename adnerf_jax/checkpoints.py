@@ -13,7 +13,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from adnerf_jax import processes
-from adnerf_jax.errors import UserError
+from adnerf_jax.errors import NotFinite, Preempted, UserError
 from adnerf_jax.progress import say
 from adnerf_jax.state import TrainState
 from adnerf_jax.types import Scene
@@ -99,8 +99,8 @@ class Saver:
         return self
 
     def __exit__(self, kind: type | None, *_) -> None:
-        # With another process gone, closing would wait for it.
-        if kind is None or not issubclass(kind, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+        # Closing waits for the other processes. These errors come in all of them, any other one perhaps in this alone.
+        if jax.process_count() == 1 or kind is None or issubclass(kind, (UserError, Preempted, NotFinite)):
             with _Explained(self._directory):
                 self._checkpointer.close()
 

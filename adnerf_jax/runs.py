@@ -63,7 +63,14 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
     if not path.exists():
         raise UserError(f"{workdir} is not the folder of a trained stage ({_FILE} is missing): check --workdir")
     saved = read_json(path, "configuration")
-    if not isinstance(saved, dict) or not {"stage", "family", "model", "train", "seed"} <= saved.keys():
+    whole = (
+        isinstance(saved, dict)
+        and saved.get("stage") in ("head", "torso")
+        and saved.get("family") in ("paper", "fast")
+        and all(isinstance(saved.get(part), dict) for part in ("model", "optim", "train"))
+        and all(isinstance(saved.get(part, {}), dict) for part in ("compat", "render", "eval"))
+    )
+    if not whole:
         raise UserError(f"{path} is no configuration of a stage: check --workdir, or train it again")
     return ConfigDict(saved).lock()
 
@@ -86,22 +93,29 @@ def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
 def _check_same(old: Mapping[str, Any], config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raises UserError where settings differ on which the numbers of a run depend."""
     old, new = flatten(old), flatten(config.to_dict())
-    # A setting that an older version did not have may be free now.
     different = [
         key
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in _FREE_TRAIN
     ]
     if different:
-        told = "; ".join(f"{key} (there {old.get(key)}, here {new.get(key)})" for key in different[:3])
+        told = "; ".join(f"{key} (there {_told(old.get(key))}, here {_told(new.get(key))})" for key in different[:3])
         # Lists and what one of the two lacks cannot be written as an option.
-        plain = all(isinstance(old.get(key), (bool, int, float, str)) for key in different)
+        plain = all(
+            isinstance(old.get(key), (bool, int, float, str)) and str(old[key]).isprintable() for key in different
+        )
         options = " ".join(shlex.quote(f"--config.{key}={old.get(key)}") for key in different)
         go_on = f"to go on with it, add {options}; otherwise " if plain else ""
         raise UserError(
             f"{workdir} holds a run with other settings: {told}{' …' if len(different) > 3 else ''}; "
             f"{go_on}use another --workdir, or delete that one"
         )
+
+
+def _told(value: Any) -> str:
+    """A value on one line, shortened."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def describe(config: ConfigDict, data: str) -> dict[str, Any]:
