@@ -48,13 +48,15 @@ class Saver:
     def __init__(self, workdir: str | pathlib.Path, keep: int, best: int = 0):
         best_ones = _policies.BestN(get_metric_fn=lambda m: m["psnr"], n=best, keep_checkpoints_without_metrics=False)
         self._directory = directory(workdir)
-        self._checkpointer = ocp.training.Checkpointer(
-            self._directory,
+        options = dict(
             preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(keep), best_ones]),
             cleanup_tmp_directories=True,
         )
-        newest = self._checkpointer.latest
-        self._last = None if newest is None else newest.step
+        try:
+            self._checkpointer = ocp.training.Checkpointer(self._directory, **options)
+        except ValueError:  # a damaged file of metrics: what was best is not known any more
+            self._checkpointer = ocp.training.Checkpointer(self._directory, **options, lightweight_initialize=True)
+        self._last = latest_step(workdir)
 
     def save(self, state: TrainState, meta: dict[str, Any], psnr: float | None = None) -> None:
         """Starts writing `state` (returns before it is written) unless this step is already there.
@@ -143,8 +145,8 @@ def restore(
     wanted = {name: getattr(expected, name) for name in _PARTS if jax.tree.leaves(getattr(expected, name))}
     wanted["born"] = {"step": expected.born}
 
-    def load(checkpointer, step: int):
-        return step, *_load(checkpointer, step, wanted, workdir, what)
+    def load(folder: pathlib.Path, step: int):
+        return step, *_load(folder, wanted, workdir, what)
 
     step, meta, parts = _newest(workdir, what, load, set_aside=True)
     check(meta)
@@ -164,7 +166,7 @@ def restore_params(workdir: str | pathlib.Path, expected: dict[str, Any], *, wha
     Raises:
       UserError: no checkpoint, or one of another model.
     """
-    return _newest(workdir, what, lambda c, step: _load(c, step, expected, workdir, what)[1])
+    return _newest(workdir, what, lambda folder, _: _load(folder, expected, workdir, what)[1])
 
 
 def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding) -> tuple[int, dict[str, Any]]:
@@ -182,8 +184,8 @@ def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding
     """
     what = "a trained stage"
 
-    def load(checkpointer, step: int):
-        stored = checkpointer.checkpointables_metadata(step).metadata
+    def load(folder: pathlib.Path, step: int):
+        stored = ocp.checkpointables_metadata(folder).metadata
         wanted = {
             name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored[name])
             for name in ("params", "frozen", "scene")
@@ -191,7 +193,10 @@ def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding
         }
         if not {"params", "scene"} <= wanted.keys():
             raise ValueError("parameters or constants are missing")
-        return step, _load(checkpointer, step, wanted, workdir, what)[1]
+        try:
+            return step, _load(folder, wanted, workdir, what)[1]
+        except UserError as error:  # what it says of itself differs from what it holds
+            raise ValueError(str(error)) from None
 
     step, parts = _newest(workdir, what, load)
     if parts["scene"].keys() != Scene.__dataclass_fields__.keys():
@@ -201,20 +206,19 @@ def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding
 
 def description(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
     """What is stored beside a checkpoint: settings, digests of data and arrays, versions."""
-    with ocp.training.Checkpointer(directory(workdir)) as checkpointer:
-        return checkpointer.load_checkpointables(step, {"meta": None})["meta"]
+    return ocp.load_checkpointables(directory(workdir) / str(step), {"meta": None})["meta"]
 
 
 def _steps(workdir: str | pathlib.Path) -> list[int]:
-    """Finished checkpoints, newest first."""
-    # Opened by all processes or by none: the first one may be making it just now.
-    if not processes.all_agree(directory(workdir).is_dir()):
+    """Finished checkpoints, newest first; by their names alone, so that damage is met when one is read."""
+    folder = directory(workdir)
+    # Listed when no process can be writing the first one yet.
+    if not processes.all_agree(folder.is_dir()):
         return []
-    with ocp.training.Checkpointer(directory(workdir)) as checkpointer:
-        return [c.step for c in reversed(checkpointer.checkpoints)]
+    return sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
 
 
-def _newest(workdir, what: str, load: Callable[[Any, int], T], set_aside: bool = False) -> T:
+def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_aside: bool = False) -> T:
     """What `load` makes of the newest checkpoint that it can read.
 
     Raises:
@@ -224,25 +228,24 @@ def _newest(workdir, what: str, load: Callable[[Any, int], T], set_aside: bool =
     if not steps:
         raise UserError(f"no checkpoint of {what} in {workdir}: train it first, or give the folder of a trained one")
     damage = []
-    with ocp.training.Checkpointer(directory(workdir)) as checkpointer:
-        for step in steps:
-            result, reason = None, None
-            try:
-                result = load(checkpointer, step)
-            except UserError:
-                raise
-            except Exception as error:  # whatever JSON, zarr and Orbax make of a damaged file
-                reason = _one_line(error)
-            if processes.all_agree(reason is None):
-                break
-            damage.append((step, reason or "another process cannot read it"))
-            say(f"the checkpoint of step {step} in {workdir} is damaged ({damage[-1][1]}); the one before is taken")
-        else:
-            step, reason = damage[0]
-            raise UserError(
-                f"no checkpoint of {what} in {workdir} can be read (step {step}: {reason}): delete that folder and "
-                f"train it again"
-            )
+    for step in steps:
+        result, reason = None, None
+        try:
+            result = load(directory(workdir) / str(step), step)
+        except UserError:
+            raise
+        except Exception as error:  # whatever JSON, zarr and Orbax make of a damaged file
+            reason = _one_line(error)
+        if processes.all_agree(reason is None):
+            break
+        damage.append((step, reason or "another process cannot read it"))
+        say(f"the checkpoint of step {step} in {workdir} is damaged ({damage[-1][1]}); the one before is taken")
+    else:
+        step, reason = damage[0]
+        raise UserError(
+            f"no checkpoint of {what} in {workdir} can be read (step {step}: {reason}): delete that folder and train "
+            f"it again"
+        )
     if set_aside and damage:
         _set_aside(pathlib.Path(workdir), [step for step, _ in damage])
     return result
@@ -264,21 +267,21 @@ def _set_aside(workdir: pathlib.Path, steps: list[int]) -> None:
     processes.wait_for_all("damaged checkpoints are set aside")
 
 
-def _load(checkpointer, step: int, wanted: dict[str, Any], workdir, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is stored beside a checkpoint, and the wanted parts of it, whole.
 
     Raises:
       UserError: it has another model.
       ValueError: it is not what was written. Orbax and TensorStore raise their own for files that they cannot read.
     """
-    meta = checkpointer.load_checkpointables(step, {"meta": None})["meta"]
+    meta = ocp.load_checkpointables(folder, {"meta": None})["meta"]
     # Checkpoints of earlier versions have neither digest nor arrays: they are taken as they are.
     if "arrays" in meta and meta.pop("digest", None) != _digest_of(meta):
         raise ValueError("its description is not what was written")
     # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first.
     stored, have = meta.get("arrays"), _shapes(wanted)
     if stored is None:
-        shapes = _shapes(checkpointer.checkpointables_metadata(step).metadata)
+        shapes = _shapes(ocp.checkpointables_metadata(folder).metadata)
         stored = {path: {"shape": shape} for path, shape in shapes.items()}
     for key in sorted(stored.keys() | have.keys()):
         if key.partition("/")[0] not in wanted or key.startswith("opt_state/"):
@@ -290,7 +293,7 @@ def _load(checkpointer, step: int, wanted: dict[str, Any], workdir, what: str) -
                 f"{key} is {_shown(there)} there and {_shown(here)} here; use the configuration it was trained with, "
                 f"or another --workdir"
             )
-    parts = checkpointer.load_checkpointables(step, wanted)
+    parts = ocp.load_checkpointables(folder, wanted)
     for key, one in _described(parts).items():
         if "arrays" in meta and one != stored[key]:
             raise ValueError(f"{key} is not what was written")
