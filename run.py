@@ -3,20 +3,42 @@
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.progress import exit_status
+from adnerf_jax.progress import exit_status, say
 from adnerf_jax.runs import apply_overrides, load_config, run_folder
 
 _USAGE = (
     "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] "
-    "[--mode=train|render|eval|compare|import] "
-    "[--workdir=W] [--config.FIELD=VALUE ...]"
+    "[--mode=train|render|eval|compare|import] [--workdir=W] [--dry_run] "
+    "[--coordinator=HOST:PORT --processes=N --process=I] [--config.FIELD=VALUE ...]"
 )
+
+
+class Command(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+      config: the configuration, overrides applied.
+      overrides: what the command line sets in it, by dotted names.
+      mode: what to do.
+      workdir: folder of the run, if one is given.
+      dry_run: only say what training would take.
+      coordinator, processes, process: of a run of several processes, where they are told by hand.
+    """
+
+    config: ConfigDict
+    overrides: dict[str, Any]
+    mode: str
+    workdir: pathlib.Path | None
+    dry_run: bool
+    coordinator: str | None
+    processes: int | None
+    process: int | None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,11 +53,10 @@ def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(_USAGE)
         return 0
-    return exit_status(lambda: _dispatch(*_parse(list(argv))))
+    return exit_status(lambda: _dispatch(_parse(list(argv))))
 
 
-def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Path | None]:
-    """The configuration, what the command line overrides in it, the mode, and the workdir if one is given."""
+def _parse(argv: list[str]) -> Command:
     if "--mode=compare" in argv and not any(option.startswith("--config=") for option in argv):
         # The runs bring their own settings: any stage's will do for the rest.
         argv.insert(1, f"--config={pathlib.Path(__file__).parent / 'configs' / 'torso.py'}")
@@ -45,6 +66,10 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Pa
         "mode", "train", ["train", "render", "eval", "compare", "import"], "what to do", flag_values=values
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "only say what training would take", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
+    flags.DEFINE_integer("processes", None, "number of processes", flag_values=values)
+    flags.DEFINE_integer("process", None, "number of this process, from 0", flag_values=values)
     try:
         rest = values(argv)[1:]
         if rest:
@@ -55,12 +80,31 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, dict[str, Any], str, pathlib.Pa
     except (flags.Error, AttributeError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{' '.join(str(error).split())}; {_USAGE}") from None
     workdir = pathlib.Path(values.workdir) if values.workdir else None
-    return values.config, dict(config_flags.get_override_values(values["config"])), values.mode, workdir
+    overrides = dict(config_flags.get_override_values(values["config"]))
+    return Command(
+        values.config,
+        overrides,
+        values.mode,
+        workdir,
+        values.dry_run,
+        values.coordinator,
+        values.processes,
+        values.process,
+    )
 
 
-def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir: pathlib.Path | None) -> None:
+def _dispatch(command: Command) -> None:
+    from adnerf_jax import processes
     from adnerf_jax.compilation import enable_cache
 
+    config, mode, workdir = command.config, command.mode, command.workdir
+    if command.dry_run and (mode != "train" or config.stage == "quickstart"):
+        raise UserError("--dry_run tells what the training of one stage takes: use it with configs/head.py or torso.py")
+    if mode == "train" and config.stage != "quickstart":
+        processes.start(command.coordinator, command.processes, command.process)
+    elif mode != "render" and processes.index_of(command.process):
+        say("this is done by the first process alone: only the training of a stage is divided")
+        return
     enable_cache()
     home = run_folder(config.variants)
     if config.stage == "quickstart":
@@ -71,7 +115,7 @@ def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir:
         quickstart(config, workdir or home)
         return
     if mode == "import":
-        _import(config, overrides, workdir or home)
+        _import(config, command.overrides, workdir or home)
         return
     if mode == "compare":
         from adnerf_jax.compare import compare
@@ -80,9 +124,10 @@ def _dispatch(config: ConfigDict, overrides: dict[str, Any], mode: str, workdir:
         return
     workdir = workdir or home / config.stage
     if mode == "train":
-        _train(config, workdir, home)
+        with processes.together():
+            _train(config, workdir, home, command.dry_run)
         return
-    config = apply_overrides(load_config(workdir), config, overrides, workdir)
+    config = apply_overrides(load_config(workdir), config, command.overrides, workdir)
     if mode == "eval":
         from adnerf_jax.evaluate import evaluate
 
@@ -121,15 +166,24 @@ def _has(config: ConfigDict, key: str) -> bool:
     return last in config
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path) -> None:
-    """Fills in what the command line left open, then trains."""
+def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_run: bool) -> None:
+    """Fills in what the command line left open, then trains, or says what that would take."""
+    from adnerf_jax import processes
     from adnerf_jax.train import check_settings, train
 
     check_settings(config)
     if config.data is None:
         from preprocessing.quickstart import builtin_dataset
 
-        config.data = str(builtin_dataset(home / "dataset", smoke="smoke" in config.variants))
+        config.data = str(home / "dataset")
+        if processes.is_main():
+            builtin_dataset(home / "dataset", smoke="smoke" in config.variants)
+        processes.wait_for_all("the dataset is made")
+    if dry_run:
+        from adnerf_jax.plan import say_plan
+
+        say_plan(config)
+        return
     if config.stage == "torso" and config.head_checkpoint is None:
         config.head_checkpoint = str(workdir.parent / "head")
     train(config, workdir)

@@ -48,8 +48,14 @@ class RaySampler:
         self._rects = np.stack([rects[name] for name in regions])
         self._outside = np.repeat([name == "outside" for name in regions], self._counts)
 
-    def batch(self, step: int) -> Batch:
-        """The rays of a step, as numpy arrays."""
+    def batch(self, step: int, columns: np.ndarray | None = None) -> Batch:
+        """The rays of a step, as numpy arrays.
+
+        Args:
+          step: from 0.
+          columns: numbers of the rays of each frame that are wanted, of `rays_per_frame`; None: all. What they are does
+            not depend on which others are asked for.
+        """
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         rows = rng.choice(len(self.frames), self.frames_per_step, replace=False)
         x, y, width, height = np.moveaxis(
@@ -61,9 +67,13 @@ class RaySampler:
         if self._outside.any():
             around = _around_rect(u[0], x, y, width, height, self.dataset.camera)
             row_px, col_px = (np.where(self._outside, a, b) for a, b in zip(around, (row_px, col_px), strict=True))
+        noise = rng.random((*row_px.shape, 3), dtype=np.float32) if self.random_background else None
+        if columns is not None:
+            row_px, col_px = row_px[:, columns], col_px[:, columns]
+            noise = None if noise is None else noise[:, columns]
         colours = self.frames.images[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
         clean = self.dataset.background[row_px, col_px].astype(np.float32) / 255.0
-        behind = rng.random(clean.shape, dtype=np.float32) if self.random_background else clean
+        behind = clean if noise is None else noise
         subject = np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)[..., None]
         through = 1 - self.frames.alpha[rows[:, None], row_px, col_px, None].astype(np.float32) / 255.0
         # The share of the background in a pixel at the edge is exchanged for the same share of what stands behind.
@@ -111,18 +121,19 @@ def regions_of(dataset: Dataset, frames: Frames, swapped_rect: bool = False) -> 
         "frame": whole,
         "face": _inside(face, camera),
         "mouth": _inside(dataset.mouth_rect[frames.split.aud_id], camera),
-        "head": _inside(_around(frames.parts == HEAD, margin), camera),
-        "torso": _inside(_around((frames.parts == NECK) | (frames.parts == TORSO), margin), camera),
+        "head": _inside(_around(frames.parts, (HEAD,), margin), camera),
+        "torso": _inside(_around(frames.parts, (NECK, TORSO), margin), camera),
     }
 
 
-def _around(mask: np.ndarray, margin: int) -> np.ndarray:
-    """Bounding rectangles [N, 4] of masks [N, H, W]; the whole image where a mask is empty."""
-    rects = np.empty((len(mask), 4), int)
-    for i, one in enumerate(mask):
-        rows, columns = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
+def _around(parts: np.ndarray, wanted: Sequence[int], margin: int) -> np.ndarray:
+    """Bounding rectangles [N, 4] of some of the parts [N, H, W]; the whole image where they are not in it."""
+    rects = np.empty((len(parts), 4), int)
+    for i, picture in enumerate(parts):
+        mask = np.isin(picture, wanted)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not len(rows):
-            rects[i] = 0, 0, mask.shape[2], mask.shape[1]
+            rects[i] = 0, 0, parts.shape[2], parts.shape[1]
             continue
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         rects[i] = left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin

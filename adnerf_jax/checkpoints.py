@@ -1,17 +1,28 @@
 """The only file that imports Orbax: a stage's state on disk, whole or not at all."""
 
+import hashlib
+import json
+import logging
+import os
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from adnerf_jax.errors import UserError
+from adnerf_jax import processes
+from adnerf_jax.errors import NotFinite, Preempted, UserError
+from adnerf_jax.progress import say
 from adnerf_jax.state import TrainState
 from adnerf_jax.types import Scene
 
+T = TypeVar("T")
 _PARTS = ("params", "opt_state", "frozen", "scene")
+_policies = ocp.training.preservation_policies
+# Orbax logs each failure with its traceback; what the user can do about it is said here.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -20,33 +31,43 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def latest_step(workdir: str | pathlib.Path) -> int | None:
-    """The newest whole checkpoint of a stage, or None."""
-    if not directory(workdir).is_dir():
-        return None
-    with ocp.training.Checkpointer(directory(workdir)) as checkpointer:
-        return None if checkpointer.latest is None else checkpointer.latest.step
+    """The newest finished checkpoint of a stage, or None. Whether it can be read is not known before."""
+    steps = _steps(workdir)
+    return steps[0] if steps else None
 
 
 class Saver:
-    """Writes checkpoints in the background and keeps the newest ones.
+    """Writes checkpoints in the background; keeps the newest ones and those that validate best.
 
     Args:
       workdir: the stage's folder.
-      keep: number of checkpoints kept.
+      keep: number of newest checkpoints kept.
+      best: number of best checkpoints kept besides.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int):
-        self._checkpointer = ocp.training.Checkpointer(
-            directory(workdir), preservation_policy=ocp.training.preservation_policies.LatestN(keep)
+    def __init__(self, workdir: str | pathlib.Path, keep: int, best: int = 0):
+        best_ones = _policies.BestN(get_metric_fn=lambda m: m["psnr"], n=best, keep_checkpoints_without_metrics=False)
+        self._directory = directory(workdir)
+        options = dict(
+            preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(keep), best_ones]),
+            cleanup_tmp_directories=True,
         )
-        self._last: int | None = None
+        try:
+            self._checkpointer = ocp.training.Checkpointer(self._directory, **options)
+        except ValueError:  # a damaged file of metrics: what was best is not known any more
+            self._checkpointer = ocp.training.Checkpointer(self._directory, **options, lightweight_initialize=True)
+        self._last = latest_step(workdir)
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+    def save(self, state: TrainState, meta: dict[str, Any], psnr: float | None = None) -> None:
         """Starts writing `state` (returns before it is written) unless this step is already there.
 
         Args:
           state: of the stage.
           meta: JSON values stored beside it.
+          psnr: of the validation, by which the best are known.
+
+        Raises:
+          OSError: an earlier one could not be written.
         """
         step = int(state.step)
         if step == self._last:
@@ -55,60 +76,101 @@ class Saver:
         # An empty tree is no checkpointable.
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
         parts["born"] = {"step": state.born}
-        # Without force, Orbax skips a step while an earlier one is still being written.
-        self._checkpointer.save_checkpointables_async(
-            step, {**parts, "meta": {**meta, "step": step}}, overwrite=True, force=True
-        )
+        meta = {**json.loads(json.dumps(meta)), "step": step, "arrays": _described(parts)}
+        with _Explained(self._directory):
+            # Without force, Orbax skips a step while an earlier one is still being written.
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {**parts, "meta": {**meta, "digest": _digest_of(meta)}},
+                overwrite=True,
+                force=True,
+                metrics=None if psnr is None else {"psnr": psnr},
+            )
         self._last = step
+
+    def wait(self) -> None:
+        """Until everything is on the disk.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        with _Explained(self._directory):
+            self._checkpointer.wait()
 
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: type | None, *_) -> None:
+        # Closing waits for the other processes. These errors come in all of them, any other one perhaps in this alone.
+        if jax.process_count() == 1 or kind is None or issubclass(kind, (UserError, Preempted, NotFinite)):
+            with _Explained(self._directory):
+                self._checkpointer.close()
 
 
-def restore(workdir: str | pathlib.Path, expected: TrainState, *, what: str) -> TrainState:
-    """The newest state of a stage, put on the devices as `expected` says.
+class _Explained:
+    """Makes an OSError of what Orbax and TensorStore raise when a checkpoint cannot be written."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, jax.errors.JaxRuntimeError):
+            return
+        reason = _one_line(error)
+        raise OSError(
+            f"a checkpoint could not be written into {self._folder} ({reason}): make room there and run the same "
+            f"command again; it goes on from the newest whole checkpoint"
+        ) from error
+
+
+def restore(
+    workdir: str | pathlib.Path, expected: TrainState, *, what: str, check: Callable[[dict[str, Any]], None]
+) -> TrainState:
+    """The newest state of a stage that can be read, put on the devices as `expected` says.
+
+    Damaged ones are moved to `damaged/` in the workdir, and this is said.
 
     Args:
       workdir: the stage's folder.
       expected: a tree of `jax.ShapeDtypeStruct` with shardings.
       what: what is restored, for messages ("this run", "the head").
+      check: is given what was stored beside the state, and raises where that does not fit.
 
     Raises:
       UserError: no checkpoint, or one of another model.
     """
-    with _open(workdir, what) as checkpointer:
-        step = checkpointer.latest.step
-        wanted = {name: getattr(expected, name) for name in _PARTS if jax.tree.leaves(getattr(expected, name))}
-        wanted["born"] = {"step": expected.born}
-        _check_shapes(checkpointer, step, wanted, workdir, what)
-        parts = checkpointer.load_checkpointables(step, wanted)
+    wanted = {name: getattr(expected, name) for name in _PARTS if jax.tree.leaves(getattr(expected, name))}
+    wanted["born"] = {"step": expected.born}
+
+    def load(folder: pathlib.Path, step: int):
+        return step, *_load(folder, wanted, workdir, what)
+
+    step, meta, parts = _newest(workdir, what, load, set_aside=True)
+    check(meta)
     # On the devices like everything else: otherwise the first step after it would be compiled for itself.
     done = jax.device_put(np.int32(step), expected.step.sharding)
     return expected.replace(step=done, born=parts.pop("born")["step"], **parts)
 
 
 def restore_params(workdir: str | pathlib.Path, expected: dict[str, Any], *, what: str) -> dict[str, Any]:
-    """Parts of the newest state of a stage; nothing else is read.
+    """Parts of the newest checkpoint that can be read: `params`, `scene`, …
 
     Args:
       workdir: the stage's folder.
-      expected: `params`, `frozen` or `scene` as trees of `jax.ShapeDtypeStruct` with shardings.
-      what: what is restored, for messages.
+      expected: trees of `jax.ShapeDtypeStruct` with shardings, by part.
+      what: as in `restore`.
 
     Raises:
       UserError: no checkpoint, or one of another model.
     """
-    with _open(workdir, what) as checkpointer:
-        step = checkpointer.latest.step
-        _check_shapes(checkpointer, step, expected, workdir, what)
-        return checkpointer.load_checkpointables(step, expected)
+    return _newest(workdir, what, lambda folder, _: _load(folder, expected, workdir, what)[1])
 
 
 def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding) -> tuple[int, dict[str, Any]]:
-    """What rendering needs of the newest checkpoint: everything but the optimizer's state.
+    """What rendering needs of the newest checkpoint that can be read: everything but the optimizer's state.
 
     Args:
       workdir: the stage's folder.
@@ -120,41 +182,159 @@ def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding
     Raises:
       UserError: no checkpoint.
     """
-    with _open(workdir, "a trained stage") as checkpointer:
-        step = checkpointer.latest.step
-        stored = checkpointer.checkpointables_metadata(step).metadata
-        names = [name for name in ("params", "frozen", "scene") if name in stored]
+    what = "a trained stage"
+
+    def load(folder: pathlib.Path, step: int):
+        stored = ocp.checkpointables_metadata(folder).metadata
         wanted = {
             name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored[name])
-            for name in names
+            for name in ("params", "frozen", "scene")
+            if name in stored
         }
-        parts = checkpointer.load_checkpointables(step, wanted)
+        if not {"params", "scene"} <= wanted.keys():
+            raise ValueError("parameters or constants are missing")
+        try:
+            return step, _load(folder, wanted, workdir, what)[1]
+        except UserError as error:  # what it says of itself differs from what it holds
+            raise ValueError(str(error)) from None
+
+    step, parts = _newest(workdir, what, load)
     if parts["scene"].keys() != Scene.__dataclass_fields__.keys():
         raise UserError(f"{workdir} was trained by another version of this program: train it again")
     return step, {"frozen": {}, **parts, "scene": Scene(**parts["scene"])}
 
 
-def _open(workdir: str | pathlib.Path, what: str) -> ocp.training.Checkpointer:
-    if latest_step(workdir) is None:
+def description(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
+    """What is stored beside a checkpoint: settings, digests of data and arrays, versions."""
+    return ocp.load_checkpointables(directory(workdir) / str(step), {"meta": None})["meta"]
+
+
+def _steps(workdir: str | pathlib.Path) -> list[int]:
+    """Finished checkpoints, newest first; by their names alone, so that damage is met when one is read."""
+    folder = directory(workdir)
+    # Listed when no process can be writing the first one yet.
+    if not processes.all_agree(folder.is_dir()):
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
+
+
+def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_aside: bool = False) -> T:
+    """What `load` makes of the newest checkpoint that it can read.
+
+    Raises:
+      UserError: there is none, or `load` says so.
+    """
+    steps = _steps(workdir)
+    if not steps:
         raise UserError(f"no checkpoint of {what} in {workdir}: train it first, or give the folder of a trained one")
-    return ocp.training.Checkpointer(directory(workdir))
+    damage = []
+    for step in steps:
+        result, reason = None, None
+        try:
+            result = load(directory(workdir) / str(step), step)
+        except UserError:
+            raise
+        except Exception as error:  # whatever JSON, zarr and Orbax make of a damaged file
+            reason = _one_line(error)
+        if processes.all_agree(reason is None):
+            break
+        damage.append((step, reason or "another process cannot read it"))
+        say(f"the checkpoint of step {step} in {workdir} is damaged ({damage[-1][1]}); the one before is taken")
+    else:
+        step, reason = damage[0]
+        raise UserError(
+            f"no checkpoint of {what} in {workdir} can be read (step {step}: {reason}): delete that folder and train "
+            f"it again"
+        )
+    if set_aside and damage:
+        _set_aside(pathlib.Path(workdir), [step for step, _ in damage])
+    return result
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path): a.shape for path, a in leaves}
+def _set_aside(workdir: pathlib.Path, steps: list[int]) -> None:
+    """Moves damaged checkpoints to where Orbax does not see them."""
+    processes.wait_for_all("damaged checkpoints were seen")
+    if processes.is_main():
+        folder = workdir / "damaged"
+        folder.mkdir(exist_ok=True)
+        for step in steps:
+            number, target = 0, folder / str(step)
+            while target.exists():
+                number += 1
+                target = folder / f"{step}-{number}"
+            os.rename(directory(workdir) / str(step), target)
+        say(f"damaged checkpoints were moved to {folder}")
+    processes.wait_for_all("damaged checkpoints are set aside")
 
 
-def _check_shapes(checkpointer, step: int, wanted: dict[str, Any], workdir, what: str) -> None:
-    """Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first."""
-    stored = checkpointer.checkpointables_metadata(step).metadata
-    for name in (name for name in wanted if name != "opt_state"):
-        have, want = _shapes(stored.get(name, {})), _shapes(wanted[name])
-        different = sorted(k for k in have.keys() | want.keys() if have.get(k) != want.get(k))
-        if different:
-            key = different[0]
+def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is stored beside a checkpoint, and the wanted parts of it, whole.
+
+    Raises:
+      UserError: it has another model.
+      ValueError: it is not what was written. Orbax and TensorStore raise their own for files that they cannot read.
+    """
+    meta = ocp.load_checkpointables(folder, {"meta": None})["meta"]
+    # Checkpoints of earlier versions have neither digest nor arrays: they are taken as they are.
+    if "arrays" in meta and meta.pop("digest", None) != _digest_of(meta):
+        raise ValueError("its description is not what was written")
+    # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first.
+    stored, have = meta.get("arrays"), _shapes(wanted)
+    if stored is None:
+        shapes = _shapes(ocp.checkpointables_metadata(folder).metadata)
+        stored = {path: {"shape": shape} for path, shape in shapes.items()}
+    for key in sorted(stored.keys() | have.keys()):
+        if key.partition("/")[0] not in wanted or key.startswith("opt_state/"):
+            continue
+        there, here = stored[key]["shape"] if key in stored else "absent", have.get(key, "absent")
+        if there != here:
             raise UserError(
                 f"the checkpoint of {what} in {workdir} has another model or other data than the configuration: "
-                f"{name}/{key} is {have.get(key, 'absent')} there and {want.get(key, 'absent')} here; use the "
-                f"configuration it was trained with, or another --workdir"
+                f"{key} is {_shown(there)} there and {_shown(here)} here; use the configuration it was trained with, "
+                f"or another --workdir"
             )
+    parts = ocp.load_checkpointables(folder, wanted)
+    for key, one in _described(parts).items():
+        if "arrays" in meta and one != stored[key]:
+            raise ValueError(f"{key} is not what was written")
+    return meta, parts
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Arrays by their path; the same for a dataclass and the dict of its fields."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+
+    def name(key: Any) -> str:
+        return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+    return {"/".join(map(name, path)): leaf for path, leaf in leaves}
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
+    return {path: list(leaf.shape) for path, leaf in _leaves(tree).items()}
+
+
+def _shown(shape: list[int] | str) -> str:
+    return shape if isinstance(shape, str) else str(tuple(shape))
+
+
+def _described(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Shape, type and digest of each array: neither zarr nor Orbax notices every flipped bit."""
+    arrays = {path: np.asarray(leaf) for path, leaf in _leaves(jax.device_get(parts)).items()}
+    return {
+        path: {
+            "shape": list(a.shape),
+            "dtype": str(a.dtype),
+            "digest": hashlib.blake2b(a.tobytes(), digest_size=16).hexdigest(),
+        }
+        for path, a in arrays.items()
+    }
+
+
+def _digest_of(meta: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    """The beginning of what an error says."""
+    return " ".join(f"{type(error).__name__} {error}".split())[:160]

@@ -16,6 +16,7 @@ from adnerf_jax.articulation import lip_shapes
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks, face_rect
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, read_parts, with_edge
+from adnerf_jax.files import read_array
 from adnerf_jax.media.image import read_image
 from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
 from adnerf_jax.progress import say
@@ -150,7 +151,7 @@ def load_dataset(
     frames = len(windows)
     lists = [train.aud_id, val.aud_id]
     eyes = data / schema.EYES
-    lips, expression = _face_shapes(data, frames)
+    lips, expression = _face_shapes(data, frames, last)
     return Dataset(
         path=data,
         camera=camera,
@@ -159,14 +160,14 @@ def load_dataset(
         val=val,
         background=background,
         windows=windows,
-        eyes=np.load(eyes, allow_pickle=False) if eyes.exists() else np.zeros((frames, 2), np.float32),
+        eyes=_covers(read_array(eyes, (None, 2)), last, eyes) if eyes.exists() else np.zeros((frames, 2), np.float32),
         mouth_rect=_scaled(_mouth_rects(data, frames, splits), scale),
         lips=lips,
         expression=expression,
         neighbours=neighbours_in_lists(lists, frames, zero_padded)
         if neighbours_by_list
         else neighbours_in_time(frames, zero_padded),
-        speech=schema.load_manifest(data).get("speech", {}).get("encoder", "deepspeech"),
+        speech=schema.speech_encoder(data),
         stored=(full_height, full_width),
     )
 
@@ -203,42 +204,62 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
     Raises:
       UserError: a frame is missing or of another size.
     """
-    camera, background = dataset.camera, dataset.background
+    camera = dataset.camera
     images = np.empty((len(split), camera.height, camera.width, 3), np.uint8)
     parts = np.empty((len(split), camera.height, camera.width), np.uint8)
     alpha = np.empty_like(parts)
+
+    def load(row: int) -> None:
+        images[row], parts[row], alpha[row] = decode_frame(dataset, int(split.img_id[row]))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(load, range(len(split))))
+    return Frames(split, images, parts, alpha)
+
+
+def frame_files(dataset: Dataset, i: int) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path | None, bool]:
+    """Part map, picture and silhouette of a frame, and whether the clean background is in the picture already.
+
+    Raises:
+      UserError: one is missing.
+    """
+    picture, composed = schema.find_composite(dataset.path, i)
+    soft = dataset.path / schema.alpha_image(i)
+    return schema.first_of(dataset.path, schema.parsings(i)), picture, soft if soft.exists() else None, composed
+
+
+def decode_frame(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, parts and alpha of a frame, as in `Frames`.
+
+    Raises:
+      UserError: it is missing or of another size.
+    """
+    camera = dataset.camera
 
     def fit(picture: np.ndarray, how: int) -> np.ndarray:
         if dataset.stored == (camera.height, camera.width):
             return picture
         return cv2.resize(picture, (camera.width, camera.height), interpolation=how)
 
-    def load(row: int) -> None:
-        i = int(split.img_id[row])
-        hard = read_parts(schema.first_of(dataset.path, schema.parsings(i)))
-        path, composed = schema.find_composite(dataset.path, i)
-        image, soft = read_image(path), dataset.path / schema.alpha_image(i)
-        share = read_image(soft)[..., 0] if soft.exists() else np.where(hard == BACKGROUND, 0, 255).astype(np.uint8)
-        for name, picture in ((path, image), (soft, share)):
-            if picture.shape[:2] != hard.shape:
-                raise UserError(
-                    f"{name} is {picture.shape[1]}x{picture.shape[0]}, its part map {hard.shape[1]}x{hard.shape[0]}: "
-                    f"prepare the dataset again"
-                )
-        if hard.shape != dataset.stored:
-            height, width = dataset.stored
+    map_path, path, soft, composed = frame_files(dataset, i)
+    hard, image = read_parts(map_path), read_image(path)
+    share = np.where(hard == BACKGROUND, 0, 255).astype(np.uint8) if soft is None else read_image(soft)[..., 0]
+    for name, picture in ((path, image), (soft, share)):
+        if picture.shape[:2] != hard.shape:
             raise UserError(
-                f"frame {i} of {dataset.path} is {hard.shape[1]}x{hard.shape[0]}, its background is "
-                f"{width}x{height}: prepare the dataset again"
+                f"{name} is {picture.shape[1]}x{picture.shape[0]}, its part map {hard.shape[1]}x{hard.shape[0]}: "
+                f"prepare the dataset again"
             )
-        image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
-        alpha[row] = fit(share, cv2.INTER_AREA)
-        images[row] = image if composed else np.where(alpha[row][..., None] == 0, background, image)
-        parts[row] = with_edge(hard, alpha[row])
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        list(pool.map(load, range(len(split))))
-    return Frames(split, images, parts, alpha)
+    if hard.shape != dataset.stored:
+        height, width = dataset.stored
+        raise UserError(
+            f"frame {i} of {dataset.path} is {hard.shape[1]}x{hard.shape[0]}, its background is {width}x{height}: "
+            f"prepare the dataset again"
+        )
+    image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
+    alpha = fit(share, cv2.INTER_AREA)
+    image = image if composed else np.where(alpha[..., None] == 0, dataset.background, image)
+    return image, with_edge(hard, alpha), alpha
 
 
 def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:
@@ -277,7 +298,7 @@ def _with_face_rects(data: pathlib.Path, split: schema.Split, width: int, height
         i = int(split.img_id[row])
         points = data / schema.landmark_file(i)
         if points.exists():
-            rects[row] = face_rect(np.loadtxt(points), width, height)
+            rects[row] = face_rect(_landmarks_in(points), width, height)
             continue
         head = np.argwhere(read_parts(schema.first_of(data, schema.parsings(i))) == HEAD)
         if not len(head):
@@ -298,7 +319,7 @@ def _mouth_rects(data: pathlib.Path, frames: int, splits: list[schema.Split]) ->
             rects[i] = x + width // 4, y + 6 * height // 10, width // 2, 4 * height // 10
             path = data / schema.landmark_file(i)
             if path.exists():
-                lips = np.loadtxt(path)[48:68]
+                lips = _landmarks_in(path)[48:68]
                 low, high = lips.min(0), lips.max(0)
                 size = np.array([high[0] - low[0], max(high[1] - low[1], 0.5 * (high[0] - low[0]))])
                 centre = (low + high) / 2
@@ -306,10 +327,38 @@ def _mouth_rects(data: pathlib.Path, frames: int, splits: list[schema.Split]) ->
     return rects
 
 
-def _face_shapes(data: pathlib.Path, frames: int) -> tuple[np.ndarray, np.ndarray]:
+def _face_shapes(data: pathlib.Path, frames: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """Lip shapes and blendshapes of all frames; zeros where the dataset has no landmarks."""
     path = data / schema.LANDMARKS
     if not path.exists():
         return np.zeros((frames, 1), np.float32), np.zeros((frames, len(BLENDSHAPE_NAMES)), np.float32)
     landmarks = Landmarks.load(path)
+    for values in (landmarks.points, landmarks.blendshapes):
+        _covers(values, last, path)
     return lip_shapes(landmarks.points)[:frames], landmarks.blendshapes[:frames]
+
+
+def _landmarks_in(path: pathlib.Path) -> np.ndarray:
+    """68 landmarks of a frame, [68, 2].
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    try:
+        points = np.loadtxt(path)
+    except ValueError as error:
+        raise UserError(f"{path} holds no landmarks ({error}): run the preparation again") from None
+    if points.shape != (68, 2) or not np.isfinite(points).all():
+        raise UserError(f"{path} holds no 68 landmarks x y: run the preparation again")
+    return points
+
+
+def _covers(values: np.ndarray, last: int, path: pathlib.Path) -> np.ndarray:
+    """The values themselves.
+
+    Raises:
+      UserError: they end before the last frame.
+    """
+    if len(values) <= last:
+        raise UserError(f"{path} has {len(values)} rows but the frames go up to {last}: run the preparation again")
+    return values

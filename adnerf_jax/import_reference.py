@@ -15,13 +15,14 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.datasets import Dataset, dataset_of, load_frames
+from adnerf_jax.datasets import Dataset, dataset_of
 from adnerf_jax.errors import UserError
+from adnerf_jax.frame_cache import cached_frames
 from adnerf_jax.optim import AdamMoments, make_optimizer, with_moments
 from adnerf_jax.person import Person
 from adnerf_jax.pretrained import torch_pickle
 from adnerf_jax.progress import say
-from adnerf_jax.runs import check_empty, save_config
+from adnerf_jax.runs import check_empty, describe, save_config
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.stages import example_batch, make_stage
 from adnerf_jax.state import TrainState
@@ -305,7 +306,7 @@ def _state(
       UserError: the tensors do not fit together.
     """
     stage = make_stage(config, dataset.camera)
-    scene = make_scene(dataset, load_frames(dataset, dataset.train), config.train.audio_components)
+    scene = make_scene(dataset, cached_frames(dataset, dataset.train)[0], config.train.audio_components)
     expected = jax.eval_shape(stage.init, jax.random.key(0), example_batch(1, 1, dataset.windows.shape[1:]), scene)
     have, want = (jax.tree.map(np.shape, tree) for tree in (params, expected))
     if have != want:
@@ -325,7 +326,7 @@ def _write(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, state: T
     whole = sharding.replicated(sharding.make_mesh())
     state = jax.tree.map(lambda a: jax.device_put(a, whole), state)
     with checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver:
-        saver.save(state, {"stage": config.stage, "family": config.family})
+        saver.save(state, describe(config, cached_frames(dataset, dataset.train)[1]))
     Person.of(dataset).save(workdir)
     save_config(config, workdir)
 

@@ -7,7 +7,7 @@ from flax import struct
 
 from adnerf_jax.datasets import Dataset
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path
+from adnerf_jax.files import atomic_path, read_archive
 from adnerf_jax.types import Camera, Conditions
 
 _FILE = "person.npz"
@@ -85,19 +85,31 @@ class Person:
         path = pathlib.Path(workdir) / _FILE
         if not path.exists():
             raise UserError(f"{workdir} holds no trained person ({_FILE} is missing): train first, or check --workdir")
-        with np.load(path, allow_pickle=False) as stored:
-            if "survey_audio" not in stored:
-                raise UserError(f"{workdir} was trained by another version of this program: train it again")
-            height, width = stored["background"].shape[:2]
-            eyes = stored["eyes"]
-            return cls(
-                camera=Camera(*(float(v) for v in stored["intrinsics"]), height=height, width=width),
-                background=stored["background"],
-                transforms=stored["transforms"],
-                eyes=eyes,
-                survey=Conditions(stored["survey_audio"], eyes[survey_rows(len(eyes))]),
-                speech=str(stored["speech"]),
-            )
+        names = ("intrinsics", "background", "transforms", "eyes", "survey_audio", "speech")
+        stored = read_archive(path, names)
+        eyes, count = stored["eyes"], len(np.atleast_1d(stored["eyes"]))
+        whole = (
+            count > 0
+            and stored["background"].dtype == np.uint8
+            and stored["background"].ndim == 3
+            and stored["transforms"].shape == (count, 4, 4)
+            and eyes.shape == (count, 2)
+            and stored["intrinsics"].shape == (3,)
+            and stored["survey_audio"].shape[:1] == (len(survey_rows(count)),)
+            and stored["speech"].dtype.kind == "U"
+            and all(stored[name].dtype.kind in "fiub" and np.isfinite(stored[name]).all() for name in names[:5])
+        )
+        if not whole:
+            raise UserError(f"{path} is damaged or was written by another version of this program: train it again")
+        height, width = stored["background"].shape[:2]
+        return cls(
+            camera=Camera(*(float(v) for v in stored["intrinsics"]), height=height, width=width),
+            background=stored["background"],
+            transforms=stored["transforms"],
+            eyes=eyes,
+            survey=Conditions(stored["survey_audio"], eyes[survey_rows(count)]),
+            speech=str(stored["speech"]),
+        )
 
 
 def survey_rows(frames: int) -> np.ndarray:

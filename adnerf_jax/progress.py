@@ -5,10 +5,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.errors import Preempted, UserError
 from adnerf_jax.files import explain_os_error
 
 T = TypeVar("T")
+# Of several processes that do the same, one speaks.
+_silent = False
+
+
+def silence() -> None:
+    """Leaves the console to another process of this run: from here on only errors are printed."""
+    global _silent
+    _silent = True
 
 
 def duration(seconds: float) -> str:
@@ -70,6 +78,8 @@ class Bar:
             parts.append(duration(spent))
         if note:
             parts.append(note)
+        if _silent:
+            return
         print(("\r\x1b[K" if self._live else "") + " ".join(parts), end=end, file=sys.stderr, flush=True)
 
 
@@ -84,21 +94,27 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
     bar.close()
 
 
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
+
+
 def exit_status(command: Callable[[], None]) -> int:
     """Runs a command for the command line.
 
     Returns:
       0; 2 for what the user has to mend (`UserError`), 1 for what the machine refuses (`OSError`), 130 when
-      interrupted; each of them with one line on standard error.
+      interrupted, 75 when told to end (SIGTERM) with everything saved; each of them with one line on standard error.
     """
     try:
         command()
     except UserError as error:
-        say(f"error: {error}")
+        _print(f"error: {error}")
         return 2
     except OSError as error:
-        say(f"error: {explain_os_error(error)}")
+        _print(f"error: {explain_os_error(error)}")
         return 1
+    except Preempted as error:
+        say(f"stopped by SIGTERM: {error}; run the same command again to continue")
+        return PREEMPTED
     except KeyboardInterrupt:
         say("interrupted: run the same command again to continue")
         return 130
@@ -107,4 +123,9 @@ def exit_status(command: Callable[[], None]) -> int:
 
 def say(message: str) -> None:
     """One line to the user."""
+    if not _silent:
+        _print(message)
+
+
+def _print(message: str) -> None:
     print(message, file=sys.stderr, flush=True)

@@ -1,6 +1,8 @@
 """Folders of runs: their names, the configuration saved in them, and whether a run may go on there."""
 
+import importlib.metadata
 import pathlib
+import platform
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +11,25 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import read_json, write_json
+from adnerf_jax.progress import say
 
 _FILE = "config.json"
 # What may change between a run and its continuation: nothing of it touches the numbers of the steps done.
 _FREE = ("render.", "eval.", "compare.", "reference.", "variants")
 _FREE_TRAIN = tuple(
     f"train.{name}"
-    for name in ("steps", "log_every", "validate_every", "validate_frames", "checkpoint_every", "keep_checkpoints")
+    for name in (
+        "steps",
+        "log_every",
+        "validate_every",
+        "validate_frames",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_best",
+        "on_nan",
+    )
 )
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run_folder(variants: tuple[str, ...]) -> pathlib.Path:
@@ -49,7 +62,17 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
     path = pathlib.Path(workdir) / _FILE
     if not path.exists():
         raise UserError(f"{workdir} is not the folder of a trained stage ({_FILE} is missing): check --workdir")
-    return ConfigDict(read_json(path, "configuration")).lock()
+    saved = read_json(path, "configuration")
+    whole = (
+        isinstance(saved, dict)
+        and saved.get("stage") in ("head", "torso")
+        and saved.get("family") in ("paper", "fast")
+        and all(isinstance(saved.get(part), dict) for part in ("model", "optim", "train"))
+        and all(isinstance(saved.get(part, {}), dict) for part in ("compat", "render", "eval"))
+    )
+    if not whole:
+        raise UserError(f"{path} is no configuration of a stage: check --workdir, or train it again")
+    return ConfigDict(saved).lock()
 
 
 def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -61,22 +84,76 @@ def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
                 f"leaves it: delete that folder, or use another --workdir"
             )
         return
-    old, new = flatten(read_json(workdir / _FILE, "configuration")), flatten(config.to_dict())
+    old = read_json(workdir / _FILE, "configuration")
+    if not isinstance(old, dict):
+        raise UserError(f"{workdir / _FILE} is no configuration: delete that folder, or use another --workdir")
+    _check_same(old, config, workdir)
+
+
+def _check_same(old: Mapping[str, Any], config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Raises UserError where settings differ on which the numbers of a run depend."""
+    old, new = flatten(old), flatten(config.to_dict())
     different = [
         key
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in _FREE_TRAIN
     ]
     if different:
-        told = "; ".join(f"{key} (there {old.get(key)}, here {new.get(key)})" for key in different[:3])
+        told = "; ".join(f"{key} (there {_told(old.get(key))}, here {_told(new.get(key))})" for key in different[:3])
         # Lists and what one of the two lacks cannot be written as an option.
-        plain = all(isinstance(old.get(key), (bool, int, float, str)) for key in different)
+        plain = all(
+            isinstance(old.get(key), (bool, int, float, str)) and str(old[key]).isprintable() for key in different
+        )
         options = " ".join(shlex.quote(f"--config.{key}={old.get(key)}") for key in different)
         go_on = f"to go on with it, add {options}; otherwise " if plain else ""
         raise UserError(
             f"{workdir} holds a run with other settings: {told}{' …' if len(different) > 3 else ''}; "
             f"{go_on}use another --workdir, or delete that one"
         )
+
+
+def _told(value: Any) -> str:
+    """A value on one line, shortened."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def describe(config: ConfigDict, data: str) -> dict[str, Any]:
+    """What a checkpoint says of itself: settings, digest of the data, seed, and versions of what computed it."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # another build of the same package
+            continue
+    return {
+        "stage": config.stage,
+        "family": config.family,
+        "config": config.to_dict(),
+        "data": data,
+        "seed": config.seed,
+        "versions": versions,
+    }
+
+
+def check_description(meta: Mapping[str, Any], config: ConfigDict, data: str, workdir: pathlib.Path) -> None:
+    """Raises UserError where a checkpoint is of other settings or other data; says where versions are others.
+
+    Args:
+      meta: from `describe`, as stored; what is missing was not stored by an earlier version.
+      config, data: of this run.
+      workdir: for messages.
+    """
+    _check_same(meta.get("config", config.to_dict()), config, workdir)
+    if meta.get("data", data) != data:
+        raise UserError(
+            f"the dataset {config.data} has changed since the checkpoints in {workdir} were written (digest "
+            f"{meta['data'][:8]}… there, {data[:8]}… here): bring the old one back, or use another --workdir"
+        )
+    here = describe(config, data)["versions"]
+    others = [f"{k} {v} ({here[k]} here)" for k, v in meta.get("versions", {}).items() if here.get(k, v) != v]
+    if others:
+        say(f"the checkpoint was written by {', '.join(others)}: results may differ in the last bits")
 
 
 def check_empty(workdir: pathlib.Path) -> None:

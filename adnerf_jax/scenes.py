@@ -15,6 +15,9 @@ from adnerf_jax.types import Camera, Scene
 _BOX_DEPTH = (-20.0 * UNITS_PER_CM, 12.0 * UNITS_PER_CM)
 # Components of the lips' shape that are estimated from speech.
 LIPS = 3
+# Frames that linear maps are fitted to, at most: more would tell little more, and memory grows with their square.
+_REGRESSED = 4000
+_BLOCK = 1000  # frames whose windows are looked at together
 
 
 def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
@@ -35,7 +38,8 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
     expression_weights, expression_bias = _linear_in_speech(windows, (blendshapes - typical) / spread)
     eyes = dataset.eyes[frames.split.aud_id]
     poses = np.asarray(placement_vector(frames.split.transforms))
-    torso_rows = np.flatnonzero(np.isin(frames.parts, (NECK, TORSO)).any(axis=(0, 2)))
+    # One picture after the other: all at once are gigabytes.
+    torso_rows = np.flatnonzero(np.any([np.isin(parts, (NECK, TORSO)).any(axis=1) for parts in frames.parts], axis=0))
     top = torso_rows[0] - 0.02 * dataset.camera.height if len(torso_rows) else dataset.camera.height
     near, far = dataset.near_far
     return Scene(
@@ -65,6 +69,8 @@ def _linear_in_speech(windows: np.ndarray, targets: np.ndarray) -> tuple[np.ndar
     Returns:
       weights [16, C, M] and bias [M] of the map from a window as it is, float32.
     """
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _REGRESSED)).astype(int))
+    windows, targets = windows[chosen], targets[chosen]
     mean = windows.mean((0, 1), dtype=np.float64)
     taper = centre_taper(windows.shape[1])[:, None]
     weights, bias = fit_ridge(((windows - mean) * taper).reshape(len(windows), -1), targets)
@@ -88,9 +94,12 @@ def whiten(windows: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray
     channels = windows.shape[-1]
     if channels == components:
         return np.zeros(channels, np.float32), np.eye(channels, dtype=np.float32)
-    rows = windows.reshape(-1, windows.shape[-1]).astype(np.float64)
-    mean = rows.mean(0)
-    variances, vectors = np.linalg.eigh(np.cov(rows - mean, rowvar=False))
+    mean = windows.mean((0, 1), dtype=np.float64)
+    scatter = np.zeros((channels, channels))
+    for start in range(0, len(windows), _BLOCK):
+        rows = windows[start : start + _BLOCK].reshape(-1, channels) - mean
+        scatter += rows.T @ rows
+    variances, vectors = np.linalg.eigh(scatter / (len(windows) * windows.shape[1] - 1))
     keep = np.argsort(variances)[::-1][: min(components, len(mean))]
     floor = 1e-6 * variances.max() + 1e-12
     return mean.astype(np.float32), (vectors[:, keep] / np.sqrt(variances[keep] + floor)).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import read_json
+from adnerf_jax.files import read_array, read_json
 from adnerf_jax.progress import say
 
 FPS = 25.0  # of the frames; speech features come twice as often
@@ -176,6 +176,8 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
         camera = {key: float(meta[key]) for key in ("focal_len", "cx", "cy")}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not an AD-NeRF dataset index (missing or malformed: {error})") from None
+    if not np.isfinite(list(camera.values())).all() or camera["focal_len"] <= 0:
+        raise UserError(f"{path}: focal_len, cx and cy are no camera ({camera}): run the preparation again")
     _check_poses(split, path)
     if (split.img_id < 0).any() or (split.aud_id < 0).any():
         raise UserError(f"{path} names frames by negative numbers: prepare the dataset again")
@@ -268,18 +270,25 @@ def load_audio_windows(data: str | pathlib.Path) -> np.ndarray:
     Raises:
       UserError: another shape, or a file that would need unpickling.
     """
-    path = windows_file(data)
-    try:
-        windows = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an array: {error}") from None
-    shape = getattr(windows, "shape", "an archive of arrays")
-    if len(shape) != 3 or shape[1] != WINDOW:
-        raise UserError(f"{path} holds {shape}; expected an array [frames, {WINDOW}, features]")
+    windows = read_array(windows_file(data), (None, WINDOW, None))
+    if not windows.shape[-1]:
+        raise UserError(f"{windows_file(data)} holds windows without features: make it again")
     return windows.astype(np.float32, copy=False)
 
 
 def load_manifest(data: str | pathlib.Path) -> dict[str, Any]:
     """Reads `manifest.json`; an empty dict for datasets made by other programs."""
     path = pathlib.Path(data) / MANIFEST
-    return read_json(path, "dataset manifest") if path.exists() else {}
+    manifest = read_json(path, "dataset manifest") if path.exists() else {}
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} is no dataset manifest: run the preparation again, or delete that file")
+    return manifest
+
+
+def speech_encoder(data: str | pathlib.Path) -> str:
+    """Name of the speech encoder of a dataset; DeepSpeech for those made by other programs."""
+    speech = load_manifest(data).get("speech", {})
+    name = speech.get("encoder", "deepspeech") if isinstance(speech, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{pathlib.Path(data) / MANIFEST} does not name its speech encoder: run the preparation again")
+    return name

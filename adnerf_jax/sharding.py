@@ -1,7 +1,5 @@
 """The only file that builds a mesh or a sharding: state on every device, the rays of a step split among them."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,18 +58,49 @@ def split_rays(batch: Batch, parts: int) -> Batch:
     )
 
 
-def check_divides(rays_per_frame: int, micro_batches: int, mesh: Mesh) -> None:
-    """Raises UserError where the rays of a frame cannot be split evenly."""
-    if rays_per_frame % (mesh.size * micro_batches):
+def check_divides(rays: int, frames: int, micro_batches: int, mesh: Mesh) -> None:
+    """Raises UserError where the rays of a frame cannot be split evenly; it names the nearest number that can."""
+    per_frame, unit = rays // frames, mesh.size * micro_batches
+    if per_frame % unit:
+        nearest = max(round(per_frame / unit), 1) * unit * frames
         raise UserError(
-            f"{rays_per_frame} rays a frame cannot be split over {mesh.size} device(s) in {micro_batches} "
-            f"micro-batch(es): choose config.train.rays and config.train.micro_batches so that rays / frames_per_step "
-            f"is a multiple of {mesh.size * micro_batches}"
+            f"{per_frame} rays a frame ({rays} of {frames} frame(s)) cannot be split over {mesh.size} device(s) in "
+            f"{micro_batches} micro-batch(es): take --config.train.rays={nearest}, or another "
+            f"config.train.micro_batches; rays / frames_per_step must be a multiple of {unit}"
         )
 
 
-def put(tree: Any, shardings: Any) -> Any:
-    """Host arrays, the same in every process, to arrays on the devices; each process fills only its own part."""
-    return jax.tree.map(
-        lambda a, s: jax.make_array_from_callback(np.shape(a), s, lambda index: np.asarray(a)[index]), tree, shardings
+def local_rays(mesh: Mesh, count: int) -> np.ndarray:
+    """Numbers of the rays of a frame, of `count`, that this process's devices compute: all, where it is alone."""
+    sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
+    parts = sharding.addressable_devices_indices_map((count,)).values()
+    return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
+
+
+def put(batch: Batch, shardings: Batch, columns: np.ndarray, count: int) -> Batch:
+    """A batch in the host's memory to one on the devices; each process fills only its own part.
+
+    Args:
+      batch: with the rays `columns` alone of each frame, conditions the same in every process.
+      shardings: of the whole batch (`batch_sharding`).
+      columns: from `local_rays`.
+      count: rays of a frame in the whole batch.
+    """
+
+    def rays(a: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[1].indices(count)
+            first = np.searchsorted(columns, start)
+            return a[:, first : first + stop - start]
+
+        return jax.make_array_from_callback((len(a), count, *a.shape[2:]), sharding, part)
+
+    def whole(a: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(np.shape(a), sharding, lambda index: np.asarray(a)[index])
+
+    split = {name: rays(getattr(batch, name), getattr(shardings, name)) for name in ("pixels", "target", "background")}
+    return Batch(
+        **split,
+        transforms=whole(batch.transforms, shardings.transforms),
+        conditions=jax.tree.map(whole, batch.conditions, shardings.conditions),
     )

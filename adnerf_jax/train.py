@@ -1,6 +1,7 @@
 """Training of one stage, top to bottom: `train(config, workdir)`."""
 
 import concurrent.futures
+import contextlib
 import pathlib
 import time
 
@@ -10,16 +11,19 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from adnerf_jax import checkpoints, sharding
+from adnerf_jax import checkpoints, processes, sharding
 from adnerf_jax.batches import RaySampler
-from adnerf_jax.datasets import SUBJECTS, Dataset, Frames, dataset_of, load_frames, tuning_split
-from adnerf_jax.errors import UserError
+from adnerf_jax.datasets import SUBJECTS, Dataset, Frames, dataset_of, tuning_split
+from adnerf_jax.errors import NotFinite, Preempted, UserError
+from adnerf_jax.faults import Termination, Watch
+from adnerf_jax.frame_cache import cached_frames
 from adnerf_jax.logs import MetricWriter
 from adnerf_jax.metrics import psnr_of
-from adnerf_jax.optim import AdamMoments, make_optimizer, with_moments
+from adnerf_jax.optim import make_optimizer
 from adnerf_jax.person import Person
 from adnerf_jax.progress import Bar, duration, say
-from adnerf_jax.runs import check_continues, save_config
+from adnerf_jax.revival import look_after
+from adnerf_jax.runs import check_continues, check_description, describe, save_config
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.schema import LANDMARKS
 from adnerf_jax.stages import Stage, example_batch, head_init, make_stage, step_key
@@ -27,11 +31,10 @@ from adnerf_jax.state import TrainState
 from adnerf_jax.types import Batch, Scene
 from adnerf_jax.validation import Validator
 
-# A field is looked after each so many steps; one that has died shows less than so much on average.
+# A field is looked after each so many steps.
 _LOOK_EVERY = 250
-DEAD_OPACITY = 1e-3
-
-
+# More steps than so many are not left out: such a run diverges.
+_MOST_SKIPPED = 10
 # The cost of a training is told after so many steps, where it is more than so many seconds.
 _COST_STEPS = 4
 _LONG = 3 * 3600.0
@@ -41,54 +44,49 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     """Trains the stage that `config` names, from scratch or from the newest checkpoint in `workdir`.
 
     Writes `config.json`, `person.npz`, `checkpoints/<step>/`, `metrics.jsonl`, TensorBoard events and
-    `validation/*.png`.
+    `validation/*.png`. All processes of a run call it; the first one writes.
 
     Args:
       config: of `configs/head.py` or `configs/torso.py`, with `data` set.
       workdir: the stage's folder.
 
     Raises:
-      UserError: bad data, a missing head, or a workdir of another run.
+      UserError: bad data, a missing head, a workdir of another run, or numbers that are not finite.
+      Preempted: SIGTERM came; everything is saved.
     """
     workdir = pathlib.Path(workdir)
     check_settings(config)
     check_continues(config, workdir)
+    with Termination() as termination:
+        _train(config, workdir, termination)
 
+
+def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) -> None:
     dataset = dataset_of(config)
     check_expression(config, dataset)
     training, held_out = tuning_split(dataset.train) if config.train.tuning else (dataset.train, dataset.val)
-    frames = load_frames(dataset, training)
+    person = Person.of(dataset)
+    person.check_continues(workdir)
+    mesh = sharding.make_mesh()
+    frames_per_step = min(config.train.frames_per_step, len(training))
+    sharding.check_divides(config.train.rays, frames_per_step, config.train.micro_batches, mesh)
+    frames, digest = cached_frames(dataset, training)
     say(
         f"{config.stage} stage: {len(frames)} frames of {dataset.camera.width}x{dataset.camera.height}, "
         f"{config.train.steps} steps of {config.train.rays} rays on {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s), into {workdir}"
+        f"{jax.devices()[0].platform} device(s){_shared()}, into {workdir}"
     )
 
-    person = Person.of(dataset)
-    person.check_continues(workdir)
-
-    mesh = sharding.make_mesh()
-    rays_per_frame = config.train.rays // min(config.train.frames_per_step, len(frames))
-    sharding.check_divides(rays_per_frame, config.train.micro_batches, mesh)
     stage = make_stage(config, dataset.camera)
-    state, tx = initial_state(config, stage, dataset, frames, mesh, workdir)
-    save_config(config, workdir)
-    person.save(workdir)
+    state, tx = initial_state(config, stage, dataset, frames, digest, mesh, workdir)
+    if processes.is_main():
+        save_config(config, workdir)
+        person.save(workdir)
 
-    sampler = RaySampler(
-        dataset,
-        frames,
-        frames_per_step=config.train.frames_per_step,
-        rays_per_frame=rays_per_frame,
-        regions=dict(config.train.regions),
-        swapped_rect=config.compat.face_rect,
-        random_background=config.train.random_background,
-        subject=SUBJECTS[config.subject],
-        seed=config.seed,
-    )
-    batch_shardings = sharding.batch_sharding(mesh, sampler.batch(0))
+    sampler = make_sampler(config, dataset, frames)
+    columns = sharding.local_rays(mesh, sampler.rays_per_frame)
+    batch_shardings = sharding.batch_sharding(mesh, sampler.batch(0, columns))
     update = make_update(stage, tx, config.seed, config.train.micro_batches)
-
     validator = Validator(
         stage,
         dataset,
@@ -99,96 +97,128 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         subject=SUBJECTS[config.subject],
         smooth=not config.compat.rough_validation,
     )
+    meta = describe(config, digest)
+    skipped: set[int] = set()
 
-    first = int(state.step)
-    bar = Bar(config.stage, config.train.steps, "steps", done=first)
-    with (
-        MetricWriter(workdir, first) as writer,
-        checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver,
-        concurrent.futures.ThreadPoolExecutor(1) as loader,
-    ):
-        upcoming = loader.submit(sampler.batch, first)
-        began = since = time.monotonic()
-        since_step = first
-        for step in range(first, config.train.steps):
-            batch = upcoming.result()
-            if step + 1 < config.train.steps:
-                upcoming = loader.submit(sampler.batch, step + 1)
-            state, metrics = update(state, sharding.put(batch, batch_shardings))
-            done = step + 1
-            if done - first == 1:
-                jax.block_until_ready(metrics)
-                began = time.monotonic()
-            elif done - first == _COST_STEPS:
-                jax.block_until_ready(metrics)
-                say_cost((time.monotonic() - began) / (_COST_STEPS - 1) * (config.train.steps - done), config.family)
-            last = done == config.train.steps
-            note = ""
-            if done % config.train.log_every == 0 or last:
-                values = {k: float(v) for k, v in metrics.items()}
-                rate = (done - since_step) * batch.target.shape[0] * batch.target.shape[1] / (time.monotonic() - since)
-                psnr = psnr_of(values["mse"])
-                writer.write(done, {**values, "psnr": psnr, "rays_per_s": rate})
-                note = f"loss {values['loss']:.5f} PSNR {psnr:.1f} dB {rate:,.0f} rays/s"
-                since, since_step = time.monotonic(), done
-            bar.update(note=note)
-            if done % _LOOK_EVERY == 0 and not last:
-                state = look_after(state, float(metrics["opacity"]), stage, tx, config, dataset, mesh)
-            if done % config.train.checkpoint_every == 0 or last:
-                saver.save(state, {"stage": config.stage, "family": config.family})
-            if done % config.train.validate_every == 0 or last:
-                pictures = validator.save(state, done)
-                since, since_step = time.monotonic(), done
-    bar.close()
-    if first < config.train.steps:
-        say(f"wrote {checkpoints.directory(workdir)}, metrics.jsonl and {pictures}")
-    else:
-        say(f"{workdir} is trained already ({first} steps)")
+    def run(state: TrainState) -> None:
+        """The steps from a state to the last one."""
+        first, picture = int(state.step), None
+        bar = Bar(config.stage, config.train.steps, "steps", done=first)
+        watch = Watch()
+        with (
+            MetricWriter(workdir, first) if processes.is_main() else contextlib.nullcontext() as writer,
+            checkpoints.Saver(workdir, config.train.keep_checkpoints, config.train.keep_best) as saver,
+            concurrent.futures.ThreadPoolExecutor(1) as loader,
+        ):
+            upcoming = loader.submit(sampler.batch, first, columns)
+            began = since = time.monotonic()
+            since_step = first
+            for step in range(first, config.train.steps):
+                if termination.requested(step):
+                    watch.check()
+                    saver.save(state, meta)
+                    saver.wait()
+                    raise Preempted(f"{config.stage} is saved at step {step} of {config.train.steps} in {workdir}")
+                batch = upcoming.result()
+                done = step + 1
+                last = done == config.train.steps
+                if not last:
+                    upcoming = loader.submit(sampler.batch, done, columns)
+                report = done % config.train.log_every == 0 or last
+                keep = done % config.train.checkpoint_every == 0 or last
+                look = done % _LOOK_EVERY == 0 and not last
+                if done in skipped:
+                    state = state.replace(step=state.step + 1)
+                    report = look = False
+                else:
+                    state, metrics = update(
+                        state, sharding.put(batch, batch_shardings, columns, sampler.rays_per_frame)
+                    )
+                    watch.add(done, metrics)
+                if done - first == 1:
+                    jax.block_until_ready(state.step)
+                    began = time.monotonic()
+                elif done - first == _COST_STEPS:
+                    jax.block_until_ready(state.step)
+                    a_step = (time.monotonic() - began) / (_COST_STEPS - 1)
+                    say_cost(a_step * (config.train.steps - done), config.family)
+                if report or keep or look:
+                    watch.check()
+                rate = (done - since_step) * config.train.rays / (time.monotonic() - since)
+                if look:
+                    state = look_after(state, float(metrics["opacity"]), stage, tx, config, dataset, mesh)
+                validate, validated = done % config.train.validate_every == 0 or last, None
+                if validate:
+                    picture, validated = validator.save(state, done)
+                note = ""
+                if report:
+                    values = {k: float(v) for k, v in metrics.items()}
+                    values["psnr"] = psnr_of(values["mse"])
+                    if validated is not None:
+                        values["validation_psnr"] = validated
+                    if writer is not None:
+                        writer.write(done, {**values, "rays_per_s": rate})
+                    note = f"loss {values['loss']:.5f} PSNR {values['psnr']:.1f} dB {rate:,.0f} rays/s"
+                if report or validate:
+                    since, since_step = time.monotonic(), done
+                if keep:
+                    saver.save(state, meta, validated)
+                bar.update(note=note)
+        bar.close()
+        if first < config.train.steps:
+            say(f"wrote {checkpoints.directory(workdir)}, metrics.jsonl and {picture}")
+        else:
+            say(f"{workdir} is trained already ({first} steps)")
+
+    while True:
+        try:
+            return run(state)
+        except NotFinite as error:
+            explain_not_finite(error, config, workdir, skipped)
+            skipped.add(error.step)
+            state, _ = initial_state(config, stage, dataset, frames, digest, mesh, workdir)
 
 
-def look_after(
-    state: TrainState, opacity: float, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh
-) -> TrainState:
-    """The state itself while its field lives, a reborn one where it has died.
+def make_sampler(config: ConfigDict, dataset: Dataset, frames: Frames) -> RaySampler:
+    """What draws the rays of a configuration's steps."""
+    return RaySampler(
+        dataset,
+        frames,
+        frames_per_step=config.train.frames_per_step,
+        rays_per_frame=config.train.rays // min(config.train.frames_per_step, len(frames)),
+        regions=dict(config.train.regions),
+        swapped_rect=config.compat.face_rect,
+        random_background=config.train.random_background,
+        subject=SUBJECTS[config.subject],
+        seed=config.seed,
+    )
+
+
+def explain_not_finite(error: NotFinite, config: ConfigDict, workdir: pathlib.Path, skipped: set[int]) -> None:
+    """Says what a training goes back to, or why it does not.
 
     Raises:
-      UserError: the field's numbers are not finite.
+      UserError: it stops.
     """
-    if not np.isfinite(opacity):
+    newest = checkpoints.latest_step(workdir)
+    good = "there is no checkpoint yet" if newest is None else f"the last good checkpoint is that of step {newest}"
+    what = f"step {error.step} of the {config.stage}: not a finite number: {', '.join(error.terms)}; {good}"
+    if config.train.on_nan != "rollback":
         raise UserError(
-            f"step {int(state.step)}: the {config.stage}'s opacity is not a number: lower "
-            f"config.optim.learning_rate, or go on from the newest checkpoint with the same command"
-        )
-    if opacity >= DEAD_OPACITY:
-        return state
-    if config.compat.dead_density:
-        say(f"step {int(state.step)}: the {config.stage} has died; config.compat.dead_density leaves it so")
-        return state
-    return reborn(state, stage, tx, config, dataset, mesh)
+            f"{what}: lower config.optim.learning_rate, or let --config.train.on_nan=rollback go back to it and leave "
+            f"the rays of that step out"
+        ) from None
+    if len(skipped) == _MOST_SKIPPED:
+        raise UserError(
+            f"{what}; {len(skipped)} steps were left out before, so it is not single batches: lower "
+            f"config.optim.learning_rate"
+        ) from None
+    say(f"{what}; going back to {'the beginning' if newest is None else f'step {newest}'}, leaving that step out")
 
 
-def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh) -> TrainState:
-    """A state with fresh parameters at the same step, for one whose field has died.
-
-    Behind a ReLU a density that is negative everywhere has no gradient: it never comes back by itself.
-    """
-    step = int(state.step)
-    say(
-        f"step {step}: nothing of the {config.stage} is left (its mean opacity is below {DEAD_OPACITY:g}); a field "
-        f"without density has no gradient, so it begins anew from other parameters"
-    )
-    example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
-
-    def create(scene: Scene, frozen) -> TrainState:
-        params = stage.init(jax.random.fold_in(jax.random.key(config.seed), step), example, scene)
-        fresh = TrainState.create(params, tx, frozen, scene)
-        # Rates, and the step from which attention is trained, go by the steps of the run.
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return fresh.replace(opt_state=with_moments(fresh.opt_state, AdamMoments({}, zeros, zeros), step))
-
-    fresh = jax.jit(create, out_shardings=sharding.replicated(mesh))(state.scene, state.frozen)
-    # Copies: the next step gives up the buffers of its state.
-    return fresh.replace(step=state.step, born=jnp.copy(state.step))
+def _shared() -> str:
+    count = jax.process_count()
+    return f" of {count} processes" if count > 1 else ""
 
 
 def say_cost(seconds: float, family: str) -> None:
@@ -205,6 +235,10 @@ def check_settings(config: ConfigDict) -> None:
     for name in counts:
         if config.train[name] < 1:
             raise UserError(f"config.train.{name} is {config.train[name]}: it must be at least 1")
+    if config.train.keep_best < 0:
+        raise UserError(f"config.train.keep_best is {config.train.keep_best}: it must be at least 0")
+    if config.train.on_nan not in ("stop", "rollback"):
+        raise UserError(f"config.train.on_nan is {config.train.on_nan}: it is stop or rollback")
     if config.train.rays < config.train.frames_per_step:
         raise UserError(
             f"{config.train.rays} rays a step are too few for {config.train.frames_per_step} frames: raise "
@@ -254,6 +288,8 @@ def make_update(stage: Stage, tx, seed: int, micro_batches: int = 1):
 
             total, _ = jax.lax.scan(add, zero, (parts, keys))
             gradients, metrics = jax.tree.map(lambda a: a / micro_batches, total)
+        # Parameters are finite after the step if this is.
+        metrics["gradient"] = optax.global_norm(gradients)
         changes, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
@@ -261,10 +297,15 @@ def make_update(stage: Stage, tx, seed: int, micro_batches: int = 1):
     return jax.jit(update, donate_argnums=0)
 
 
-def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, mesh, workdir: pathlib.Path):
+def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, digest: str, mesh, workdir: pathlib.Path):
     """The state to start from: the newest checkpoint of the workdir, else fresh parameters (and the trained head).
 
     Order: shapes without computing → shardings → restore, or initialise on the devices.
+
+    Args:
+      config, stage, dataset, frames, mesh: of the run.
+      digest: of the data (`cached_frames`).
+      workdir: the stage's folder.
 
     Returns:
       (state, optimizer).
@@ -282,7 +323,12 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, mesh, 
         return TrainState.create(params, tx, frozen, scene)
 
     if checkpoints.latest_step(workdir) is not None:
-        state = checkpoints.restore(workdir, _abstract(create, whole, scene, frozen), what="this run")
+        state = checkpoints.restore(
+            workdir,
+            _abstract(create, whole, scene, frozen),
+            what="this run",
+            check=lambda meta: check_description(meta, config, digest, workdir),
+        )
         if not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.frozen, frozen)):
             raise UserError(
                 f"the head in {config.head_checkpoint} has been trained on since this torso began: delete {workdir} to "

@@ -7,8 +7,10 @@ import cv2
 import jax
 import numpy as np
 
+from adnerf_jax import processes
 from adnerf_jax.datasets import Dataset, load_frames
 from adnerf_jax.media.image import write_image
+from adnerf_jax.metrics import psnr_of
 from adnerf_jax.rendering import Layers, make_renderer
 from adnerf_jax.schema import Split
 from adnerf_jax.stages import Stage
@@ -46,21 +48,27 @@ class Validator:
         self._dataset, self._stage, self._folder, self._subject = dataset, stage, folder, subject
         self._render = make_renderer(stage.head, stage.torso, dataset.camera, chunk, smooth)
 
-    def save(self, state: TrainState, step: int) -> pathlib.Path:
-        """Writes `<folder>/<step>.png`, a row for each frame, and returns its path."""
+    def save(self, state: TrainState, step: int) -> tuple[pathlib.Path, float | None]:
+        """Writes `<folder>/<step>.png`, a row for each frame; all processes of a run take part.
+
+        Returns:
+          its path, and the PSNR in dB of the frames together; None where there are none.
+        """
         background = self._dataset.background.astype(np.float32) / 255.0
         split = self._frames.split
-        rows = []
+        rows, errors = [], []
         for row in range(len(split)):
             conditions = self._dataset.conditions(split.aud_id[row : row + 1])
             layers = render_layers(self._render, self._stage, state, split.transforms[row], conditions)
             truth = self._frames.showing(self._subject, row, self._dataset.background)
             seen = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
-            rows.append(panels(truth, layers.person_over(background), layers.depth, seen, state.scene))
+            render = layers.person_over(background)
+            errors.append(np.square(render - truth / 255.0).mean())
+            rows.append(panels(truth, render, layers.depth, seen, state.scene))
         path = self._folder / f"{step:06d}.png"
-        if rows:
+        if rows and processes.is_main():
             write_image(path, np.concatenate(rows, axis=0))
-        return path
+        return path, psnr_of(float(np.mean(errors))) if errors else None
 
 
 def render_layers(render, stage: Stage, state: TrainState, transform: np.ndarray, conditions) -> Layers:

@@ -3,7 +3,7 @@
     python -m benchmarks.collapse --data D
 
 trains heads 32 wide with 16 + 32 samples for 500 steps from the same batches and different first parameters, all seeds
-in one program, and prints how many are dead (opacity below `train.DEAD_OPACITY`) and the PSNR of the others.
+in one program, and prints how many are dead (opacity below `revival.DEAD_OPACITY`) and the PSNR of the others.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from adnerf_jax.batches import RaySampler
 from adnerf_jax.datasets import SUBJECTS, dataset_of, load_frames
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.progress import Bar, say
+from adnerf_jax.revival import DEAD_OPACITY
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.stages import example_batch, make_stage, step_key
-from adnerf_jax.train import DEAD_OPACITY
 from configs import common
 
 SEEDS, STEPS, RAYS = 20, 500, 256

@@ -55,6 +55,9 @@ def _base(stage: str) -> ConfigDict:
     config.train.validate_frames = 4  # pictures each time, evenly spaced over the held-out frames
     config.train.checkpoint_every = 5_000  # steps between checkpoints
     config.train.keep_checkpoints = 2  # newest ones kept
+    config.train.keep_best = 1  # and those of the best validation pictures; a multiple of validate_every has some
+    # When a step's numbers are not finite: stop, or rollback to the newest checkpoint and leave that step's rays out.
+    config.train.on_nan = "stop"
 
     config.render = ConfigDict()
     config.render.audio = config_dict.placeholder(str)  # sound or video file to speak

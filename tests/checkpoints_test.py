@@ -1,5 +1,6 @@
 """States on disk: whole, the newest ones, and refused with the name of what differs."""
 
+import resource
 import shutil
 
 import chex
@@ -44,6 +45,11 @@ def save(workdir, *states: TrainState, keep: int = 2) -> None:
             saver.save(state, META)
 
 
+def restore(workdir, expected: TrainState, what: str) -> TrainState:
+    """The newest state, whatever stands beside it."""
+    return checkpoints.restore(workdir, expected, what=what, check=lambda meta: None)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A folder with the state of step 3."""
@@ -56,7 +62,7 @@ def saved(tmp_path_factory):
 def test_a_state_comes_back_bit_for_bit(tmp_path, frozen):
     state = make_state(frozen=frozen)
     save(tmp_path, state)
-    restored = checkpoints.restore(tmp_path, abstract(state), what="this run")
+    restored = restore(tmp_path, abstract(state), what="this run")
     chex.assert_trees_all_equal(restored, state)
     chex.assert_trees_all_equal_dtypes(restored, state)
     assert int(restored.step) == 3
@@ -68,7 +74,7 @@ def test_no_checkpoint(tmp_path):
     assert checkpoints.latest_step(tmp_path) is None
     state = abstract(make_state())
     for call in (
-        lambda: checkpoints.restore(tmp_path, state, what="the head"),
+        lambda: restore(tmp_path, state, what="the head"),
         lambda: checkpoints.restore_params(tmp_path, {"params": state.params}, what="the head"),
     ):
         with pytest.raises(UserError, match="no checkpoint of the head in .*: train it first"):
@@ -81,7 +87,7 @@ def test_another_shape_is_named(saved):
     wider = abstract(make_state(width=5))
     message = r"checkpoint of the head in .*: params/net/kernel is \(3, 2\) there and \(3, 5\) here"
     with pytest.raises(UserError, match=message):
-        checkpoints.restore(saved, wider, what="the head")
+        restore(saved, wider, what="the head")
     with pytest.raises(UserError, match=message):
         checkpoints.restore_params(saved, {"params": wider.params}, what="the head")
 
@@ -101,13 +107,78 @@ def test_every_requested_state_is_written_and_the_newest_two_are_kept(tmp_path):
     save(tmp_path, *states)
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3", "4"}
     assert checkpoints.latest_step(tmp_path) == 4
-    chex.assert_trees_all_equal(checkpoints.restore(tmp_path, abstract(states[3]), what="it"), states[3])
+    chex.assert_trees_all_equal(restore(tmp_path, abstract(states[3]), what="it"), states[3])
 
 
 def test_an_unfinished_checkpoint_is_none(saved, tmp_path):
     copy = shutil.copytree(saved, tmp_path / "copy")
     shutil.copytree(copy / "checkpoints/3", copy / "checkpoints/7.orbax-checkpoint-tmp")
     assert checkpoints.latest_step(copy) == 3
+
+
+def damage(folder, how: str) -> None:
+    """What disks and interrupted copies do to a checkpoint."""
+    files = sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest = files[-1]
+    if how == "truncated":
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    elif how == "a bit flipped":
+        data = bytearray(largest.read_bytes())
+        data[len(data) // 2] ^= 1
+        largest.write_bytes(data)
+    elif how == "half missing":
+        for file in files[::2]:
+            file.unlink()
+    else:
+        for file in files:
+            if file.parent.name == "meta":
+                file.write_bytes(file.read_bytes().replace(b'"head"', b'"heap"'))
+
+
+@pytest.mark.parametrize("how", ["truncated", "a bit flipped", "half missing", "described wrongly"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_this_is_said(tmp_path, capsys, how):
+    states = [make_state(step) for step in (1, 2)]
+    save(tmp_path, *states)
+    damage(tmp_path / "checkpoints/2", how)
+    whole = sharding.replicated(sharding.make_mesh())
+    step, parts = checkpoints.restore_for_use(tmp_path, whole)
+    assert step == 1
+    chex.assert_trees_all_equal(parts["params"], states[0].params)
+    assert "the checkpoint of step 2 in" in capsys.readouterr().err
+    restored = restore(tmp_path, abstract(states[0]), what="this run")
+    chex.assert_trees_all_equal(restored, states[0])
+    assert "damaged checkpoints were moved to" in capsys.readouterr().err
+    assert checkpoints.latest_step(tmp_path) == 1 and (tmp_path / "damaged/2").is_dir()
+
+
+def test_when_all_are_damaged_this_is_said(saved, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    damage(copy / "checkpoints/3", "a bit flipped")
+    with pytest.raises(UserError, match=r"no checkpoint of it in .* can be read \(step 3: "):
+        restore(copy, abstract(make_state()), what="it")
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    with checkpoints.Saver(tmp_path, keep=1, best=1) as saver:
+        for step, psnr in ((1, 20.0), (2, 30.0), (3, None), (4, 25.0)):
+            saver.save(make_state(step), META, psnr)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"2", "4"}
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_the_checkpoint_before(tmp_path):
+    states = [make_state(step) for step in (1, 2)]
+    save(tmp_path, states[0])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written into .*checkpoints .*run the same command again"):
+            save(tmp_path, states[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoints.latest_step(tmp_path) == 1
+    save(tmp_path, states[1])
+    chex.assert_trees_all_equal(restore(tmp_path, abstract(states[1]), what="it"), states[1])
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 
 def test_use_needs_no_optimizer_state(saved, tmp_path):

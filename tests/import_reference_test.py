@@ -17,7 +17,8 @@ import run
 from adnerf_jax import checkpoints, schema, sharding
 from adnerf_jax.cameras import rays_through
 from adnerf_jax.compositing import over
-from adnerf_jax.datasets import dataset_of, load_frames
+from adnerf_jax.datasets import dataset_of
+from adnerf_jax.frame_cache import cached_frames
 from adnerf_jax.import_reference import read_checkpoint
 from adnerf_jax.pretrained import torch_pickle
 from adnerf_jax.runs import load_config
@@ -200,8 +201,8 @@ def test_moments_and_steps_go_over(torch, data, tmp_path, legacy):
         config = load_config(tmp_path / "w" / stage)
         dataset = dataset_of(config)
         built = make_stage(config, dataset.camera)
-        frames = load_frames(dataset, dataset.train)
-        state, _ = initial_state(config, built, dataset, frames, sharding.make_mesh(), tmp_path / "w" / stage)
+        frames = cached_frames(dataset, dataset.train)
+        state, _ = initial_state(config, built, dataset, *frames, sharding.make_mesh(), tmp_path / "w" / stage)
         assert int(state.step) == step
         groups = {name: masked.inner_state for name, masked in state.opt_state.inner_states.items()}
         adam, schedule = groups["networks"]

@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.datasets import load_dataset
 from adnerf_jax.errors import UserError
+from adnerf_jax.frame_cache import cached_frames
 from adnerf_jax.stages import make_stage
 from adnerf_jax.train import initial_state, train
 
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def state_of(config, workdir):
     """Everything in the newest checkpoint, the optimizer's moments included."""
     dataset = load_dataset(config.data)
-    frames = load_frames(dataset, dataset.train)
+    frames = cached_frames(dataset, dataset.train)
     stage = make_stage(config, dataset.camera)
-    return jax.device_get(initial_state(config, stage, dataset, frames, sharding.make_mesh(), workdir)[0])
+    return jax.device_get(initial_state(config, stage, dataset, *frames, sharding.make_mesh(), workdir)[0])
 
 
 @pytest.mark.parametrize(("family", "kept", "last"), [("trained", 30, 40), ("trained_paper", 18, 20)])

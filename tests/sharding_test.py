@@ -33,10 +33,10 @@ one, _ = tiny.losses_of_steps(config, first, jax.devices()[:1], 3)
 eight, state = tiny.losses_of_steps(config, first, jax.devices(), 3)
 mesh = sharding.make_mesh()
 batch = tiny.ray_sampler(config, load_dataset(data)).batch(0)
-placed = sharding.put(batch, sharding.batch_sharding(mesh, batch))
+placed = sharding.put(batch, sharding.batch_sharding(mesh, batch), sharding.local_rays(mesh, 32), 32)
 same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), jax.device_get(placed), batch)
 try:
-    sharding.check_divides(12, 1, mesh)
+    sharding.check_divides(48, 4, 1, mesh)
     message = ""
 except UserError as error:
     message = str(error)
@@ -46,7 +46,7 @@ with checkpoints.Saver(workdir, 1) as saver:
     saver.save(state, {})
 alone = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
 expected = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=alone), state)
-restored = checkpoints.restore(workdir, expected, what="this run")
+restored = checkpoints.restore(workdir, expected, what="this run", check=lambda meta: None)
 equal = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), jax.device_get(restored), jax.device_get(state))
 print(json.dumps({
     "one": one,
@@ -78,31 +78,34 @@ def test_eight_devices_compute_what_one_computes(tiny_data, tmp_path):
     # 4 frames of 32 rays: every device has all frames and an eighth of the rays of each.
     assert result["target"] == [4, 4, 3] and result["transforms"] == [4, 4, 4]
     assert result["same"] and result["restored"] and result["devices"] == 1
-    assert "12 rays a frame cannot be split over 8 device(s) in 1 micro-batch(es)" in result["message"]
+    assert "12 rays a frame (48 of 4 frame(s)) cannot be split over 8 device(s)" in result["message"]
+    assert "take --config.train.rays=64" in result["message"]
 
 
 def test_host_arrays_arrive_as_they_are():
     mesh = sharding.make_mesh(jax.devices()[:1])
     batch = jax.tree.map(lambda a: a + np.float32(0.5), example_batch(8, 2, (16, 3)))
-    placed = sharding.put(batch, sharding.batch_sharding(mesh, batch))
+    placed = sharding.put(batch, sharding.batch_sharding(mesh, batch), sharding.local_rays(mesh, 8), 8)
     for ours, theirs in zip(jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert len(ours.devices()) == 1
 
 
 def test_one_device_takes_any_number_of_rays():
-    sharding.check_divides(7, 1, sharding.make_mesh(jax.devices()[:1]))
+    sharding.check_divides(7, 1, 1, sharding.make_mesh(jax.devices()[:1]))
 
 
 def test_more_devices_than_divide_the_rays():
     class Mesh:
         size = 3
 
-    with pytest.raises(UserError, match=r"8 rays a frame cannot be split over 3 device\(s\) in 1 micro-batch\(es\)"):
-        sharding.check_divides(8, 1, Mesh())
-    sharding.check_divides(24, 4, Mesh())
-    with pytest.raises(UserError, match="is a multiple of 12$"):
-        sharding.check_divides(18, 4, Mesh())
+    with pytest.raises(
+        UserError, match=r"8 rays a frame \(8 of 1 frame\(s\)\) cannot be split over 3 device\(s\) in 1 "
+    ):
+        sharding.check_divides(8, 1, 1, Mesh())
+    sharding.check_divides(24, 1, 4, Mesh())
+    with pytest.raises(UserError, match="take --config.train.rays=48, .* must be a multiple of 12$"):
+        sharding.check_divides(36, 2, 4, Mesh())
 
 
 def test_the_parts_of_a_batch_are_the_batch():

@@ -231,8 +231,9 @@ def losses_of_steps(
     state = jax.device_put(state, sharding.replicated(mesh))
     values = []
     for step in range(steps):
+        columns = np.arange(sampler.rays_per_frame)
         batch = sampler.batch(step)
-        state, metrics = update(state, sharding.put(batch, sharding.batch_sharding(mesh, batch)))
+        state, metrics = update(state, sharding.put(batch, sharding.batch_sharding(mesh, batch), columns, len(columns)))
         values.append(float(metrics["loss"]))
     return values, state
 

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from flax import struct
 
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import read_archive
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES, LANDMARKS, Face, FaceLandmarker
 from adnerf_jax.progress import track
@@ -66,9 +68,18 @@ class Landmarks:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "Landmarks":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            return cls(data["points"], data["valid"], data["blendshapes"])
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: it is not that.
+        """
+        data = read_archive(path, ("points", "valid", "blendshapes"))
+        shapes = {"points": (478, 3), "valid": (), "blendshapes": (52,)}
+        count = data["valid"].shape[:1]
+        fits = all(data[name].shape == (*count, *shape) for name, shape in shapes.items()) and count
+        if not fits or not all(a.dtype.kind in "fib" and np.isfinite(a).all() for a in data.values()):
+            raise UserError(f"{path} holds no landmarks: run the preparation again")
+        return cls(data["points"], data["valid"].astype(bool), data["blendshapes"])
 
 
 class FaceFollower:

@@ -1,0 +1,157 @@
+"""Decoded frames in a file that is mapped into memory: built once, checked, shared by all processes of a machine."""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from adnerf_jax.datasets import Dataset, Frames, decode_frame, frame_files
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import cache_folder, read_json, write_json
+from adnerf_jax.progress import Bar, say
+from adnerf_jax.schema import BACKGROUNDS, Split, first_of
+
+_VERSION = 1  # of decoding and layout
+_CHANNELS = 5  # red, green, blue, part, alpha of each pixel, side by side: one page is read for a ray
+_ARRAY, _INFO = "frames.npy", "info.json"
+_BLOCK = 1 << 24  # bytes
+_AHEAD = 64  # frames decoded before they are written
+
+
+def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
+    """The frames of a split, as `load_frames` decodes them, in pages that the system reads and drops as it likes.
+
+    They are kept in `<dataset>/.frames/`, or in the cache folder where the dataset cannot be written to, 5 bytes a
+    pixel, and decoded again when a file of the dataset has changed.
+
+    Returns:
+      frames, and the digest of everything that the dataset says: the same wherever it lies.
+
+    Raises:
+      UserError: a frame is missing or of another size.
+      OSError: there is no room for them.
+    """
+    folder = _folder(dataset, split)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stamp = _stamp(dataset, split)
+    with _locked(folder.with_suffix(".lock")):
+        info = _usable(folder, stamp)
+        if info is None:
+            info = _build(dataset, split, folder, stamp)
+        packed = np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False)
+    pixels = np.asarray(packed)
+    frames = Frames(split, pixels[..., :3], pixels[..., 3], pixels[..., 4])
+    return frames, _digest(dataset, info["sources"])
+
+
+def _folder(dataset: Dataset, split: Split) -> pathlib.Path:
+    name = hashlib.sha256(repr((split.img_id.tolist(), dataset.camera)).encode()).hexdigest()[:16]
+    if os.access(dataset.path, os.W_OK):
+        return dataset.path / ".frames" / name
+    where = hashlib.sha256(os.fsencode(dataset.path.absolute())).hexdigest()[:16]
+    return cache_folder() / "frames" / f"{where}-{name}"
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Held by one process at a time, also over a network where the file system can."""
+    with path.open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sources(dataset: Dataset, split: Split) -> Iterator[pathlib.Path]:
+    yield first_of(dataset.path, BACKGROUNDS)
+    for i in split.img_id:
+        parts, picture, soft, _ = frame_files(dataset, int(i))
+        yield from (parts, picture) if soft is None else (parts, picture, soft)
+
+
+def _stamp(dataset: Dataset, split: Split) -> str:
+    """Changes when a file does: names, sizes and times of all of them."""
+    stamp = hashlib.sha256(f"{_VERSION} {dataset.camera}".encode())
+    for path in _sources(dataset, split):
+        status = path.stat()
+        stamp.update(f"{path.relative_to(dataset.path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return stamp.hexdigest()
+
+
+def _usable(folder: pathlib.Path, stamp: str) -> dict[str, str] | None:
+    """What is known of the frames in a folder; None where they are of other files, or not what was written."""
+    if not (folder / _INFO).exists():
+        return None
+    try:
+        info = read_json(folder / _INFO, "frame cache")
+    except UserError:
+        return None
+    if not isinstance(info, dict) or info.get("stamp") != stamp or not (folder / _ARRAY).exists():
+        return None
+    array = hashlib.sha256()
+    with (folder / _ARRAY).open("rb") as file:
+        while block := file.read(_BLOCK):
+            array.update(block)
+    if array.hexdigest() != info.get("array"):
+        say(f"{folder} is damaged: the frames are decoded again")
+        return None
+    return info
+
+
+def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> dict[str, str]:
+    """Decodes all frames into a new folder that takes the place of the old one when it is whole."""
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    sources, array = hashlib.sha256(), hashlib.sha256()
+    camera = dataset.camera
+    shape = (len(split), camera.height, camera.width, _CHANNELS)
+
+    def decode(i: np.int32) -> tuple[bytes, np.ndarray]:
+        parts, picture, soft, _ = frame_files(dataset, int(i))
+        read = [path.read_bytes() for path in (parts, picture, soft) if path is not None]
+        image, part, alpha = decode_frame(dataset, int(i))
+        return b"".join(hashlib.sha256(r).digest() for r in read), np.dstack([image, part, alpha])
+
+    try:
+        temporary.mkdir()
+        # Not through the mapping: on a full disk that ends in a signal, not in an error.
+        with (
+            (temporary / _ARRAY).open("wb") as file,
+            concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
+        ):
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            bar = Bar("frames", len(split))
+            for start in range(0, len(split), _AHEAD):
+                for source, pixels in pool.map(decode, split.img_id[start : start + _AHEAD]):
+                    sources.update(source)
+                    file.write(pixels.tobytes())
+                    bar.update()
+            bar.close()
+        with (temporary / _ARRAY).open("rb") as file:
+            while block := file.read(_BLOCK):
+                array.update(block)
+        info = {"stamp": stamp, "sources": sources.hexdigest(), "array": array.hexdigest()}
+        write_json(temporary / _INFO, info)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return info
+
+
+def _digest(dataset: Dataset, sources: str) -> str:
+    """Of everything that training sees of a dataset."""
+    digest = hashlib.sha256(sources.encode())
+    leaves = jax.tree_util.tree_flatten_with_path(dataset)[0]
+    for path, leaf in leaves:
+        array = np.ascontiguousarray(leaf)
+        digest.update(json.dumps([jax.tree_util.keystr(path), array.dtype.str, array.shape]).encode())
+        digest.update(array.tobytes())
+    digest.update(f"{dataset.camera} {dataset.speech}".encode())
+    return digest.hexdigest()[:32]

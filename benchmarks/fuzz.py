@@ -1,0 +1,191 @@
+"""Mutated files of datasets and workdirs: each is read, or refused in one line.
+
+    python -m benchmarks.fuzz --data D --workdir W/head [--count 2000] [--seed 0]
+
+takes a copy of a small dataset and of a trained stage, spoils one file at a time in a way that the seed decides, and
+reads it as training, rendering and evaluation do. Anything but a result or a `UserError` of one line is listed, and so
+is a file written anywhere else.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from adnerf_jax import checkpoints, schema, sharding
+from adnerf_jax.batches import RaySampler
+from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.errors import UserError
+from adnerf_jax.person import Person
+from adnerf_jax.runs import apply_overrides, check_continues, load_config
+from adnerf_jax.scenes import make_scene
+
+JUNK = (
+    None, True, -1, 0, 3.7, 1e308, float("nan"), float("inf"), 2**31, 10**30, "", "0", "../../x", "/etc/passwd", "a\nb",
+    "'; rm -rf x", "Grüße 你好", [], {}, [[]], {"a": 1}, [1, 2, 3], "x" * 10_000,
+)  # fmt: skip
+SLOW = 60.0  # seconds after which one file counts as a hang
+
+
+def mutate_json(text: bytes, rng: random.Random) -> bytes:
+    """Exchanges, removes or adds a value somewhere; sometimes spoils the bytes instead."""
+    if rng.random() < 0.2:
+        return mutate_bytes(text, rng)
+    tree = json.loads(text)
+    node, places = tree, []
+    while isinstance(node, (dict, list)) and node:
+        key = rng.choice(list(node)) if isinstance(node, dict) else rng.randrange(len(node))
+        places.append((node, key))
+        node = node[key]
+    if not places:
+        return json.dumps(rng.choice(JUNK)).encode()
+    holder, key = rng.choice(places)
+    how = rng.random()
+    if how < 0.25:
+        del holder[key]
+    elif how < 0.35 and isinstance(holder, list):
+        holder.append(holder[key])
+    else:
+        holder[key] = rng.choice(JUNK)
+    return json.dumps(tree).encode()
+
+
+def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Flips bits, cuts, repeats or inserts."""
+    data = bytearray(content)
+    how = rng.randrange(4)
+    if how == 0:
+        for _ in range(rng.choice((1, 8))):
+            # Headers are short: half of the flips go there.
+            place = rng.randrange(min(len(data), 128) if rng.random() < 0.5 else len(data)) if data else 0
+            if data:
+                data[place] ^= 1 << rng.randrange(8)
+    elif how == 1:
+        del data[rng.randrange(len(data) + 1) :]
+    elif how == 2:
+        data += data[: rng.randrange(len(data) + 1)]
+    else:
+        data[rng.randrange(len(data) + 1) : 0] = bytes(rng.randrange(256) for _ in range(16))
+    return bytes(data)
+
+
+def mutate_array(content: bytes, rng: random.Random) -> bytes:
+    """Another shape, type or values; sometimes spoils the bytes instead. Objects would need unpickling."""
+    if rng.random() < 0.4:
+        return mutate_bytes(content, rng)
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        array = np.load(file, allow_pickle=False)
+        choices = (
+            array[: rng.randrange(len(array) + 1)], array[..., :0], array.T, array[None], array.astype(object),
+            array.astype("U"), array.astype(complex), array * np.nan, array * np.inf, array.astype(np.float16),
+            np.zeros(()), array * 1e38,
+        )  # fmt: skip
+        file.seek(0)
+        file.truncate()
+        np.save(file, rng.choice(choices), allow_pickle=True)
+        file.seek(0)
+        return file.read()
+
+
+def read_data(data: pathlib.Path) -> None:
+    """What training reads of a dataset before its first step."""
+    dataset = load_dataset(data)
+    frames = load_frames(dataset, dataset.train)
+    make_scene(dataset, frames, 6)
+    regions = {"head": 0.4, "face": 0.2, "mouth": 0.3, "outside": 0.1}
+    settings = dict(frames_per_step=4, rays_per_frame=32, regions=regions, random_background=True, subject=(1,), seed=0)
+    RaySampler(dataset, frames, **settings).batch(0)
+
+
+def read_settings(workdir: pathlib.Path, given) -> None:
+    """What rendering and a continued training read of the settings."""
+    apply_overrides(load_config(workdir), given, {}, workdir)
+    check_continues(given, workdir)
+
+
+def read_checkpoint(workdir: pathlib.Path) -> None:
+    """What rendering reads of a checkpoint."""
+    checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))
+
+
+def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folder: pathlib.Path) -> Counter:
+    """Spoils `count` files, one at a time, in copies below `folder`.
+
+    Returns:
+      how many were read and refused, by kind of file; what went wrong under its own name.
+    """
+    sandbox = folder / "sandbox"
+    data = shutil.copytree(data, sandbox / "data", ignore=shutil.ignore_patterns(".frames"))
+    workdir = shutil.copytree(workdir, sandbox / "run", ignore=shutil.ignore_patterns("events.*", "eval", "validation"))
+    given = load_config(workdir)
+    newest = checkpoints.directory(workdir) / str(checkpoints.latest_step(workdir))
+    targets: list[tuple[str, list[pathlib.Path], Callable, Callable]] = [
+        ("index", [data / name for name in schema.TRANSFORMS.values()], mutate_json, lambda: read_data(data)),
+        ("manifest", [data / schema.MANIFEST], mutate_json, lambda: read_data(data)),
+        ("array", [data / schema.AUDIO_WINDOWS, data / schema.EYES], mutate_array, lambda: read_data(data)),
+        ("landmarks", [data / schema.LANDMARKS], mutate_bytes, lambda: read_data(data)),
+        ("settings", [workdir / "config.json"], mutate_json, lambda: read_settings(workdir, given)),
+        ("person", [workdir / "person.npz"], mutate_bytes, lambda: Person.load(workdir)),
+        ("checkpoint", [p for p in newest.rglob("*") if p.is_file()], mutate_bytes, lambda: read_checkpoint(workdir)),
+    ]
+    # Checkpoints take longest to read.
+    weights = [6, 3, 5, 2, 6, 2, 2]
+    rng, seen = random.Random(seed), Counter()
+    before = _listing(folder)
+    for number in range(count):
+        kind, paths, mutate, read = rng.choices(targets, weights)[0]
+        path = rng.choice(sorted(p for p in paths if p.exists()) or [None])
+        if path is None:
+            continue
+        content = path.read_bytes()
+        path.write_bytes(mutate(content, rng))
+        start = time.monotonic()
+        try:
+            read()
+            outcome = "read"
+        except UserError as error:
+            outcome = "refused" if "\n" not in str(error) else f"several lines: {str(error)[:100]!r}"
+        except Exception as error:  # what the user would see as a traceback
+            outcome = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        finally:
+            path.write_bytes(content)
+        if time.monotonic() - start > SLOW:
+            outcome = f"{time.monotonic() - start:.0f} seconds"
+        fine = outcome in ("read", "refused")
+        seen[(kind, outcome if fine else f"WRONG, number {number}, {path.name}: {outcome}")] += 1
+        if _listing(folder) != before:
+            seen[(kind, f"WRONG, number {number}: wrote {sorted(_listing(folder) ^ before)[:3]}")] += 1
+            before = _listing(folder)
+    return seen
+
+
+def _listing(folder: pathlib.Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="a small dataset")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a stage trained on it")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        seen = fuzz(arguments.data, arguments.workdir, arguments.count, arguments.seed, pathlib.Path(folder))
+    for (kind, outcome), times in sorted(seen.items()):
+        print(f"{kind:12}{times:6}  {outcome}")
+    wrong = sum(times for (_, outcome), times in seen.items() if outcome.startswith("WRONG"))
+    print(f"{sum(seen.values())} mutations: {wrong} tracebacks, hangs or writes elsewhere")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Whether the input keeps up with the step, what a cache of many frames takes, and what saving and logging cost.
+
+    python -m benchmarks.input --data D [--variants fast] [--steps 100] [--repeat 8000]
+
+times training steps with batches drawn from the mapped frames beside the same steps with one batch over and over, in
+turns. With `--repeat N` the dataset's training frames are listed again and again until there are N of them, as files
+linked to the first ones, and the anonymous memory of the process is told.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import tempfile
+import time
+
+import jax
+
+from adnerf_jax import checkpoints, schema, sharding
+from adnerf_jax.datasets import dataset_of
+from adnerf_jax.files import read_json, write_json
+from adnerf_jax.frame_cache import cached_frames
+from adnerf_jax.logs import MetricWriter
+from adnerf_jax.runs import describe
+from adnerf_jax.stages import make_stage
+from adnerf_jax.train import initial_state, make_sampler, make_update
+from configs import common
+
+
+def repeated(data: pathlib.Path, count: int, folder: pathlib.Path) -> pathlib.Path:
+    """A dataset of `count` training frames made of links to another's."""
+    import numpy as np
+
+    index = read_json(data / schema.TRANSFORMS["train"], "dataset index")
+    held_out = read_json(data / schema.TRANSFORMS["val"], "dataset index")
+    frames = sorted(index["frames"], key=lambda f: f["img_id"])
+    windows, chosen = schema.load_audio_windows(data), []
+    for name in ("parsing", "gt", "alpha", "ori_imgs"):
+        (folder / name).mkdir(parents=True)
+    (folder / "gt/bc.png").symlink_to((data / schema.LOSSLESS_BACKGROUND).absolute())
+    (folder / schema.BACKGROUND).symlink_to((data / schema.BACKGROUND).absolute())
+    for number in range(count + len(held_out["frames"])):
+        split = frames if number < count else held_out["frames"]
+        frame = split[(number if number < count else number - count) % len(split)]
+        for name in (schema.parsing_image, schema.lossless_image, schema.alpha_image, schema.landmark_file):
+            source = data / name(frame["img_id"])
+            if source.exists():
+                (folder / name(number)).symlink_to(source.absolute())
+        chosen.append({**frame, "img_id": number, "aud_id": number})
+    order = [min(f["aud_id"], len(windows) - 1) for f in (frames * (count // len(frames) + 1))[:count]]
+    order += [min(f["aud_id"], len(windows) - 1) for f in held_out["frames"]]
+    np.save(folder / schema.AUDIO_WINDOWS, windows[order])
+    write_json(folder / schema.TRANSFORMS["train"], {**index, "frames": chosen[:count]})
+    write_json(folder / schema.TRANSFORMS["val"], {**held_out, "frames": chosen[count:]})
+    return folder
+
+
+def anonymous_gib() -> tuple[float, float]:
+    """Anonymous memory of this process now, and what it has held of all kinds at most, in GiB."""
+    lines = dict(line.split(":") for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    return tuple(int(lines[name].split()[0]) / 2**20 for name in ("RssAnon", "VmHWM"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--variants", default="fast", help="of the head's configuration")
+    parser.add_argument("--steps", type=int, default=100, help="of each kind in a turn")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=None, help="training frames to make of those that there are")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        data = arguments.data
+        if arguments.repeat:
+            data = repeated(data, arguments.repeat, pathlib.Path(folder) / "data")
+        measure(str(data), arguments, pathlib.Path(folder) / "run")
+
+
+def measure(data: str, arguments: argparse.Namespace, workdir: pathlib.Path) -> None:
+    config = common.get_config("head", arguments.variants)
+    config.data = data
+    start = time.monotonic()
+    dataset = dataset_of(config)
+    frames, digest = cached_frames(dataset, dataset.train)
+    built = time.monotonic()
+    frames, digest = cached_frames(dataset, dataset.train)
+    print(
+        f"{len(frames)} frames of {dataset.camera.width}x{dataset.camera.height}: decoded in {built - start:.1f} s, "
+        f"checked again in {time.monotonic() - built:.1f} s, {5 * frames.parts.size / 2**30:.2f} GiB on the disk"
+    )
+    mesh = sharding.make_mesh()
+    stage = make_stage(config, dataset.camera)
+    state, tx = initial_state(config, stage, dataset, frames, digest, mesh, workdir)
+    sampler = make_sampler(config, dataset, frames)
+    columns = sharding.local_rays(mesh, sampler.rays_per_frame)
+    shardings = sharding.batch_sharding(mesh, sampler.batch(0, columns))
+    update = make_update(stage, tx, config.seed, config.train.micro_batches)
+    print(f"anonymous memory before the first step: {anonymous_gib()[0]:.2f} GiB")
+
+    def place(batch):
+        return sharding.put(batch, shardings, columns, sampler.rays_per_frame)
+
+    constant = place(sampler.batch(0, columns))
+    state, metrics = update(state, constant)
+    jax.block_until_ready(metrics)
+    seconds = {"real input": [], "one batch": []}
+    number = 0
+    with concurrent.futures.ThreadPoolExecutor(1) as loader:
+        for _ in range(arguments.turns):
+            begin = time.monotonic()
+            upcoming = loader.submit(sampler.batch, number, columns)
+            for _ in range(arguments.steps):
+                batch = upcoming.result()
+                number += 1
+                upcoming = loader.submit(sampler.batch, number, columns)
+                state, metrics = update(state, place(batch))
+            jax.block_until_ready(metrics)
+            upcoming.result()
+            seconds["real input"].append(time.monotonic() - begin)
+            begin = time.monotonic()
+            for _ in range(arguments.steps):
+                state, metrics = update(state, constant)
+            jax.block_until_ready(metrics)
+            seconds["one batch"].append(time.monotonic() - begin)
+    best = {name: min(times) / arguments.steps for name, times in seconds.items()}
+    step = best["real input"]
+    print(", ".join(f"{name} {1e3 * s:.2f} ms a step" for name, s in best.items()), end="; ")
+    print(f"ratio {step / best['one batch']:.3f}")
+
+    writer, values = MetricWriter(workdir, 0), {name: float(v) for name, v in metrics.items()}
+    begin = time.monotonic()
+    for line in range(100):
+        writer.write(line, values)
+    logging = (time.monotonic() - begin) / 100
+    with checkpoints.Saver(workdir, 2) as saver:
+        saver.save(state, describe(config, digest))
+        saver.wait()
+        state, metrics = update(state, constant)
+        jax.block_until_ready(metrics)
+        begin = time.monotonic()
+        saver.save(state, describe(config, digest))
+        held = time.monotonic() - begin
+        saver.wait()
+        whole = time.monotonic() - begin
+    print(
+        f"a checkpoint holds the loop up for {1e3 * held:.0f} ms, is on the disk after {1e3 * whole:.0f} ms: at most "
+        f"{100 * whole / (1000 * step):.2f} % of 1000 steps; a line of metrics takes {1e3 * logging:.2f} ms, "
+        f"{100 * logging / (config.train.log_every * step):.2f} % of the {config.train.log_every} steps between two"
+    )
+    anonymous, most = anonymous_gib()
+    print(f"anonymous memory at the end: {anonymous:.2f} GiB; everything mapped, at most: {most:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

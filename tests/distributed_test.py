@@ -1,0 +1,110 @@
+"""Two processes of two devices compute what one of one device computes; and neither outlives the other unnoticed."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+from adnerf_jax import checkpoints
+from adnerf_jax.files import read_json
+from adnerf_jax.train import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+ONE_OF_SEVERAL = """
+import pathlib, sys
+import jax
+jax.config.update("jax_disable_most_optimizations", True)
+import tiny
+from adnerf_jax import processes
+from adnerf_jax.progress import exit_status
+from adnerf_jax.train import train
+
+address, count, index, data, workdir, steps, every = sys.argv[1:]
+
+def main():
+    processes.start(address, int(count), int(index))
+    with processes.together():
+        train(tiny.config("head", data, steps=int(steps), checkpoint_every=int(every), validate_every=4), workdir)
+
+sys.exit(exit_status(main))
+"""
+
+
+def start(address: str, index: int, *arguments, count: int = 2, devices: int = 2) -> subprocess.Popen:
+    """One process of several."""
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    command = [sys.executable, "-c", ONE_OF_SEVERAL, address, str(count), str(index), *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def free_address() -> str:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return f"localhost:{one.getsockname()[1]}"
+
+
+def both(*arguments) -> list[str]:
+    """Runs two processes to their end; what each said."""
+    address = free_address()
+    started = [start(address, index, *arguments) for index in range(2)]
+    said = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    return said
+
+
+def numbers(workdir, name: str) -> np.ndarray:
+    return np.array([line[name] for line in tiny.lines(workdir / "metrics.jsonl")])
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_two_processes_train_as_one_does_and_one_goes_on_where_they_stopped(tiny_data, tmp_path):
+    settings = tiny.config("head", tiny_data, steps=8, checkpoint_every=4, validate_every=4)
+    train(settings, tmp_path / "one")
+    said = both(tiny_data, tmp_path / "two", 4, 4)
+    # One of them speaks and writes.
+    assert "4 cpu device(s) of 2 processes" in said[0] and "head" not in said[1]
+    assert len(list((tmp_path / "two").glob("events.*"))) == 1
+    assert checkpoints.latest_step(tmp_path / "two") == 4
+    assert read_json(tmp_path / "two/config.json", "settings")["train"]["steps"] == 4
+    train(settings, tmp_path / "two")
+    assert list(numbers(tmp_path / "two", "step")) == list(range(1, 9))
+    for name in ("loss", "mse", "gradient"):
+        # Means over rays are added in another order, 1e-7 relative; Adam's first steps magnify that.
+        np.testing.assert_allclose(numbers(tmp_path / "two", name), numbers(tmp_path / "one", name), rtol=1e-4)
+    validated = [tiny.lines(tmp_path / w / "metrics.jsonl")[3]["validation_psnr"] for w in ("one", "two")]
+    assert validated[0] == pytest.approx(validated[1], abs=1e-3)
+
+
+def test_when_one_is_killed_the_other_ends_and_says_so(tiny_data, tmp_path):
+    address = free_address()
+    started = [start(address, index, tiny_data, tmp_path / "two", 100_000, 50) for index in range(2)]
+    try:
+        deadline = time.monotonic() + 400
+        while not list((tmp_path / "two").glob("checkpoints/50*/commit_success.txt")):
+            assert time.monotonic() < deadline and started[0].poll() is None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"process 1 ended with {started[1].wait(0.2)}")
+        started[1].send_signal(signal.SIGKILL)
+        since = time.monotonic()
+        _, said = started[0].communicate(timeout=60)
+        assert started[0].returncode != 0 and time.monotonic() - since < 60
+        assert "cannot go on, as when another process of the run has ended" in said or "distributed service" in said
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    kept = checkpoints.latest_step(tmp_path / "two")
+    both(tiny_data, tmp_path / "two", kept + 2, 50)
+    assert checkpoints.latest_step(tmp_path / "two") == kept + 2

@@ -1,0 +1,102 @@
+"""Decoded frames in a mapped file: the same as decoded, made once, made again when they must be."""
+
+import json
+import os
+import resource
+import shutil
+
+import chex
+import numpy as np
+import pytest
+
+from adnerf_jax import frame_cache
+from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.errors import UserError
+from adnerf_jax.frame_cache import cached_frames
+
+
+@pytest.fixture
+def data(tiny_data, tmp_path):
+    """A copy of the small dataset."""
+    return shutil.copytree(tiny_data, tmp_path / "data", ignore=shutil.ignore_patterns(".frames"))
+
+
+def read(data):
+    dataset = load_dataset(data)
+    return cached_frames(dataset, dataset.train)
+
+
+def files(data):
+    return sorted(p for p in (data / ".frames").rglob("*") if p.is_file())
+
+
+def test_they_are_the_decoded_frames_and_are_made_once(data, monkeypatch):
+    dataset = load_dataset(data)
+    frames, digest = cached_frames(dataset, dataset.train)
+    chex.assert_trees_all_equal(frames, load_frames(dataset, dataset.train))
+    assert not frames.images.flags.writeable
+    monkeypatch.setattr(frame_cache, "decode_frame", None)
+    again, same = cached_frames(dataset, dataset.train)
+    chex.assert_trees_all_equal(again, frames)
+    assert same == digest
+
+
+def test_the_digest_is_that_of_the_data_not_of_their_place_or_time(data, tmp_path):
+    _, digest = read(data)
+    moved = shutil.move(data, tmp_path / "elsewhere")
+    os.utime(moved / "gt/3.png")
+    assert read(moved)[1] == digest
+    eyes = np.load(moved / "eyes.npy")
+    np.save(moved / "eyes.npy", eyes + 0.01)
+    other = read(moved)[1]
+    np.save(moved / "eyes.npy", eyes)
+    assert other != digest == read(moved)[1]
+
+
+def test_a_changed_picture_is_decoded_again(data):
+    before, digest = read(data)
+    before = np.array(before.images[3])
+    shutil.copy(data / "gt/4.png", data / "gt/3.png")
+    frames, other = read(data)
+    assert other != digest
+    np.testing.assert_array_equal(frames.images[3], frames.images[4])
+    assert not np.array_equal(frames.images[3], before)
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "no info", "info of another shape"])
+def test_a_damaged_cache_is_made_again(data, how):
+    frames, digest = read(data)
+    frames = frames.replace(images=np.array(frames.images), parts=np.array(frames.parts), alpha=np.array(frames.alpha))
+    (array,) = (p for p in files(data) if p.name == "frames.npy")
+    content = bytearray(array.read_bytes())
+    info = array.with_name("info.json")
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+        array.write_bytes(content)
+    elif how == "cut":
+        array.write_bytes(content[:-1])
+    elif how == "no info":
+        info.unlink()
+    else:
+        info.write_text(json.dumps([1]))
+    again, same = read(data)
+    chex.assert_trees_all_equal(again, frames)
+    assert same == digest
+
+
+def test_without_room_there_is_an_error_and_nothing_is_left(data):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        with pytest.raises(OSError):
+            read(data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.suffix for p in files(data)] == [".lock"]
+    read(data)
+
+
+def test_a_frame_that_is_missing_is_named(data):
+    (data / "parsing/3.png").unlink()
+    with pytest.raises(UserError, match="lacks parsing/3.png"):
+        read(data)

@@ -1,0 +1,83 @@
+"""How processes find each other: what the environment says."""
+
+import pytest
+
+from adnerf_jax import processes
+from adnerf_jax.errors import UserError
+from adnerf_jax.processes import explicit, index_of, on_cluster
+
+
+def test_alone_nothing_is_joined(monkeypatch):
+    monkeypatch.setattr(processes.jax.distributed, "initialize", None)
+    processes.start(environment={})
+    processes.start(count=1, environment={"JAX_COORDINATOR_ADDRESS": "a:1"})
+    assert processes.is_main() and processes.all_agree(True) and not processes.all_agree(False)
+
+
+def test_arguments_come_before_the_environment():
+    environment = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
+    assert explicit(None, None, None, environment) == ("a:1", 4, 3)
+    assert explicit("b:2", 2, 0, environment) == ("b:2", 2, 0)
+    pod = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JOB_COMPLETION_INDEX": "1"}
+    assert explicit(None, None, None, pod) == ("a:1", 2, 1)
+    assert explicit(None, None, None, {"JOB_COMPLETION_INDEX": "1"}) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("a:1", None, None), "each must know all of"),
+        (("a:1", 2, None), "each must know all of"),
+        ((None, 2, 1), "each must know all of"),
+        (("a", 2, 1), "the first is HOST:PORT"),
+        (("a:1", 2, 2), "numbered from 0 to N - 1"),
+        (("a:1", 2, -1), "numbered from 0 to N - 1"),
+    ],
+)
+def test_what_is_missing_is_said(given, message):
+    with pytest.raises(UserError, match=message):
+        explicit(*given, {})
+
+
+def test_words_for_numbers():
+    with pytest.raises(UserError, match="are numbers"):
+        explicit(None, None, None, {"JAX_NUM_PROCESSES": "two"})
+
+
+SLURM = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, False),
+        (SLURM, True),
+        (SLURM | {"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "8"}, False),  # sbatch itself, outside of srun
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "0"}, False),
+    ],
+)
+def test_clusters_are_known_by_what_they_set(environment, found):
+    assert on_cluster(environment) == found
+
+
+def test_a_pod_that_does_not_know_the_others_does_not_train_alone():
+    with pytest.raises(UserError, match="one of several pods"):
+        on_cluster({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "1"})
+
+
+def test_others_that_cannot_be_found(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise RuntimeError("DEADLINE_EXCEEDED:\n timed out")
+
+    monkeypatch.setattr(processes.jax.distributed, "initialize", unreachable)
+    with pytest.raises(UserError, match="did not find each other .DEADLINE_EXCEEDED: timed out.: check that host"):
+        processes.start("a:1", 2, 1, {})
+
+
+def test_the_own_number():
+    assert index_of(None, {}) == 0 and index_of(2, SLURM) == 2 and index_of(None, SLURM) == 1
+    assert index_of(None, {"JOB_COMPLETION_INDEX": "3"}) == 3 and index_of(None, {"SLURM_PROCID": ""}) == 0
