@@ -8,6 +8,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
+from adnerf_jax.framing import Framing
 from adnerf_jax.occupancy import seen_box, survey
 from adnerf_jax.person import Person, survey_rows
 from adnerf_jax.rendering import Layers, make_renderer
@@ -35,6 +36,8 @@ class TrainedStage:
     _head: Any
     _torso: Any
     occupancies: tuple[Occupancy | None, Occupancy | None]
+    _models: Any
+    _chunk: int
     _render: Any
 
     @classmethod
@@ -61,8 +64,16 @@ class TrainedStage:
             _head=head_params,
             _torso=torso_params,
             occupancies=survey_stage(stage, head_params, torso_params, parts["scene"], person, config.render.occupancy),
+            _models=(stage.head, stage.torso),
+            _chunk=config.render.chunk,
             _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk),
         )
+
+    def framed(self, framing: Framing | None) -> "TrainedStage":
+        """The same stage, rendering another picture; itself for None."""
+        if framing is None:
+            return self
+        return self.replace(_render=make_renderer(*self._models, framing, self._chunk))
 
     def layers(self, transform: np.ndarray, conditions: Conditions) -> Layers:
         """One frame.
