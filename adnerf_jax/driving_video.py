@@ -31,7 +31,8 @@ def video_poses(path: pathlib.Path, person: Person) -> PoseSource:
     motions, openness = _tracked(path, path.stat().st_mtime_ns)
     rest = person.transforms[rest_row(person.transforms)]
     eyes = EyeRange.of(person.eyes).openness(EyeRange.of(openness).fraction(openness))
-    return recorded(np.stack([moved(rest, motion) for motion in motions]), eyes)
+    source = recorded(np.stack([moved(rest, motion) for motion in motions]), eyes)
+    return source.replace(length=None)  # back and forth where the speech is longer
 
 
 @functools.lru_cache(maxsize=4)

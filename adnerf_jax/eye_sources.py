@@ -78,7 +78,9 @@ def eye_source(given: Any, eyes: np.ndarray, seed: int = 0) -> EyeSource:
             given = float(name)
         except ValueError:
             if pathlib.Path(name).suffix.lower() not in (".json", ".csv") and "=" not in name:
-                raise UserError(f"there are no eyes {name!r}: take blinks, pose, a number, or a .json or .csv file") from None
+                raise UserError(
+                    f"there are no eyes {name!r}: take blinks, pose, a number, or a .json or .csv file"
+                ) from None
     if np.ndim(given) == 0 and not isinstance(given, (str, os.PathLike, dict)):
         given = {"eyes": given}
     curves = read_curves(given, ("eyes",), "eyes")

@@ -207,7 +207,10 @@ def _view(given: Any) -> dict[str, float]:
         view = {name: float(value) for name, value in given.items()}
     except (TypeError, ValueError):
         raise UserError(f"camera: expected {', '.join(f'{name}=number' for name in _NAMES)}, not {given}") from None
-    if not all(map(math.isfinite, view.values())) or max(map(abs, (view.get("yaw", 0), view.get("pitch", 0)))) > 60:
+    if (
+        not all(map(math.isfinite, view.values()))
+        or max(map(abs, (view.get("yaw", 0), view.get("pitch", 0)))) > _MOST_ORBIT
+    ):
         raise UserError(f"camera: it can go around the head by up to {_MOST_ORBIT:g} degrees")
     return view
 
@@ -254,7 +257,7 @@ def _size(given: Any, width: float, height: float) -> tuple[int, int]:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if sides[0] * sides[1] * _BYTES_PER_PIXEL > memory // 2:
         raise UserError(
-            f"size {sides[0]}x{sides[1]} takes about {sides[0] * sides[1] * _BYTES_PER_PIXEL / 2**30:.0f} GiB to render, "
-            f"this machine has {memory / 2**30:.0f} GiB: ask for fewer pixels"
+            f"size {sides[0]}x{sides[1]} takes about {sides[0] * sides[1] * _BYTES_PER_PIXEL / 2**30:.0f} GiB to "
+            f"render, this machine has {memory / 2**30:.0f} GiB: ask for fewer pixels"
         )
     return sides[0], sides[1]

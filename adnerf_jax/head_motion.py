@@ -93,11 +93,16 @@ class MotionRange:
         inside = np.clip(motion, self.low - _ROUNDING, self.high + _ROUNDING)
         return transform if (inside == motion).all() else moved(self.rest, np.clip(motion, self.low, self.high))
 
-    def outside(self, transform: np.ndarray) -> dict[str, float]:
-        """The numbers of a pose [4, 4] that leave the range."""
-        motion = motion_between(self.rest, transform)
-        left = (motion < self.low - _ROUNDING) | (motion > self.high + _ROUNDING)
-        return {name: float(motion[k]) for k, name in enumerate(NAMES) if left[k]}
+    def farthest(self, transforms: np.ndarray) -> dict[str, tuple[int, float]]:
+        """Of poses [N, 4, 4], for each number that leaves the range: the row where it is farthest, and it."""
+        motions = motion_between(self.rest, transforms)
+        beyond = np.maximum(self.low - motions, motions - self.high)
+        rows = beyond.argmax(0)
+        return {
+            name: (int(rows[k]), float(motions[rows[k], k]))
+            for k, name in enumerate(NAMES)
+            if beyond[rows[k], k] > _ROUNDING
+        }
 
     def told(self, name: str) -> str:
         """The range of one number: `yaw -14.2 … 15.1°`."""

@@ -195,10 +195,10 @@ def read_poses(path: pathlib.Path, person: Person) -> PoseSource:
             if rows.shape[1] not in (12, 16):
                 raise UserError(f"pose file {path} has {rows.shape[1]} columns: expected 12 or 16, or yaw, pitch, ...")
             return recorded(checked(rows.reshape(len(rows), -1, 4), f"pose file {path}"))
-        return offset(still(person, rest_row(person.transforms)), read_curves(path, NAMES, "pose file"))
+        return displaced(still(person, rest_row(person.transforms)), read_curves(path, NAMES, "pose file"))
     value = read_json(path, "pose file")
     if isinstance(value, dict) and set(value) & set(NAMES):
-        return offset(still(person, rest_row(person.transforms)), read_curves(value, NAMES, f"pose file {path}"))
+        return displaced(still(person, rest_row(person.transforms)), read_curves(value, NAMES, f"pose file {path}"))
     try:
         listed = value if isinstance(value, list) else value.get("poses") or value["frames"]
         matrices = [one["transform_matrix"] if isinstance(one, dict) else one for one in listed]
@@ -229,7 +229,7 @@ def checked(transforms: np.ndarray, what: str) -> np.ndarray:
     return transforms.astype(np.float32)
 
 
-def offset(source: PoseSource, curves: dict[str, Curve]) -> PoseSource:
+def displaced(source: PoseSource, curves: dict[str, Curve]) -> PoseSource:
     """A source's poses, turned and shifted by curves of `head_motion.NAMES` over its time."""
     if not curves:
         return source
