@@ -1,5 +1,8 @@
 """Whole pictures: the only place where pixels are chunked, padded and compacted, and where head and torso meet."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -138,23 +141,31 @@ def render_torso(
 
 
 def make_renderer(
-    head: nn.Module, torso: nn.Module | None, picture: Camera | Framing, chunk: int = 4096, smooth: bool = True
-):
-    """A compiled function of one frame.
+    head: nn.Module, torso: nn.Module | None, camera: Camera, chunk: int = 4096, smooth: bool = True
+) -> Callable[..., Layers]:
+    """`framed_renderer` of the learned pictures: (head params, torso params, …) → `Layers`."""
+    return functools.partial(framed_renderer(head, torso, chunk, smooth), as_framing(camera))
+
+
+def framed_renderer(
+    head: nn.Module, torso: nn.Module | None, chunk: int = 4096, smooth: bool = True
+) -> Callable[..., Layers]:
+    """A compiled function of one frame; compiled once for each size of the picture, wherever the camera is.
 
     Args:
       head: the head model.
       torso: None renders the head alone; its layer is then empty.
-      picture: the learned camera or another framing, fixed for the life of the function.
       chunk: rays for each evaluation.
       smooth: whether attention smooths the audio code.
 
     Returns:
-      (head params, torso params, scene, transform [4, 4], conditions, head occupancy, torso occupancy) → `Layers`.
+      (framing, head params, torso params, scene, transform [4, 4], conditions, head occupancy, torso occupancy) →
+      `Layers`.
     """
 
     @jax.jit
     def render(
+        picture: Framing,
         head_params,
         torso_params,
         scene: Scene,

@@ -8,10 +8,10 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.framing import Framing
+from adnerf_jax.framing import Framing, as_framing
 from adnerf_jax.occupancy import seen_box, survey
 from adnerf_jax.person import Person, survey_rows
-from adnerf_jax.rendering import Layers, make_renderer
+from adnerf_jax.rendering import Layers, framed_renderer
 from adnerf_jax.stages import Stage, make_stage
 from adnerf_jax.types import Conditions, Occupancy, Scene
 from adnerf_jax.volume_models import VolumeHead
@@ -36,9 +36,8 @@ class TrainedStage:
     _head: Any
     _torso: Any
     occupancies: tuple[Occupancy | None, Occupancy | None]
-    _models: Any
-    _chunk: int
     _render: Any
+    _picture: Framing
 
     @classmethod
     def load(cls, workdir: str | pathlib.Path, config: ConfigDict) -> "TrainedStage":
@@ -64,16 +63,13 @@ class TrainedStage:
             _head=head_params,
             _torso=torso_params,
             occupancies=survey_stage(stage, head_params, torso_params, parts["scene"], person, config.render.occupancy),
-            _models=(stage.head, stage.torso),
-            _chunk=config.render.chunk,
-            _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk),
+            _render=framed_renderer(stage.head, stage.torso, config.render.chunk),
+            _picture=as_framing(person.camera),
         )
 
     def framed(self, framing: Framing | None) -> "TrainedStage":
         """The same stage, rendering another picture; itself for None."""
-        if framing is None:
-            return self
-        return self.replace(_render=make_renderer(*self._models, framing, self._chunk))
+        return self if framing is None else self.replace(_picture=framing)
 
     def layers(self, transform: np.ndarray, conditions: Conditions) -> Layers:
         """One frame.
@@ -82,7 +78,9 @@ class TrainedStage:
           transform: [4, 4], camera-to-head.
           conditions: of one frame.
         """
-        return self._render(self._head, self._torso, self.scene, transform, conditions, *self.occupancies)
+        return self._render(
+            self._picture, self._head, self._torso, self.scene, transform, conditions, *self.occupancies
+        )
 
 
 def survey_stage(

@@ -51,15 +51,16 @@ FORMATS = {
         "mov", "prores_ks", {"profile": "4444", "alpha_bits": "16"}, "yuv444p10le", "yuva444p10le", "aac", _FRONT
     ),
 }
-# Seen as it is made: a fragment for each frame's worth of bytes, no frame waits for the next one, a key frame a second.
+# Seen as it is made: no frame waits for the next one, a fragment every fifth of a second. (A fragment for each frame
+# would spoil the time stamp of the last one.)
 LIVE_MP4 = Format(
     "mp4",
     "libx264",
-    {"crf": "20", "preset": "veryfast", "tune": "zerolatency", "bf": "0", "g": "25"},
+    {"crf": "20", "preset": "veryfast", "tune": "zerolatency", "bf": "0", "g": "5"},
     "yuv420p",
     None,
     "aac",
-    {"movflags": "frag_every_frame+empty_moov+default_base_moof"},
+    {"movflags": "frag_keyframe+empty_moov+delay_moov+default_base_moof"},
 )
 
 
