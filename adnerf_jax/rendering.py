@@ -1,13 +1,17 @@
 """Whole pictures: the only place where pixels are chunked, padded and compacted, and where head and torso meet."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from adnerf_jax.cameras import pixel_grid, rays_through
+from adnerf_jax.cameras import pixel_grid
 from adnerf_jax.compositing import over
+from adnerf_jax.framing import Framing, as_framing
 from adnerf_jax.packing import map_where
 from adnerf_jax.types import Camera, Conditions, Occupancy, Scene
 
@@ -38,22 +42,29 @@ class Layers:
         """Head and torso over a background: head_rgb · (1 − torso opacity) + torso foreground (paper, section 3.4)."""
         return over(self.torso, self.torso_opacity, self.head_over(background))
 
+    def straight(self) -> Array:
+        """Head and torso in front of nothing, [H, W, 4]: colour not multiplied with the opacity beside it."""
+        colour = self.person_over(jnp.zeros_like(self.head))
+        opacity = 1.0 - (1.0 - self.head_opacity) * (1.0 - self.torso_opacity)
+        return jnp.concatenate([colour / jnp.maximum(opacity, 1e-6)[..., None], opacity[..., None]], axis=-1)
+
 
 def _pixels(places: Array, width: int) -> Array:
     return jnp.stack([places // width, places % width], axis=-1).astype(jnp.float32)[None]
 
 
 def head_visibility(
-    head: nn.Module, params, scene: Scene, transform: Array, camera: Camera, occupancy: Occupancy | None = None
+    head: nn.Module, params, scene: Scene, transform: Array, picture: Camera | Framing, occupancy=None
 ) -> Array:
-    """Pixels whose rays can meet the head: bool [H·W]."""
+    """Pixels whose rays can meet the head: bool [H·W]; arguments as `render_head`."""
     stride = _VISIBILITY_STRIDE
-    rows, columns = -(-camera.height // stride), -(-camera.width // stride)
+    rows, columns = -(-picture.height // stride), -(-picture.width // stride)
     middles = pixel_grid(rows, columns) * stride + stride / 2
-    rays = rays_through(middles[None], transform[None], camera)
+    framed = as_framing(picture)
+    rays, scene = framed.rays(framed.places(middles[None]), transform[None]), framed.scene(scene)
     opaque = head.apply({"params": params}, rays, scene, occupancy, method="visible")
     near = jax.lax.reduce_window(opaque.reshape(rows, columns), False, jnp.logical_or, (3, 3), (1, 1), "SAME")
-    return near.repeat(stride, 0).repeat(stride, 1)[: camera.height, : camera.width].reshape(-1)
+    return near.repeat(stride, 0).repeat(stride, 1)[: picture.height, : picture.width].reshape(-1)
 
 
 def render_head(
@@ -62,7 +73,7 @@ def render_head(
     scene: Scene,
     transform: Array,
     codes: dict[str, Array],
-    camera: Camera,
+    picture: Camera | Framing,
     chunk: int,
     occupancy: Occupancy | None = None,
 ) -> tuple[Array, Array, Array]:
@@ -73,7 +84,7 @@ def render_head(
       scene: of the person.
       transform: [4, 4], camera-to-head.
       codes: condition codes, [1, D] each.
-      camera: intrinsics and size.
+      picture: the learned camera and its size, or another framing.
       chunk: rays for each evaluation.
       occupancy: where the head is, for models that need to be told; None: everywhere.
 
@@ -81,15 +92,18 @@ def render_head(
       premultiplied colour [H, W, 3], opacity [H, W], depth [H, W].
     """
 
+    framed = as_framing(picture)
+    seen = framed.scene(scene)
+
     def render(places: Array) -> Array:
-        rays = rays_through(_pixels(places, camera.width), transform[None], camera)
+        rays = framed.rays(framed.places(_pixels(places, picture.width)), transform[None])
         nothing = jnp.zeros_like(rays.directions)
-        levels = head.apply({"params": params}, rays, codes, nothing, scene, None, occupancy)
+        levels = head.apply({"params": params}, rays, codes, nothing, seen, None, occupancy)
         finest = levels.rendered[-1]
         return jnp.concatenate([finest.foreground, finest.opacity[..., None], finest.depth[..., None]], axis=-1)[0]
 
-    visible = head_visibility(head, params, scene, transform, camera, occupancy)
-    image = map_where(visible, render, 5, chunk).reshape(camera.height, camera.width, 5)
+    visible = head_visibility(head, params, scene, transform, picture, occupancy)
+    image = map_where(visible, render, 5, chunk).reshape(picture.height, picture.width, 5)
     return image[..., :3], image[..., 3], image[..., 4]
 
 
@@ -99,7 +113,7 @@ def render_torso(
     scene: Scene,
     transform: Array,
     code: Array,
-    camera: Camera,
+    picture: Camera | Framing,
     chunk: int,
     occupancy: Occupancy | None = None,
 ) -> tuple[Array, Array]:
@@ -108,37 +122,50 @@ def render_torso(
     Args:
       transform: [4, 4], the head's pose, an input here.
       code: [1, D], the head's first code.
-      torso, params, scene, camera, chunk, occupancy: as for `render_head`.
+      torso, params, scene, picture, chunk, occupancy: as for `render_head`.
     """
+    framed = as_framing(picture)
+    camera = framed.camera
 
     def render(places: Array) -> Array:
-        pixels = _pixels(places, camera.width)
+        pixels = framed.torso_places(framed.places(_pixels(places, picture.width)))
         layers = torso.apply({"params": params}, pixels, camera, transform[None], code, scene, None, occupancy)
         colour, opacity = layers[-1]
         return jnp.concatenate([colour, opacity[..., None]], axis=-1)[0]
 
-    pixels = pixel_grid(camera.height, camera.width)[None]
-    visible = torso.apply({"params": params}, pixels, camera, scene, occupancy, method="visible")[0]
-    image = map_where(visible, render, 4, chunk).reshape(camera.height, camera.width, 4)
+    pixels = framed.torso_places(framed.places(pixel_grid(picture.height, picture.width)[None]))
+    visible = torso.apply({"params": params}, pixels, camera, scene, occupancy, method="visible")
+    visible = (visible & framed.inside(pixels))[0]
+    image = map_where(visible, render, 4, chunk).reshape(picture.height, picture.width, 4)
     return image[..., :3], image[..., 3]
 
 
-def make_renderer(head: nn.Module, torso: nn.Module | None, camera: Camera, chunk: int = 4096, smooth: bool = True):
-    """A compiled function of one frame.
+def make_renderer(
+    head: nn.Module, torso: nn.Module | None, camera: Camera, chunk: int = 4096, smooth: bool = True
+) -> Callable[..., Layers]:
+    """`framed_renderer` of the learned pictures: (head params, torso params, …) → `Layers`."""
+    return functools.partial(framed_renderer(head, torso, chunk, smooth), as_framing(camera))
+
+
+def framed_renderer(
+    head: nn.Module, torso: nn.Module | None, chunk: int = 4096, smooth: bool = True
+) -> Callable[..., Layers]:
+    """A compiled function of one frame; compiled once for each size of the picture, wherever the camera is.
 
     Args:
       head: the head model.
       torso: None renders the head alone; its layer is then empty.
-      camera: fixed for the life of the function.
       chunk: rays for each evaluation.
       smooth: whether attention smooths the audio code.
 
     Returns:
-      (head params, torso params, scene, transform [4, 4], conditions, head occupancy, torso occupancy) → `Layers`.
+      (framing, head params, torso params, scene, transform [4, 4], conditions, head occupancy, torso occupancy) →
+      `Layers`.
     """
 
     @jax.jit
     def render(
+        picture: Framing,
         head_params,
         torso_params,
         scene: Scene,
@@ -148,11 +175,11 @@ def make_renderer(head: nn.Module, torso: nn.Module | None, camera: Camera, chun
         torso_occupancy: Occupancy | None = None,
     ) -> Layers:
         codes = head.apply({"params": head_params}, conditions, scene, smooth, method="codes")
-        colour, opacity, depth = render_head(head, head_params, scene, transform, codes, camera, chunk, head_occupancy)
+        colour, opacity, depth = render_head(head, head_params, scene, transform, codes, picture, chunk, head_occupancy)
         if torso is None:
             return Layers(colour, opacity, depth, jnp.zeros_like(colour), jnp.zeros_like(opacity))
         first = codes[head.code_nets.names[0]]
-        above = render_torso(torso, torso_params, scene, transform, first, camera, chunk, torso_occupancy)
+        above = render_torso(torso, torso_params, scene, transform, first, picture, chunk, torso_occupancy)
         return Layers(colour, opacity, depth, *above)
 
     return render

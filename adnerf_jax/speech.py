@@ -24,7 +24,8 @@ SAMPLES_PER_FEATURE = SAMPLE_RATE // RATE
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FPS)
 
 CHUNK = 25  # features computed at a time (0.5 s)
-BATCH = 4  # chunks in one XLA call
+BATCH = 4  # chunks in one XLA call, of a recording that is there as a whole
+FRAMES_BEFORE, FRAMES_AFTER = 4, 3  # whose windows a frame's attention sees beside its own (published code)
 # The layer that tells visemes apart best: a linear probe reads the lips better from it than from the last one.
 WHISPER_LAYER = 2
 DEEPSPEECH_LOGITS = 29
@@ -201,12 +202,25 @@ def load_deepspeech(path: str | os.PathLike) -> np.ndarray:
     return windows(array, -(-len(array) // 2)) if is_logits else array
 
 
-def stream_windows(encoder: Encoder, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def look_ahead(encoder: Encoder) -> float:
+    """Seconds of sound after a frame's beginning that have to be there before the frame can be rendered, at most.
+
+    A frame sees the windows of three later ones; a feature comes with its chunk, the chunk after its right context.
+    """
+    return (CHUNK + 2 * FRAMES_AFTER + WINDOW // 2 - 1) / RATE + encoder.right_seconds
+
+
+def stream_windows(
+    encoder: Encoder, blocks: Iterable[np.ndarray], before: int = 0, after: int = 0
+) -> Iterator[np.ndarray]:
     """The windows of a sound that arrives in blocks, in constant memory; the same numbers as `speech_windows`.
+
+    However the sound is cut into blocks, the same arithmetic makes the same bits of it.
 
     Args:
       encoder: of the features.
       blocks: float32 [t] pieces of 16 kHz mono sound, one after the other.
+      before, after: so many frames of the silence before and after the sound as well.
 
     Yields:
       [16, dim] float32 for each begun 25 fps frame; a frame comes once its features' right context has arrived.
@@ -216,19 +230,21 @@ def stream_windows(encoder: Encoder, blocks: Iterable[np.ndarray]) -> Iterator[n
     dropped, ended = 0, False  # samples that no later chunk needs, and whether `sound` runs to the end
     lead = WINDOW // 2
     features = np.zeros((0, encoder.dim), np.float32)
-    frame, chunk = 0, -(-lead // CHUNK) * -1
+    frame = -before
+    chunk = (2 * frame - lead) // CHUNK
     first = chunk * CHUNK  # number of the first feature in `features`
     while True:
-        stop = encoder.chunk_span(chunk + BATCH - 1)[1]
+        stop = encoder.chunk_span(chunk)[1]
         while not ended and dropped + len(sound) < stop:
             block = next(blocks, None)
             ended = block is None
             sound = sound if ended else np.concatenate([sound, block])
-        spans = [encoder.chunk_span(chunk + k) for k in range(BATCH)]
-        batch = np.stack([_cut(sound, start - dropped, stop - dropped) for start, stop in spans])
-        features = np.concatenate([features, np.asarray(encoder.encode_windows(batch)).reshape(-1, encoder.dim)])
-        chunk += BATCH
-        last = frames_for(dropped + len(sound)) if ended else None
+        start, stop = encoder.chunk_span(chunk)
+        # One chunk at a time: sums in a larger batch could be taken in another order, and live input cannot wait.
+        batch = _cut(sound, start - dropped, stop - dropped)[None]
+        features = np.concatenate([features, np.asarray(encoder.encode_windows(batch))[0]])
+        chunk += 1
+        last = frames_for(dropped + len(sound)) + after if ended else None
         while 2 * frame + lead <= first + len(features):
             if frame == last:
                 return

@@ -1,48 +1,56 @@
-"""A trained person and any speech to a talking video with sound: `synthesize(config, workdir)`."""
+"""`--mode=render`: any speech to a talking video, resumable and in parts: `synthesize(config, workdir)`."""
 
-import collections
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax import speech
+from adnerf_jax.avatar import Avatar
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import write_json
-from adnerf_jax.media.audio import read_blocks
-from adnerf_jax.media.image import read_image, write_image
-from adnerf_jax.media.video import VideoWriter
+from adnerf_jax.media.image import read_image, read_rgba, write_image
+from adnerf_jax.output import check_output, write_output
 from adnerf_jax.person import Person
+from adnerf_jax.pose_sources import mirrored
 from adnerf_jax.progress import Bar, say
-from adnerf_jax.rendering import to_uint8
 from adnerf_jax.runs import flatten
 from adnerf_jax.schema import FPS
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
+from adnerf_jax.utterance import attention_windows, count_frames, encoded
+
+__all__ = ["attention_windows", "count_frames", "driven", "encoded", "synthesize"]
 
 _JOB = "job.json"
+# Of `config.render`: what decides a frame, beside the contents of files that it names.
+_LOOK = ("pose", "offset", "smooth", "clamp", "background", "camera", "eyes", "size", "crop", "seed")
+_WHEN = ("start", "duration")
 
 
 def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Renders the person of a workdir saying a recording, and writes an mp4 with sound.
+    """Renders the person of a workdir saying a recording, and writes a video with sound.
 
     Frames are kept as PNG in `<out>.frames/` until the video is written, so an interrupted render goes on where it
-    stopped. Memory does not grow with the length of the speech.
+    stopped, and several processes can render parts of it (`config.render.shard`). Memory does not grow with the length
+    of the speech.
 
     Args:
       config: the stage's configuration, with `render` set.
       workdir: the stage's folder.
 
     Returns:
-      the video's path.
+      the video's path; for a part, the folder of the frames.
 
     Raises:
-      UserError: no checkpoint, no sound, or a sound that the person's speech features cannot be made from.
+      UserError: no checkpoint, no sound, a sound that the person's speech features cannot be made from, or a pose,
+        background, camera or eyes that cannot be.
     """
     workdir = pathlib.Path(workdir)
     settings = config.render
@@ -55,63 +63,47 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         raise UserError(
             f"the video would replace the sound it is made from: give another --config.render.out than {out}"
         )
-    if settings.features:
-        windows = cut_windows(speech.load_deepspeech(settings.features), settings.start, settings.duration)
-        frames = len(windows)
-        if audio:
-            count_frames(audio, settings.start, settings.duration)  # that there is sound is known before, not after
-    else:
-        frames = count_frames(audio, settings.start, settings.duration)
-    stage = TrainedStage.load(workdir, config)
-    person = stage.person
-    if settings.features:
-        check_features(stage, "DeepSpeech", speech.DEEPSPEECH_LOGITS)
-    else:
-        windows = encoded(stage, audio, settings.start, settings.duration)
+    part, parts = shard(settings.shard)
+    check_output(out, alpha=settings.background == "none")
+    if audio and not settings.features:
+        count_frames(audio, settings.start, settings.duration)  # a sound is looked at before a model is loaded
+    avatar = Avatar.load(workdir, config)
+    look = {name: settings[name] for name in (*_LOOK, *_WHEN)}
+    rendering = avatar.render(audio, features=settings.features, **look)
 
+    frames = len(rendering)
     folder = out.with_name(out.name + ".frames")
-    done = resume(folder, render_job(stage, workdir, config))
-    say(f"rendering {frames} frames of {person.camera.width}x{person.camera.height} ({frames / FPS:.1f} s) to {out}")
-    background = person.background.astype(np.float32) / 255.0
-    compose = jax.jit(lambda layers: to_uint8(layers.person_over(background)))
-    bar = Bar("render", frames, done=sum(1 for i in range(frames) if i in done))
-    for i, audio_windows in enumerate(attention_windows(windows, config.compat.zero_padding)):
-        if i in done:
-            continue
-        write_image(folder / f"{i:06d}.png", np.asarray(compose(stage.layers(*driven(person, i, audio_windows)))))
+    done = resume(folder, render_job(avatar.stage, workdir, config))
+    mine = range(frames)[part::parts]
+    say(
+        f"rendering {len(mine)} frames of {rendering.width}x{rendering.height} ({frames / FPS:.1f} s) to "
+        f"{out if parts == 1 else folder}"
+    )
+    provenance = avatar.provenance if settings.label else None
+    bar = Bar("render", len(mine), done=sum(i in done for i in mine))
+    for i, frame in rendering.picked(lambda i: i in mine and i not in done):
+        write_image(folder / f"{i:06d}.png", frame, provenance=provenance)
         bar.update()
     bar.close()
-
-    with VideoWriter(
-        out,
-        person.camera.width,
-        person.camera.height,
-        FPS,
-        sound=audio,
-        sound_start=settings.start,
-        duration=settings.duration,
-    ) as writer:
-        for i in range(frames):
-            writer.write(read_image(folder / f"{i:06d}.png"))
-    shutil.rmtree(folder)
-    say(f"wrote {out}")
-    return out
-
-
-def encoded(stage: TrainedStage, audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
-    """Speech windows [16, C] of a recording, frame by frame, in the features that the person learned from.
-
-    Raises:
-      UserError: they cannot be computed here.
-    """
-    if stage.person.speech not in speech.ENCODERS:
-        raise UserError(
-            f"this person learned from {stage.person.speech} features, which cannot be computed here: give those of "
-            f"the sound with --config.render.features=FILE.npy"
+    if parts > 1:
+        say(
+            f"wrote part {part + 1} of {parts} into {folder}; the same command without --config.render.shard joins them"
         )
-    encoder = speech.get_encoder(stage.person.speech)
-    check_features(stage, encoder.name, encoder.dim)
-    return speech.stream_windows(encoder, sound_blocks(audio, start, duration))
+        return folder
+
+    read = read_rgba if rendering.alpha else read_image
+    made = write_output(
+        out,
+        (read(folder / f"{i:06d}.png") for i in range(frames)),
+        rendering.width,
+        rendering.height,
+        alpha=rendering.alpha,
+        said=rendering.said,
+        provenance=provenance,
+    )
+    shutil.rmtree(folder)
+    say(f"wrote {made}")
+    return made
 
 
 def driven(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarray, Conditions]:
@@ -120,107 +112,73 @@ def driven(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarra
     return person.transforms[row], Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
 
 
-def sound_blocks(audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
-    """The sound's samples at 16 kHz, mono, [t] at a time."""
-    return (block[0] for block in read_blocks(audio, speech.SAMPLE_RATE, 1, start, duration))
-
-
-def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> int:
-    """Frames that the sound lasts.
+def shard(text: str | None) -> tuple[int, int]:
+    """`2/4` to (1, 4): the part, counted from 0, and the number of parts; (0, 1) for None.
 
     Raises:
-      UserError: the file has no sound there.
+      UserError: anything else.
     """
-    samples = sum(len(block) for block in sound_blocks(audio, start, duration))
-    if not samples:
-        raise UserError(f"{audio} has no sound from {start:g} s on: start earlier or give a longer file")
-    return speech.frames_for(samples)
-
-
-def cut_windows(windows: np.ndarray, start: float, duration: float | None) -> np.ndarray:
-    """The windows [N, 16, C] of some seconds.
-
-    Raises:
-      UserError: there are none.
-    """
-    first = round(start * FPS)
-    last = len(windows) if duration is None else first + round(duration * FPS)
-    if not len(windows[first:last]):
-        raise UserError(f"the features last {len(windows) / FPS:g} s: nothing is left of them from {start:g} s on")
-    return windows[first:last]
-
-
-def attention_windows(windows: Iterable[np.ndarray], zero_padded: bool = False) -> Iterator[np.ndarray]:
-    """Windows of frames 0, 1, … to the windows [8, 16, C] of the frames i−4 … i+3, the ends' repeated.
-
-    The streaming form of `datasets.neighbours_in_time`.
-
-    Args:
-      windows: [16, C] each.
-      zero_padded: zeros past the ends, as in the published code.
-    """
-    held: collections.deque[np.ndarray] = collections.deque(maxlen=8)
-    beyond = np.zeros_like if zero_padded else np.asarray
-    for window in windows:
-        if not held:
-            held.extend([beyond(window)] * 4)
-        held.append(window)
-        if len(held) == 8:
-            yield np.stack(held)
-    for _ in range(3 if held else 0):
-        held.append(beyond(held[-1]))
-        if len(held) == 8:
-            yield np.stack(held)
-
-
-def mirrored(i: int, length: int) -> int:
-    """Index 0, 1, … length−1, length−2, … 0, 1, …: a sequence played back and forth."""
-    i %= max(2 * length - 2, 1)
-    return i if i < length else 2 * length - 2 - i
-
-
-def check_features(stage: TrainedStage, name: str, channels: int) -> None:
-    """Raises UserError where a person learned from other speech features than those of `channels` channels."""
-    expected = len(stage.scene.audio_mean)
-    if channels != expected:
-        raise UserError(
-            f"this person learned from speech features with {expected} channels, {name} features have {channels}: "
-            f"prepare and train again with one encoder"
-        )
+    if not text:
+        return 0, 1
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"config.render.shard is {text!r}: give 1/4, 2/4, 3/4, 4/4 to four processes")
+    return int(part) - 1, int(parts)
 
 
 def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict:
     """What decides every frame of a render; frames of another job are not reused."""
-    settings, digests = config.render, {}
-    for name in ("audio", "features"):
-        if settings[name]:
-            with open(settings[name], "rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    settings = config.render
+    files = {name: settings[name] for name in ("audio", "features", *_LOOK)}
+    digests = {name: _digest(value) for name, value in files.items() if _is_file(value)}
     return {
         "workdir": str(workdir.absolute()),
         "stage": stage.name,
         "step": stage.step,
-        **digests,
-        "start": settings.start,
-        "duration": settings.duration,
-        "occupancy": settings.occupancy,
+        "files": digests,
+        **{name: settings[name] for name in (*_LOOK, *_WHEN, "label", "occupancy")},
         # The command line may override these for a render.
         **{part: flatten(config[part].to_dict()) for part in ("model", "compat")},
     }
 
 
+def _is_file(value) -> bool:
+    return isinstance(value, str) and pathlib.Path(value).is_file()
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def resume(folder: pathlib.Path, job: dict) -> set[int]:
     """Numbers of the frames that an interrupted render of the same job left; those of another job are deleted."""
     path = folder / _JOB
-    try:
-        same = json.loads(path.read_text()) == job
-    except (OSError, json.JSONDecodeError):
-        same = False
-    if not same:
-        if folder.exists() and not path.exists():
-            raise UserError(
-                f"{folder} is in the way and no render made it: move it, or give another --config.render.out"
-            )
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(path, job)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder.parent):
+        try:
+            same = json.loads(path.read_text()) == job
+        except (OSError, json.JSONDecodeError):
+            same = False
+        if not same:
+            if folder.exists() and not path.exists():
+                raise UserError(
+                    f"{folder} is in the way and no render made it: move it, or give another --config.render.out"
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(path, job)
     return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other renders out: parts that start together must not delete each other's frames as those of another job.
+
+    The lock is the system's and ends with the process.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

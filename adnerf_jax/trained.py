@@ -9,9 +9,10 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
+from adnerf_jax.framing import Framing, as_framing
 from adnerf_jax.occupancy import seen_box, survey
 from adnerf_jax.person import Person, survey_rows
-from adnerf_jax.rendering import Layers, make_renderer
+from adnerf_jax.rendering import Layers, framed_renderer
 from adnerf_jax.stages import Stage, make_stage
 from adnerf_jax.types import Conditions, Occupancy, Scene
 from adnerf_jax.volume_models import VolumeHead
@@ -37,6 +38,7 @@ class TrainedStage:
     _torso: Any
     occupancies: tuple[Occupancy | None, Occupancy | None]
     _render: Any
+    _picture: Framing
 
     @classmethod
     def load(cls, workdir: str | pathlib.Path, config: ConfigDict, smooth: bool = True) -> "TrainedStage":
@@ -63,13 +65,18 @@ class TrainedStage:
             _head=head_params,
             _torso=torso_params,
             occupancies=survey_stage(stage, head_params, torso_params, parts["scene"], person, config.render.occupancy),
-            _render=make_renderer(stage.head, stage.torso, person.camera, config.render.chunk, smooth),
+            _render=framed_renderer(stage.head, stage.torso, config.render.chunk, smooth),
+            _picture=as_framing(person.camera),
         )
 
     @property
     def parameters(self) -> int:
         """How many numbers its networks have."""
         return sum(leaf.size for leaf in jax.tree.leaves((self._head, self._torso)))
+
+    def framed(self, framing: Framing | None) -> "TrainedStage":
+        """The same stage, rendering another picture; itself for None."""
+        return self if framing is None else self.replace(_picture=framing)
 
     def layers(self, transform: np.ndarray, conditions: Conditions) -> Layers:
         """One frame.
@@ -78,7 +85,9 @@ class TrainedStage:
           transform: [4, 4], camera-to-head.
           conditions: of one frame.
         """
-        return self._render(self._head, self._torso, self.scene, transform, conditions, *self.occupancies)
+        return self._render(
+            self._picture, self._head, self._torso, self.scene, transform, conditions, *self.occupancies
+        )
 
 
 def survey_stage(

@@ -62,10 +62,22 @@ def _base(stage: str) -> ConfigDict:
     config.render = ConfigDict()
     config.render.audio = config_dict.placeholder(str)  # sound or video file to speak
     config.render.features = config_dict.placeholder(str)  # its DeepSpeech features, where those were learned from
-    config.render.out = config_dict.placeholder(str)  # video to write; default: <workdir>/<name of the audio>.mp4
+    config.render.out = config_dict.placeholder(str)  # .mp4, .webm, .mov, .png; default: <workdir>/<audio's name>.mp4
     config.render.start = 0.0  # seconds of the sound to skip
     config.render.duration = config_dict.placeholder(float)  # seconds to render; default: all
     config.render.chunk = 1024  # rays evaluated at once
+    config.render.pose = "mirror"  # mirror, forward, random, rest, frame:N, or a .json, .csv or video file
+    config.render.offset = config_dict.placeholder(str)  # yaw=8,y=-1 (degrees, cm), or a .json or .csv file of curves
+    config.render.smooth = 0.0  # seconds that poses are averaged over (standard deviation)
+    config.render.clamp = False  # keep poses within the range of the training video's
+    config.render.background = "original"  # original, blur, none (transparent), a colour, a picture or a video
+    config.render.camera = config_dict.placeholder(str)  # yaw=10,pitch=0 (degrees around the head),zoom=1.2,focal=900
+    config.render.eyes = "blinks"  # blinks, pose (as in the poses' video), 0 (closed) … 1 (open), or a file of a curve
+    config.render.size = config_dict.placeholder(str)  # 512 (longer side) or 640x360; default: as learned
+    config.render.crop = config_dict.placeholder(str)  # x,y,width,height as fractions of the learned picture
+    config.render.seed = 0  # of random parts of the video and of blinks
+    config.render.shard = config_dict.placeholder(str)  # 2/4: render every fourth frame from the second on, join later
+    config.render.label = True  # say in the file that it is synthetic, and by which model
     config.render.occupancy = 96  # cells along each axis of the grid that tells where nothing is; 0: ask everywhere
 
     config.eval = ConfigDict()

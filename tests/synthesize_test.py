@@ -3,69 +3,24 @@
 import json
 import types
 
+import av
 import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax import speech, synthesize
+from adnerf_jax import synthesize
 from adnerf_jax.datasets import neighbours_in_time
 from adnerf_jax.errors import UserError
-from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.rendering import to_uint8
 from adnerf_jax.runs import load_config
-from adnerf_jax.synthesize import (
-    attention_windows,
-    check_features,
-    count_frames,
-    cut_windows,
-    mirrored,
-    render_job,
-    resume,
-    sound_blocks,
-)
+from adnerf_jax.synthesize import render_job, resume, shard
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
+from adnerf_jax.utterance import cut_windows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-@pytest.mark.parametrize("frames", [0, 1, 2, 3, 4, 5, 8, 20])
-def test_attention_windows_are_the_neighbours_of_each_frame(frames):
-    windows = np.random.default_rng(frames).normal(size=(frames, 16, 3)).astype(np.float32)
-    streamed = list(attention_windows(iter(windows)))
-    assert len(streamed) == frames
-    if frames:
-        np.testing.assert_array_equal(streamed, windows[neighbours_in_time(frames)])
-
-
-@pytest.mark.parametrize("seconds", [0.1, 1.37])
-def test_a_streamed_sound_gives_what_the_whole_sound_gives(tmp_path, seconds):
-    sound = tmp_path / "speech.wav"
-    samples = 0.1 * np.random.default_rng(0).normal(size=round(seconds * 16000)).astype(np.float32)
-    write_wav(sound, samples, 16000)
-    encoder = speech.get_encoder("logmel")
-    streamed = np.stack(list(attention_windows(speech.stream_windows(encoder, sound_blocks(sound, 0.0, None)))))
-    read = np.concatenate(list(sound_blocks(sound, 0.0, None)))
-    frames = count_frames(sound, 0.0, None)
-    whole = speech.speech_windows(encoder, read, frames)[neighbours_in_time(frames)]
-    assert frames == -(-len(samples) // 640)
-    np.testing.assert_allclose(streamed, whole, atol=1e-5)  # chunks in other batches: another order of sums
-
-
-def test_mirrored_goes_back_and_forth():
-    assert [mirrored(i, 4) for i in range(10)] == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]
-    assert [mirrored(i, 1) for i in range(3)] == [0, 0, 0]
-    assert [mirrored(i, 2) for i in range(4)] == [0, 1, 0, 1]
-
-
-def test_begun_frames_count(trained):
-    assert count_frames(trained.sound, 0.0, None) == 8  # 7.5
-    assert count_frames(trained.sound, 0.1, None) == 5
-    assert count_frames(trained.sound, 0.0, 0.12) == 3
-    with pytest.raises(UserError, match="has no sound from 9 s on"):
-        count_frames(trained.sound, 9.0, None)
 
 
 def test_frames_of_another_job_are_not_reused(tmp_path):
@@ -91,16 +46,15 @@ def test_settings_that_change_the_picture_make_another_job(tmp_path):
     write_image(tmp_path / "video.mp4.frames/000001.png", np.zeros((2, 2, 3), np.uint8))
     config.render.out = "elsewhere.mp4"
     assert resume(tmp_path / "video.mp4.frames", render_job(stage, tmp_path, config)) == {1}
-    for name, value in (("render.occupancy", 0), ("model.head.fine_samples", 4), ("compat.zero_padding", True)):
+    for name, value in (
+        ("render.occupancy", 0),
+        ("render.pose", "forward"),
+        ("model.head.fine_samples", 4),
+        ("compat.zero_padding", True),
+    ):
         other = tiny.config("head", variants="smoke")
         other.update_from_flattened_dict({name: value})
         assert render_job(stage, tmp_path, other) != job
-
-
-def test_a_person_of_other_speech_features_is_refused():
-    stage = types.SimpleNamespace(scene=types.SimpleNamespace(audio_mean=np.zeros(384)))
-    with pytest.raises(UserError, match="learned from speech features with 384 channels, logmel features have 80"):
-        check_features(stage, "logmel", 80)
 
 
 def render_config(trained, out, **settings):
@@ -127,7 +81,7 @@ def test_an_interrupted_render_goes_on(trained, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesize, "VideoWriter", fail)
+        patch.setattr(synthesize, "write_output", fail)
         with pytest.raises(KeyboardInterrupt):
             synthesize.synthesize(config, trained.torso)
     folder = tmp_path / "talking.mp4.frames"
@@ -141,8 +95,8 @@ def test_an_interrupted_render_goes_on(trained, tmp_path, monkeypatch):
     write_image(folder / "000002.png", mark)
     again = {}
 
-    def write(path, image):
-        write_image(path, image)
+    def write(path, image, **options):
+        write_image(path, image, **options)
         again[path.name] = path.read_bytes()
 
     monkeypatch.setattr(synthesize, "write_image", write)
@@ -167,7 +121,9 @@ def test_given_features_are_spoken(trained_paper, tmp_path, monkeypatch):
     config, windows = features_config(trained_paper, tmp_path)
     written = {}
     monkeypatch.setattr(
-        synthesize, "write_image", lambda path, image: written.update({path.name: image}) or write_image(path, image)
+        synthesize,
+        "write_image",
+        lambda path, image, **options: written.update({path.name: image}) or write_image(path, image),
     )
     out = synthesize.synthesize(config, trained_paper.head)
     info = probe(out)
@@ -223,8 +179,36 @@ def test_features_that_cannot_be_spoken(trained, trained_paper, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_zeros_past_the_ends_of_a_speech():
-    windows = np.random.default_rng(3).normal(size=(5, 16, 3)).astype(np.float32)
-    streamed = np.stack(list(attention_windows(iter(windows), zero_padded=True)))
-    rows = neighbours_in_time(5, zero_padded=True)
-    np.testing.assert_array_equal(streamed, windows[rows] * (rows >= 0)[..., None, None])
+def test_parts_of_a_render_are_joined(trained, tmp_path):
+    whole = render_config(trained, tmp_path / "whole/talking.png")
+    folder = synthesize.synthesize(whole, trained.torso)
+    assert folder == tmp_path / "whole/talking"
+    config = render_config(trained, tmp_path / "parts/talking.png")
+    for part in ("2/3", "3/3"):
+        config.render.shard = part
+        frames = synthesize.synthesize(config, trained.torso)
+    assert sorted(int(p.stem) for p in frames.glob("*.png")) == [1, 2, 4, 5, 7]
+    config.render.shard = None  # the first part never ran, and of the third a frame was lost
+    (frames / "000005.png").unlink()
+    joined = synthesize.synthesize(config, trained.torso)
+    names = [f"{i:06d}.png" for i in range(8)]
+    assert sorted(p.name for p in joined.iterdir()) == names and not frames.exists()
+    assert all((joined / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_numbers_of_parts():
+    assert shard(None) == (0, 1) and shard("2/4") == (1, 4)
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
+        with pytest.raises(UserError, match="give 1/4, 2/4, 3/4, 4/4"):
+            shard(text)
+
+
+def test_a_transparent_video_from_kept_frames(trained, tmp_path):
+    config = render_config(trained, tmp_path / "talking.webm", background="none", duration=0.12)
+    out = synthesize.synthesize(config, trained.torso)
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].metadata["ALPHA_MODE"] == "1"
+        assert "Synthetic media" in container.metadata["COMMENT"] and "step 40" in container.metadata["COMMENT"]
+    config.render.out = str(tmp_path / "talking.mp4")
+    with pytest.raises(UserError, match=".mp4 has no transparency"):
+        synthesize.synthesize(config, trained.torso)

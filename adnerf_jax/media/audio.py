@@ -7,7 +7,7 @@ a file with sound alone; sound before it is dropped, and sound that starts later
 import os
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import av
 import numpy as np
@@ -76,6 +76,26 @@ def has_sound(path: str | os.PathLike) -> bool:
         return audio_stream(container) is not None
 
 
+def mono_floats(samples: np.ndarray) -> np.ndarray:
+    """Samples, float or 16-bit, [T] or [channels, T], as float32 [T] in [-1, 1]; channels are averaged.
+
+    Raises:
+      UserError: another type or shape, or numbers that are not finite.
+    """
+    samples = np.asarray(samples)
+    if samples.dtype not in (np.int16, np.float16, np.float32, np.float64) or samples.ndim not in (1, 2):
+        raise UserError(
+            f"sound is float or int16 samples, [T] or [channels, T], not {samples.dtype} {list(samples.shape)}"
+        )
+    if samples.ndim == 2 and len(samples) > max(samples.shape[1], 1):
+        raise UserError(f"sound of shape {list(samples.shape)} has its channels last: transpose it to [channels, T]")
+    # As ffmpeg reads 16-bit sound.
+    floats = samples.astype(np.float32) / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise UserError("the samples of the sound hold numbers that are not finite")
+    return floats if floats.ndim == 1 else floats.mean(0)
+
+
 def samples_as_blocks(
     samples: np.ndarray, rate_in: int, rate: int, start: float = 0.0, duration: float | None = None
 ) -> Iterator[np.ndarray]:
@@ -83,9 +103,18 @@ def samples_as_blocks(
     begin = round(start * rate_in)
     end = len(samples) if duration is None else begin + round(duration * rate_in)
     samples = np.ascontiguousarray(samples[begin:end], np.float32)
+    return resampled_blocks(
+        (samples[position : position + rate_in] for position in range(0, len(samples), rate_in)), rate_in, rate
+    )
+
+
+def resampled_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate: int) -> Iterator[np.ndarray]:
+    """Resamples mono float32 [t] blocks, one after the other, to [1, t] blocks, in constant memory."""
     resampler = _resampler(rate, channels=1)
-    for position in range(0, len(samples), rate_in):
-        frame = av.AudioFrame.from_ndarray(samples[None, position : position + rate_in], "fltp", "mono")
+    for block in blocks:
+        if not len(block):
+            continue
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block)[None], "fltp", "mono")
         frame.sample_rate = rate_in
         for out in resampler.resample(frame):
             yield out.to_ndarray()

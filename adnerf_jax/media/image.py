@@ -7,15 +7,21 @@ import numpy as np
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import write_bytes
+from adnerf_jax.media.provenance import Provenance
+
+_TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
 
 
-def write_image(path: pathlib.Path, image: np.ndarray, quality: int | None = None) -> None:
+def write_image(
+    path: pathlib.Path, image: np.ndarray, quality: int | None = None, provenance: Provenance | None = None
+) -> None:
     """Writes a picture atomically.
 
     Args:
       path: ends in `.png` or `.jpg`.
-      image: uint8, RGB [H, W, 3] or grey [H, W].
+      image: uint8, RGB [H, W, 3], RGBA [H, W, 4] with straight colours, or grey [H, W].
       quality: of a JPEG, to 100; None writes a PNG, quickly rather than small.
+      provenance: what a PNG says of its origin.
 
     Raises:
       OSError: it cannot be written.
@@ -23,11 +29,11 @@ def write_image(path: pathlib.Path, image: np.ndarray, quality: int | None = Non
     setting = (cv2.IMWRITE_PNG_COMPRESSION, 1) if quality is None else (cv2.IMWRITE_JPEG_QUALITY, quality)
     image = np.ascontiguousarray(image)
     encoded, data = cv2.imencode(
-        path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image, setting
+        path.suffix, cv2.cvtColor(image, _TO_BGR[image.shape[2]]) if image.ndim == 3 else image, setting
     )
     if not encoded:
         raise OSError(f"cannot encode {path}")
-    write_bytes(path, data.tobytes())
+    write_bytes(path, data.tobytes() if provenance is None else provenance.in_png(data.tobytes()))
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
@@ -36,9 +42,25 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: it is missing or damaged.
     """
+    return cv2.cvtColor(_decoded(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def read_rgba(path: pathlib.Path) -> np.ndarray:
+    """A picture as uint8 RGBA [H, W, 4], straight colours; opaque where it has no opacity of its own.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    image = _decoded(path, cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 4:
+        return cv2.cvtColor(_decoded(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGBA)
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+
+
+def _decoded(path: pathlib.Path, how: int) -> np.ndarray:
     # Not by `cv2.imread`, which crashes on a name that is not UTF-8.
     data = path.read_bytes() if path.is_file() else b""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
     if image is None:
         raise UserError(f"cannot read the image {path}: it is missing or damaged; make it again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image

@@ -1,12 +1,13 @@
-"""Pictures: decoded at a constant rate, and encoded with sound as an mp4 that plays anywhere."""
+"""Pictures: decoded at a constant rate, and encoded with sound as a video that plays anywhere."""
 
 import contextlib
 import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -14,8 +15,9 @@ from av.video.reformatter import Interpolation
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import atomic_path
-from adnerf_jax.media.audio import has_sound, read_blocks, samples_as_blocks
+from adnerf_jax.media.audio import has_sound, read_blocks, resampled_blocks, samples_as_blocks
 from adnerf_jax.media.container import decoded, first_picture, local_url, open_media, video_stream
+from adnerf_jax.media.formats import LIVE_MP4, bled, video_format
 
 # A picture counts as shown at k/fps if its time stamp is at most this much later (seconds): containers round stamps
 # to their tick (1 ms in Matroska). Never more than one tick.
@@ -110,41 +112,54 @@ def read_frames(
 
 
 class VideoWriter:
-    """Writes H.264 (yuv420p, BT.709) and AAC (48 kHz) into an mp4, in constant memory.
+    """Writes pictures (BT.709) and sound (48 kHz) into a video file, in constant memory.
 
-    The sound is cut to the length of the pictures, or followed by silence where it is shorter, so that both tracks
-    begin and end together. Use as a context manager: the file appears at the end, whole, and not at all if there was
-    an exception. A side with an odd number of pixels, which yuv420p cannot hold, gets its last row or column twice.
+    The name's ending says how: `.mp4` H.264 and AAC, `.webm` VP9 and Opus, `.mov` ProRes 4444 and AAC. The sound is cut
+    to the length of the pictures, or followed by silence where it is shorter, so that both tracks begin and end
+    together. Use as a context manager: the file appears at the end, whole, and not at all if there was an exception. A
+    side with an odd number of pixels, which yuv420p cannot hold, gets its last row or column twice.
 
     Args:
-      path: the mp4 to write.
+      path: the file to write; a binary file that is open for writing gets a live stream instead (`formats.LIVE_MP4`).
       width, height: of the frames, pixels.
       fps: frames per second.
-      sound: None, a sound or video file, or (float32 [T] mono samples, samples per second).
+      sound: None, a sound or video file, or (float32 [T] mono samples or an iterator of pieces of them, samples per
+        second).
       sound_start: the second of `sound` that belongs to the first frame.
       duration: use at most so many seconds of `sound`.
+      alpha: frames are RGBA with straight colours.
+      tags: of the container.
 
     Raises:
-      UserError: `sound` cannot be read.
+      UserError: `sound` cannot be read, or a format that is unknown or has no opacity.
       OSError: the file cannot be written, the disk is full.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike | BinaryIO,
         width: int,
         height: int,
         fps: float = 25.0,
-        sound: str | os.PathLike | tuple[np.ndarray, int] | None = None,
+        sound: str | os.PathLike | tuple[np.ndarray | Iterator[np.ndarray], int] | None = None,
         sound_start: float = 0.0,
         duration: float | None = None,
+        alpha: bool = False,
+        tags: Mapping[str, str] | None = None,
     ):
-        self.path, self.width, self.height = pathlib.Path(path), width, height
+        self._live = None if isinstance(path, (str, os.PathLike)) else path
+        self.path = pathlib.Path(path) if self._live is None else pathlib.Path("-")
+        self._format = LIVE_MP4 if self._live is not None else video_format(self.path, alpha)
+        self.width, self.height, self._alpha, self._tags = width, height, alpha, dict(tags or {})
         self.frames = 0
         self._rate = Fraction(fps).limit_denominator(1001)
         self._blocks: Iterator[np.ndarray] | None = None
         if isinstance(sound, tuple):
-            self._blocks = samples_as_blocks(sound[0], sound[1], _SOUND_RATE, sound_start, duration)
+            samples, rate = sound
+            if isinstance(samples, np.ndarray):
+                self._blocks = samples_as_blocks(samples, rate, _SOUND_RATE, sound_start, duration)
+            else:
+                self._blocks = resampled_blocks(samples, rate, _SOUND_RATE)
             self._channels = 1
         elif sound is not None:
             self._channels = 2
@@ -154,27 +169,29 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
-            # The index goes to the front, so that a browser can play before it has everything.
-            options = {"movflags": "+faststart"}
+            form = self._format
+            target = self._live or local_url(stack.enter_context(atomic_path(self.path)))
             self._container = stack.enter_context(
-                av.open(local_url(temporary), "w", format="mp4", container_options=options)
+                av.open(target, "w", format=form.container, container_options=form.container_options)
             )
+            self._container.metadata.update(self._tags)
+            self._pixels = form.pixels_with_alpha if self._alpha else form.pixels
             self._video = self._container.add_stream(
-                "libx264",
+                form.codec,
                 rate=self._rate,
                 width=self.width + self.width % 2,
                 height=self.height + self.height % 2,
-                pix_fmt="yuv420p",
-                # No B frames: presentation starts at 0 without an edit list, which some players ignore.
-                options={"crf": "18", "preset": "fast", "bf": "0"},
+                pix_fmt=self._pixels,
+                options=dict(form.options),
             )
+            if self._alpha:
+                self._video.metadata["alpha_mode"] = "1"  # WebM's way to say that opacity comes beside the colours
             context = self._video.codec_context
             context.color_primaries = context.color_trc = context.colorspace = _BT709
             context.color_range = _LIMITED_RANGE
             if self._blocks is not None:
                 self._audio = self._container.add_stream(
-                    "aac",
+                    form.sound,
                     rate=_SOUND_RATE,
                     layout="mono" if self._channels == 1 else "stereo",
                     bit_rate=_SOUND_BITS_PER_CHANNEL * self._channels,
@@ -183,13 +200,15 @@ class VideoWriter:
             self._exit = stack.pop_all()
         return self
 
-    def write(self, rgb: np.ndarray) -> None:
-        """Appends one frame, uint8 RGB [height, width, 3]."""
-        if rgb.shape != (self.height, self.width, 3) or rgb.dtype != np.uint8:
-            raise ValueError(f"a frame is uint8 {(self.height, self.width, 3)}, not {rgb.dtype} {rgb.shape}")
-        even = np.pad(rgb, ((0, self.height % 2), (0, self.width % 2), (0, 0)), "edge")
-        frame = av.VideoFrame.from_ndarray(even, "rgb24").reformat(
-            format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=_EXACT
+    def write(self, picture: np.ndarray) -> None:
+        """Appends one frame, uint8 RGB [height, width, 3], or RGBA [height, width, 4] where there is opacity."""
+        shape = self.height, self.width, 4 if self._alpha else 3
+        if picture.shape != shape or picture.dtype != np.uint8:
+            raise ValueError(f"a frame is uint8 {shape}, not {picture.dtype} {picture.shape}")
+        even = np.pad(picture, ((0, self.height % 2), (0, self.width % 2), (0, 0)), "edge")
+        frame = av.VideoFrame.from_ndarray(bled(even) if self._alpha else even, "rgba" if self._alpha else "rgb24")
+        frame = frame.reformat(
+            format=self._pixels, dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=_EXACT
         )
         frame.pts, frame.time_base = self.frames, 1 / self._rate
         self._container.mux(self._video.encode(frame))
@@ -216,10 +235,16 @@ class VideoWriter:
                 self._block = next(self._blocks, missing)
             piece, self._block = np.split(self._block, [until - self._samples], axis=1)
             piece = np.ascontiguousarray(np.clip(piece, -1.0, 1.0))
-            frame = av.AudioFrame.from_ndarray(piece, "fltp", self._audio.layout.name)
+            frame = av.AudioFrame.from_ndarray(*self._as_codec_wants(piece), self._audio.layout.name)
             frame.sample_rate, frame.pts, frame.time_base = _SOUND_RATE, self._samples, Fraction(1, _SOUND_RATE)
             self._container.mux(self._audio.encode(frame))
             self._samples += piece.shape[1]
+
+    def _as_codec_wants(self, piece: np.ndarray) -> tuple[np.ndarray, str]:
+        """Samples [channels, t] in the codec's arrangement, and ffmpeg's name of it."""
+        if self._audio.codec_context.format.is_planar:
+            return piece, "fltp"
+        return np.ascontiguousarray(piece.T).reshape(1, -1), "flt"
 
 
 def _open_video(path: str | os.PathLike) -> av.container.InputContainer:

@@ -1,0 +1,110 @@
+"""Head poses as six numbers that a person can say: turns in degrees and shifts in centimetres.
+
+The axes are the head's: x to the viewer's right, y up, z towards the camera; turns are right-handed about the head's
+origin between the ears. So a positive yaw turns the face to the viewer's right, a positive pitch nods, a positive roll
+tilts the head to the viewer's left. Shifts are along the camera's axes, in centimetres of a face of average size.
+"""
+
+import numpy as np
+from flax import struct
+from scipy.spatial.transform import Rotation
+
+from adnerf_jax.face.tracking import UNITS_PER_CM
+
+NAMES = ("yaw", "pitch", "roll", "x", "y", "z")
+_DEGREES = ("yaw", "pitch", "roll")
+_AXES = "YXZ"  # turned about y first, then about the turned x, then about the turned z
+# A rotation read from a file may differ from one by so much.
+_RIGID = 1e-3
+# So little beyond the range is rounding (degrees, centimetres).
+_ROUNDING = 1e-3
+
+
+def moved(transform: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """A head turned about its origin and shifted.
+
+    Args:
+      transform: [4, 4], camera-to-head.
+      motion: [6], degrees and centimetres (`NAMES`).
+
+    Returns:
+      camera-to-head, `transform` itself for a motion of zeros, so that nothing is rounded.
+    """
+    if not np.any(motion):
+        return transform
+    turn = Rotation.from_euler(_AXES, motion[:3], degrees=True).as_matrix()
+    result = np.eye(4)
+    result[:3, :3] = turn.T @ transform[:3, :3]
+    result[:3, 3] = turn.T @ transform[:3, 3] - result[:3, :3] @ (np.asarray(motion[3:]) * UNITS_PER_CM)
+    return result.astype(np.float32)
+
+
+def motion_between(rest: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+    """The motions [..., 6] that make poses [..., 4, 4] of the pose `rest` [4, 4]: the inverse of `moved`."""
+    transforms = np.asarray(transforms, np.float64)
+    turned = np.einsum("ij,...kj->...ik", rest[:3, :3].astype(np.float64), transforms[..., :3, :3])
+    angles = Rotation.from_matrix(turned.reshape(-1, 3, 3)).as_euler(_AXES, degrees=True)
+    shift = (place(transforms) - place(rest.astype(np.float64))) / UNITS_PER_CM
+    return np.concatenate([angles.reshape(*transforms.shape[:-2], 3), shift], axis=-1)
+
+
+def place(transforms: np.ndarray) -> np.ndarray:
+    """The head's origin [..., 3] in the camera's space, dataset units."""
+    return -np.einsum("...ji,...j->...i", transforms[..., :3, :3], transforms[..., :3, 3])
+
+
+def rest_row(transforms: np.ndarray) -> int:
+    """The number of the pose nearest to the middle of all, [N, 4, 4]."""
+    motions = motion_between(transforms[0], transforms)
+    spread = motions.std(0) + 1e-3
+    return int((np.square((motions - np.median(motions, axis=0)) / spread).sum(-1)).argmin())
+
+
+def is_rigid(transforms: np.ndarray) -> np.ndarray:
+    """Which of some matrices [N, 4, 4] are a rotation and a translation: bool [N]."""
+    turn = transforms[:, :3, :3].astype(np.float64)
+    off = np.abs(turn @ turn.swapaxes(1, 2) - np.eye(3)).max((1, 2))
+    return (off <= _RIGID) & (np.linalg.det(turn) > 0) & (transforms[:, 3] == [0, 0, 0, 1]).all(1)
+
+
+@struct.dataclass
+class MotionRange:
+    """The poses that were learned from.
+
+    Attributes:
+      rest: float32 [4, 4], the pose in their middle.
+      low, high: float64 [6], the least and largest motions from there.
+    """
+
+    rest: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, transforms: np.ndarray) -> "MotionRange":
+        """The range of training poses [N, 4, 4]."""
+        rest = transforms[rest_row(transforms)]
+        motions = motion_between(rest, transforms)
+        return cls(rest, motions.min(0), motions.max(0))
+
+    def clamped(self, transform: np.ndarray) -> np.ndarray:
+        """The pose [4, 4] with each number that leaves the range put at its end; a pose inside it itself."""
+        motion = motion_between(self.rest, transform)
+        inside = np.clip(motion, self.low - _ROUNDING, self.high + _ROUNDING)
+        return transform if (inside == motion).all() else moved(self.rest, np.clip(motion, self.low, self.high))
+
+    def farthest(self, transforms: np.ndarray) -> dict[str, tuple[int, float]]:
+        """Of poses [N, 4, 4], for each number that leaves the range: the row where it is farthest, and it."""
+        motions = motion_between(self.rest, transforms)
+        beyond = np.maximum(self.low - motions, motions - self.high)
+        rows = beyond.argmax(0)
+        return {
+            name: (int(rows[k]), float(motions[rows[k], k]))
+            for k, name in enumerate(NAMES)
+            if beyond[rows[k], k] > _ROUNDING
+        }
+
+    def told(self, name: str) -> str:
+        """The range of one number: `yaw -14.2 … 15.1°`."""
+        k, unit = NAMES.index(name), "°" if name in _DEGREES else " cm"
+        return f"{name} {self.low[k]:.1f} … {self.high[k]:.1f}{unit}"

@@ -1,0 +1,86 @@
+"""A microphone to a talking person: raw sound on standard input, video on standard output.
+
+    arecord -t raw -f S16_LE -r 16000 -c 1 | python -m adnerf_jax.stream_demo --workdir runs/quickstart | ffplay -
+
+Input is 16-bit little-endian PCM, 16 kHz, mono. Output is an mp4 that can be watched while it grows, or raw RGB frames,
+25 a second (`--format raw`). Picture and sound leave together, about a second after the sound came in.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.progress import exit_status, say
+from adnerf_jax.schema import FPS
+
+_CHUNK = 640 * 2  # bytes that are waited for: one frame of sound
+
+
+def main(argv: Sequence[str], source: BinaryIO | None = None, sink: BinaryIO | None = None) -> int:
+    """Runs the demo.
+
+    Args:
+      argv: the command line, program name first.
+      source, sink: standard input and output by default.
+
+    Returns:
+      the exit status (`progress.exit_status`).
+    """
+    parser = argparse.ArgumentParser("python -m adnerf_jax.stream_demo", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--workdir", required=True, help="of a trained stage, or the quickstart's")
+    parser.add_argument("--format", choices=("mp4", "raw"), default="mp4", help="of the output")
+    for name in ("pose", "offset", "background", "camera", "eyes", "size", "crop"):
+        parser.add_argument(f"--{name}", help=f"as config.render.{name}")
+    options = vars(parser.parse_args(argv[1:]))
+    workdir, form = options.pop("workdir"), options.pop("format")
+    look = {name: value for name, value in options.items() if value is not None}
+    source, sink = source or sys.stdin.buffer, sink or sys.stdout.buffer
+    return exit_status(lambda: stream(workdir, form, look, source, sink))
+
+
+def stream(workdir: str, form: str, look: dict[str, str], source: BinaryIO, sink: BinaryIO) -> None:
+    """Renders sound as it comes, until it ends or nobody watches any more.
+
+    Raises:
+      UserError: no trained person, or a look that cannot be.
+    """
+    from adnerf_jax.avatar import Avatar
+    from adnerf_jax.media.video import VideoWriter
+
+    if look.get("background") == "none":
+        raise UserError("a live stream has no transparency: give a background")
+    avatar = Avatar.load(workdir)
+    frames = avatar.stream(pcm_chunks(source), keep_sound=form == "mp4", **look)
+    say(f"{frames.width}x{frames.height} at {FPS:g} frames a second, {avatar.look_ahead:.2f} s behind the sound")
+    try:
+        if form == "raw":
+            for frame in frames:
+                sink.write(frame.tobytes())
+                sink.flush()
+            return
+        tags = avatar.provenance.tags()
+        with VideoWriter(sink, frames.width, frames.height, FPS, sound=frames.said.sound, tags=tags) as writer:
+            for frame in frames:
+                writer.write(frame)
+                sink.flush()
+    except BrokenPipeError:
+        say("nobody watches any more")
+
+
+def pcm_chunks(source: BinaryIO) -> Iterator[np.ndarray]:
+    """int16 [t] pieces of a raw recording as they come; half a sample at its end is left out."""
+    left = b""
+    while data := source.read(_CHUNK):
+        data = left + data
+        whole = len(data) // 2 * 2
+        left = data[whole:]
+        if whole:
+            yield np.frombuffer(data[:whole], "<i2").astype(np.int16)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

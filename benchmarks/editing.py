@@ -1,0 +1,165 @@
+"""What editing is worth on a trained person: poses and eyes that follow, mattes, halos, steadiness.
+
+    python -m benchmarks.editing --workdir W/torso --audio S.wav --data W/dataset --truth W/subject/truth
+
+prints lines of a table. Poses and eyes are measured in the rendered frames by the landmark network. `--data` adds the
+held-out frames' PSNR with true and with default eyes and the original video's jitter, `--truth` (of the built-in
+subject) the matte against the known one and the halo.
+"""
+
+import argparse
+import itertools
+import pathlib
+
+import jax
+import numpy as np
+
+from adnerf_jax import Avatar, schema
+from adnerf_jax.curves import read_curves
+from adnerf_jax.datasets import Dataset, load_dataset, load_frames
+from adnerf_jax.errors import UserError
+from adnerf_jax.eye_sources import eye_source
+from adnerf_jax.face.landmarks import RIGID, Landmarks, detect_video, eye_openness
+from adnerf_jax.face.tracking import track_head
+from adnerf_jax.face_metrics import correlation, jitter, turning_jitter
+from adnerf_jax.head_motion import NAMES
+from adnerf_jax.media.image import read_image
+from adnerf_jax.metrics import psnr
+from adnerf_jax.pose_sources import displaced, pose_source
+from adnerf_jax.schema import FPS
+from benchmarks.preparation import pose_errors
+from preprocessing.steps import canonical_face
+
+_OFFSET = 10.0  # degrees to each side
+_HALO = {"black": (0, 0, 0), "white": (255, 255, 255), "magenta": (255, 0, 255)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--audio", required=True, type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--truth", type=pathlib.Path)
+    parser.add_argument("--frames", type=int, default=100, help="of each rendering")
+    arguments = parser.parse_args()
+    avatar = Avatar.load(arguments.workdir)
+    print_row("measured", "value")
+    print_row("---", "---")
+    for name in NAMES[:3]:
+        error = pose_error(avatar, arguments.audio, name, arguments.frames)
+        print_row(f"{name} ±{_OFFSET:g}° about the rest pose: tracked against asked", f"{error:.2f}° RMS")
+    print_row(
+        "eye openness: measured against asked, correlation", f"{eyes(avatar, arguments.audio, arguments.frames):.3f}"
+    )
+    found = landmarks(avatar.render(arguments.audio, duration=arguments.frames / FPS))
+    print_row("jitter of landmarks, rendered", told_jitter(found, np.arange(len(found.valid))))
+    if arguments.data is None:
+        return
+    dataset = load_dataset(arguments.data)
+    original = Landmarks.load(arguments.data / schema.LANDMARKS)
+    print_row("jitter of landmarks, original", told_jitter(original, np.arange(len(original.valid))))
+    true, default = held_out(avatar, dataset)
+    print_row("held-out `full`, eyes as they were / blinking by themselves", f"{true:.2f} / {default:.2f} dB")
+    if arguments.truth is None:
+        return
+    matte, halos = edges(avatar, dataset, arguments.truth, arguments.frames)
+    print_row("matte against the known one, mean absolute error", f"{matte:.4f}")
+    for colour, error in halos.items():
+        print_row(f"soft edge over {colour}, mean absolute error in grey levels", f"{error:.2f}")
+
+
+def print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def landmarks(frames) -> Landmarks:
+    """Landmarks of rendered frames.
+
+    Raises:
+      UserError: frames without a face.
+    """
+    found = detect_video(frames, len(frames))
+    if not found.valid.all():
+        raise UserError(f"no face was found in {int((~found.valid).sum())} of {len(frames)} rendered frames")
+    return found
+
+
+def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> float:
+    """Degrees RMS between the poses asked and tracked, of one turn that swings to both sides of the rest pose."""
+    seconds = frames / FPS
+    keys = {name: [[seconds * k / 4, _OFFSET * value] for k, value in enumerate((0, 1, 0, -1, 0))]}
+    frames_to_come = avatar.render(audio, duration=seconds, pose="rest", eyes=1, offset=keys)
+    found, camera = landmarks(frames_to_come), avatar.stage.person.camera
+    head = track_head(found.points, found.valid, camera.focal, camera.cx, camera.cy, canonical_face())
+    source = displaced(pose_source("rest", avatar.stage.person), read_curves(keys, NAMES, "offset"))
+    asked = np.stack([posed.transform for posed in itertools.islice(source.start(), len(found.valid))])
+    return pose_errors(head.transform, asked.astype(np.float64))["rotation"]
+
+
+def eyes(avatar: Avatar, audio: pathlib.Path, frames: int) -> float:
+    """Correlation of an openness that goes up and down once a second with the one measured."""
+    seconds = frames / FPS
+    keys = {"eyes": [[k / 2, float(k % 2 == 0)] for k in range(int(2 * seconds) + 2)]}
+    found = landmarks(avatar.render(audio, duration=seconds, eyes=keys))
+    curve = read_curves(keys, ("eyes",), "eyes")["eyes"]
+    asked = np.array([curve(i / FPS) for i in range(len(found.valid))])
+    return correlation(eye_openness(found.points).mean(1), asked)
+
+
+def told_jitter(found: Landmarks, frames: np.ndarray) -> str:
+    points, at = found.points[found.valid], frames[found.valid]
+    return f"{jitter(points[:, RIGID, :2], at):.3f} px, {turning_jitter(points, at):.3f}°"
+
+
+def held_out(avatar: Avatar, dataset: Dataset) -> tuple[float, float]:
+    """Mean PSNR of the held-out frames, with the eyes as they were and as `blinks` has them."""
+    person, split = avatar.stage.person, dataset.val
+    blinking = list(itertools.islice(eye_source("blinks", person.eyes)(), len(split)))
+    background = person.background.astype(np.float32) / 255.0
+    values = []
+    for i in range(len(split)):
+        truth = load_frames(dataset, split.take(slice(i, i + 1))).images[0].astype(np.float32) / 255.0
+        conditions = dataset.conditions(split.aud_id[i : i + 1])
+        row = []
+        for openness in (conditions.eyes, blinking[i][None]):
+            layers = avatar.stage.layers(split.transforms[i], conditions.replace(eyes=openness))
+            row.append(float(psnr(np.asarray(layers.person_over(background)), truth)))
+        values.append(row)
+    true, default = np.mean(values, axis=0)
+    return float(true), float(default)
+
+
+def edges(avatar: Avatar, dataset: Dataset, truth: pathlib.Path, frames: int) -> tuple[float, dict[str, float]]:
+    """Against the built-in subject's known mattes, in some training frames.
+
+    Returns:
+      the mean absolute error of the opacity, and that of colours where the true opacity is between 0.02 and 0.98, over
+      the true background and over others: what a halo adds. The truth over another colour is the frame with the true
+      background's share exchanged.
+    """
+    true_background = read_image(truth / "background.png").astype(np.float32)
+    rows = np.unique(np.linspace(0, len(dataset.train) - 1, frames).astype(int))
+    matte, halo = [], {name: [] for name in ("the original", *_HALO)}
+    for row in rows:
+        split = dataset.train.take(slice(row, row + 1))
+        i = int(split.img_id[0])
+        head, torso = (
+            read_image(truth / f"alpha/{i}_{name}.png")[..., 0].astype(np.float32) / 255.0 for name in ("head", "torso")
+        )
+        share = np.minimum(head + torso, 1.0)
+        layers = jax.device_get(avatar.stage.layers(split.transforms[0], dataset.conditions(split.aud_id)))
+        opacity = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
+        matte.append(np.abs(opacity - share).mean())
+        soft = (share > 0.02) & (share < 0.98)
+        filmed = read_image(dataset.path / schema.original_image(i)).astype(np.float32)
+        person = filmed - (1.0 - share[..., None]) * true_background
+        for name, values in halo.items():
+            behind = np.float32(_HALO[name]) if name in _HALO else true_background
+            wanted = person + (1.0 - share[..., None]) * behind
+            ours = layers.person_over(np.broadcast_to(behind, filmed.shape) / 255.0) * 255.0
+            values.append(np.abs(ours - wanted)[soft].mean())
+    return float(np.mean(matte)), {name: float(np.mean(values)) for name, values in halo.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a first user gets wrong in rendering: one line, status 2, and nothing half-written."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import run
+from adnerf_jax.media.image import write_image
+from adnerf_jax.media.video import VideoWriter
+
+ROOT = pathlib.Path(run.__file__).parent
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def render(trained, *arguments: str) -> int:
+    base = ["run.py", f"--config={ROOT}/configs/torso.py", "--mode=render", f"--workdir={trained.torso}"]
+    return run.main([*base, f"--config.render.audio={trained.sound}", *arguments])
+
+
+def poses(trained, tmp_path, change) -> str:
+    with np.load(trained.torso / "person.npz", allow_pickle=False) as person:
+        some = person["transforms"][:10].astype(float)
+    (tmp_path / "poses.json").write_text(json.dumps(change(some).tolist()))
+    return f"--config.render.pose={tmp_path}/poses.json"
+
+
+def with_nan(some: np.ndarray) -> np.ndarray:
+    some[4, 0, 3] = np.nan
+    return some
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("pose=dance", "there is no pose source 'dance'"),
+        ("pose=frame:99", "frame:0 … frame:9"),
+        ("pose={tmp}/grey.png", "is not a sound or video file"),
+        ("offset=yew=3", "offset: there is no 'yew'"),
+        ("smooth=-1.0", "give 0 or more"),
+        ("background=beach", "there is no background 'beach'"),
+        ("background=none", ".mp4 has no transparency"),
+        ("camera=yaw=100", "up to 60 degrees"),
+        ("eyes=wink", "there are no eyes 'wink'"),
+        ("size=1000000", "GiB to render, this machine has"),
+        ("size=3", "at least 16 pixels"),
+        ("crop=1,1,1,1", "is not a part of the picture"),
+        ("shard=0/2", "give 1/4, 2/4, 3/4, 4/4"),
+        ("out={tmp}/a.avi", "cannot write .avi"),
+        ("start=-3.0", "a start is 0 or later"),
+    ],
+)
+def test_mistakes(trained, tmp_path, capsys, option, message):
+    write_image(tmp_path / "grey.png", np.zeros((8, 8), np.uint8))
+    out = [] if option.startswith("out=") else [f"--config.render.out={tmp_path}/a.mp4"]
+    assert render(trained, *out, f"--config.render.{option.format(tmp=tmp_path)}") == 2
+    refused(capsys, message)
+    assert [path.name for path in tmp_path.iterdir()] == ["grey.png"]
+
+
+def refused(capsys, message: str) -> None:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and message in lines[0], lines
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_nan, "pose 4 holds a number that is not finite"),
+        (lambda some: some[:3], "there are 3 poses, and 8 frames to render"),
+        (lambda some: some * 2, "pose 0 is not a rotation and a translation"),
+        (lambda some: some[0], "has the shape [4, 4]"),
+    ],
+)
+def test_files_that_hold_no_poses(trained, tmp_path, capsys, change, message):
+    assert render(trained, f"--config.render.out={tmp_path}/a.mp4", poses(trained, tmp_path, change)) == 2
+    refused(capsys, message)
+    assert [path.name for path in tmp_path.iterdir()] == ["poses.json"]
+
+
+def test_a_video_without_a_face_is_no_source_of_poses(trained, tmp_path, capsys):
+    with VideoWriter(tmp_path / "empty.mp4", 64, 64) as writer:
+        for _ in range(3):
+            writer.write(np.full((64, 64, 3), 90, np.uint8))
+    out = f"--config.render.out={tmp_path}/a.mp4"
+    assert render(trained, out, f"--config.render.pose={tmp_path}/empty.mp4") == 2
+    refused(capsys, "empty.mp4 shows no face")
+
+
+def test_a_place_that_cannot_be_written_to(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert render(trained, f"--config.render.out={tmp_path}/file/a.mp4") == 1
+    refused(capsys, "file")
