@@ -289,7 +289,7 @@ def make_update(stage: Stage, tx, seed: int, micro_batches: int = 1):
             total, _ = jax.lax.scan(add, zero, (parts, keys))
             gradients, metrics = jax.tree.map(lambda a: a / micro_batches, total)
         # Parameters are finite after the step if this is.
-        metrics["gradient"] = optax.global_norm(gradients)
+        metrics["gradient"] = optax.tree.norm(gradients)
         changes, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
