@@ -1,7 +1,7 @@
 """SyncNet (Chung and Zisserman, "Out of time", 2016): embeddings of lips and of speech that are close when in step.
 
-The network of the published `syncnet_v2.model`, which the user brings: its weights come with no licence that would let
-this program fetch them. Two towers of convolutions, batch normalisation and ReLU, then two linear layers each.
+The network of the published `syncnet_v2.model`, a file that the user brings: this program fetches no weights of it. Two
+towers of convolutions, batch normalisation and ReLU, then two linear layers each.
 """
 
 import pathlib
