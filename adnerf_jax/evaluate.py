@@ -38,8 +38,9 @@ from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
 from adnerf_jax.sync import SHORTEST
 from adnerf_jax.sync_confidence import LEAST, SOUND_RATE
-from adnerf_jax.synthesize import attention_windows, driven, encoded
+from adnerf_jax.synthesize import driven
 from adnerf_jax.trained import TrainedStage
+from adnerf_jax.utterance import attention_windows, encoded
 from adnerf_jax.validation import contact_sheet
 
 _SHEET_FRAMES = 6

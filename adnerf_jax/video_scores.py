@@ -18,7 +18,7 @@ from adnerf_jax.protocol import clip_samples, described, truth_bytes
 from adnerf_jax.schema import FPS, Split
 from adnerf_jax.scoring import make_scorer
 from adnerf_jax.sync_confidence import SOUND_RATE
-from adnerf_jax.synthesize import sound_blocks
+from adnerf_jax.utterance import sound_blocks
 
 
 @dataclasses.dataclass(frozen=True)

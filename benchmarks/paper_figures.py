@@ -34,8 +34,8 @@ from adnerf_jax.reporting import page
 from adnerf_jax.reporting.evaluation import error_map, number
 from adnerf_jax.runs import apply_overrides, load_config
 from adnerf_jax.scoring import make_scorer
-from adnerf_jax.synthesize import encoded
 from adnerf_jax.trained import TrainedStage
+from adnerf_jax.utterance import encoded
 from benchmarks.ablations import SETTINGS, run_setting
 from configs import common
 
