@@ -172,6 +172,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_ru
     from adnerf_jax.train import check_settings, train
 
     check_settings(config)
+    if config.data is None and (workdir / "config.json").exists():
+        # A run that goes on, and one that was imported, know their dataset.
+        config.data = load_config(workdir).data
     if config.data is None:
         from preprocessing.quickstart import builtin_dataset
 

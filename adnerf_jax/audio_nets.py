@@ -1,12 +1,15 @@
 """From speech windows to one code a frame (paper, sections 3.2, 3.6; published `AudioNet` and `AudioAttNet`)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from adnerf_jax.fields import SharedDense, first_values
 
 SLOPE = 0.02
+# float32 means float32 also where the default is to round factors (TPUs, recent GPUs).
+EXACT = jax.lax.Precision.HIGHEST
 
 
 class TimeConvolution(nn.Module):
@@ -29,7 +32,8 @@ class TimeConvolution(nn.Module):
         steps = x.shape[-2]
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(1, 1), (0, 0)])
         taps = [padded[..., tap : tap + steps : self.stride, :] for tap in range(3)]
-        return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features) + bias
+        products = jnp.matmul(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, self.features), precision=EXACT)
+        return products + bias
 
 
 class AudioNet(nn.Module):
@@ -64,4 +68,4 @@ class AudioAttNet(nn.Module):
         for layer, width in enumerate(self.widths):
             x = nn.leaky_relu(TimeConvolution(width, start=self.start, name=f"conv{layer}")(x), SLOPE)
         weights = nn.softmax(SharedDense(codes.shape[-2], start=self.start, name="out")(x[..., 0]), axis=-1)
-        return jnp.einsum("...w,...wc->...c", weights, codes)
+        return jnp.einsum("...w,...wc->...c", weights, codes, precision=EXACT)

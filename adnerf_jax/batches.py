@@ -42,7 +42,7 @@ class RaySampler:
         self.random_background, self.subject, self.seed = random_background, tuple(subject), seed
         shares = np.cumsum([0.0, *regions.values()])
         # The number of rays in each region is fixed, the rays are not.
-        self._counts = np.diff(np.round(shares / shares[-1] * rays_per_frame).astype(int))
+        self._counts = np.diff(np.floor(shares / shares[-1] * rays_per_frame + 1e-6).astype(int))
         rects = regions_of(dataset, frames, swapped_rect)
         rects["outside"] = rects["face"]
         self._rects = np.stack([rects[name] for name in regions])

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from adnerf_jax.audio_nets import AudioAttNet, AudioNet
+from adnerf_jax.audio_nets import EXACT, AudioAttNet, AudioNet
 from adnerf_jax.types import Conditions, Scene
 
 # Place of the frame itself among the windows of the frames i−4 … i+3.
@@ -24,7 +23,7 @@ class AudioCode(nn.Module):
     def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]; without `smooth` the frame's own window alone has a say."""
         centred = conditions.audio - scene.audio_mean
-        features = jnp.matmul(centred, scene.audio_basis, precision=jax.lax.Precision.HIGHEST)
+        features = jnp.matmul(centred, scene.audio_basis, precision=EXACT)
         codes = AudioNet(code=self.size, start=self.start, name="net")(features)
         return jnp.where(smooth, AudioAttNet(start=self.start, name="attention")(codes), codes[:, _NOW])
 
@@ -66,8 +65,9 @@ class EyesCode(nn.Module):
 
 def _expected(conditions: Conditions, weights: Array, bias: Array) -> Array:
     """A linear function of a frame's window, averaged over three frames: [F, M]."""
-    now = jnp.einsum("fwtc,w->ftc", conditions.audio[:, _NOW - 1 : _NOW + 2], jnp.array([0.25, 0.5, 0.25]))
-    return jnp.einsum("ftc,tcm->fm", now, weights) + bias
+    around, shares = conditions.audio[:, _NOW - 1 : _NOW + 2], jnp.array([0.25, 0.5, 0.25])
+    now = jnp.einsum("fwtc,w->ftc", around, shares, precision=EXACT)
+    return jnp.einsum("ftc,tcm->fm", now, weights, precision=EXACT) + bias
 
 
 def joined(codes: dict[str, Array], names: Sequence[str]) -> Array:

@@ -99,6 +99,37 @@ def first_values(start: str, inputs: int):
     return uniform_by_inputs(inputs), uniform_by_inputs(inputs)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(a: Array, b: Array, dtype: str) -> Array:
+    """a [N, K] @ b [K, M] with factors rounded to `dtype` and sums in float32, and so the products of the gradient."""
+    return _dot(a, b, ((1,), (0,)), dtype)
+
+
+def _dot(a: Array, b: Array, contracted: tuple[tuple[int], tuple[int]], dtype: str) -> Array:
+    return jax.lax.dot_general(
+        a.astype(dtype),
+        b.astype(dtype),
+        (contracted, ((), ())),
+        # float32 means float32 also where the default is to round factors (TPUs, recent GPUs).
+        precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _product_forward(a: Array, b: Array, dtype: str):
+    a, b = a.astype(dtype), b.astype(dtype)
+    return product(a, b, dtype), (a, b)
+
+
+def _product_backward(dtype: str, factors: tuple[Array, Array], cotangent: Array):
+    a, b = factors
+    cotangent = cotangent.astype(dtype)
+    return _dot(cotangent, b, ((1,), (1,)), dtype), _dot(a, cotangent, ((0,), (0,)), dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 class SharedDense(nn.Module):
     """A linear layer of inputs side by side, each multiplied where it lives: once for an image, a ray, or a sample.
 
@@ -120,13 +151,7 @@ class SharedDense(nn.Module):
         terms, row = [], 0
         for x, size in zip(inputs, sizes, strict=True):
             # Two-dimensional products: their gradients are several times faster on CPUs than those with batch axes.
-            flat = jax.lax.dot(
-                x.reshape(-1, size).astype(self.dtype),
-                kernel[row : row + size].astype(self.dtype),
-                # float32 means float32 also where the default is to round factors (TPUs, recent GPUs).
-                precision=jax.lax.Precision.HIGHEST if self.dtype == "float32" else None,
-                preferred_element_type=jnp.float32,
-            )
+            flat = product(x.reshape(-1, size), kernel[row : row + size], self.dtype)
             terms.append(flat.reshape(*x.shape[:-1], self.features))
             row += size
         # Small terms first: the sum grows to the size of the samples once.

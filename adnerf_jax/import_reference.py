@@ -80,7 +80,7 @@ def read_checkpoint(path: str | pathlib.Path) -> ReferenceCheckpoint:
         raise UserError(f"{path} is not a checkpoint of AD-NeRF: {', '.join(missing)} missing")
     try:
         return _read(stored, path)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a checkpoint of AD-NeRF: its parts are of another kind ({type(error).__name__}: {error})"
         ) from None
@@ -100,9 +100,16 @@ def _read(stored: dict[str, Any], path: pathlib.Path) -> ReferenceCheckpoint:
         moments = _Moments(stored.get("optimizer_audatt_state_dict"))
         attention = _net(stored[key], _attention_name, moments, path, key)
         adam_steps["attention"] = moments.step
-    done = int(stored["global_step"])
+        if not moments.step:
+            say(f"{path.name} has no moments of the attention net: they begin anew where it is trained on")
     # The published code saves after an update, before it counts it.
-    return ReferenceCheckpoint(path, done + bool(networks.step), adam_steps, fields, audio, attention)
+    counted, done = int(stored["global_step"]) + bool(networks.step), networks.step
+    if not 0 <= max(counted, done) < 2**31 or counted < 0:
+        raise ValueError(f"{counted} steps")
+    if counted < done:
+        # The head that a torso's training saves beside itself bears the torso's number.
+        say(f"{path.name} says {counted} steps, its optimizer {done}: the optimizer's count is taken")
+    return ReferenceCheckpoint(path, max(counted, done), adam_steps, fields, audio, attention)
 
 
 class _Moments:
@@ -116,6 +123,8 @@ class _Moments:
         names = [name for group in groups for name in group.get("params", [])]
         self._names = iter(names) if names else itertools.count()
         self.step = max((int(np.asarray(entry["step"])) for entry in self._state.values()), default=0)
+        if not 0 <= self.step < 2**31:
+            raise ValueError(f"{self.step} updates of Adam")
 
     def take(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         entry = self._state.get(next(self._names, None))
@@ -136,7 +145,7 @@ def _net(stored: dict[str, np.ndarray], rename, moments: _Moments, path: pathlib
         if place is None:
             continue
         for tree, array in zip(trees, arrays, strict=True):
-            if array.shape != value.shape:
+            if not value.shape or array.shape != value.shape:
                 raise UserError(f"{path}: the optimizer's moments of {key}/{name} have another shape")
             if not np.isfinite(array).all():
                 raise UserError(f"{path}: {key}/{name} holds numbers that are not finite: take an earlier checkpoint")

@@ -14,6 +14,8 @@ from adnerf_jax.types import Scene
 
 # A field that has died shows less than so much on average.
 DEAD_OPACITY = 1e-3
+# One that vanishes so many steps after it began was no bad start: a torso that is hardly in view, or a rate too high.
+_YOUNG = 2000
 
 
 def look_after(
@@ -30,7 +32,25 @@ def look_after(
     if config.compat.dead_density:
         say(f"step {int(state.step)}: the {config.stage} has died; config.compat.dead_density leaves it so")
         return state
+    if int(state.step) - int(state.born) > _YOUNG:
+        say(f"step {int(state.step)}: {_gone(config)}: it is hardly in view, or config.optim.learning_rate is too high")
+        return state
     return reborn(state, stage, tx, config, dataset, mesh)
+
+
+def tell_end(opacity: float, config: ConfigDict) -> None:
+    """Says it where a field has died that nothing will look after any more.
+
+    Args:
+      opacity: mean of what the last step rendered; a number.
+      config: of the run.
+    """
+    if opacity < DEAD_OPACITY:
+        say(f"{_gone(config)}: raise config.train.steps, so that it begins anew, or use another config.seed")
+
+
+def _gone(config: ConfigDict) -> str:
+    return f"nothing of the {config.stage} is left (its mean opacity is below {DEAD_OPACITY:g})"
 
 
 def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh) -> TrainState:
@@ -39,10 +59,8 @@ def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dat
     Behind a ReLU a density that is negative everywhere has no gradient: it never comes back by itself.
     """
     step = int(state.step)
-    say(
-        f"step {step}: nothing of the {config.stage} is left (its mean opacity is below {DEAD_OPACITY:g}); a field "
-        f"without density has no gradient, so it begins anew from other parameters"
-    )
+    why = "a field without density has no gradient, so it begins anew from other parameters"
+    say(f"step {step}: {_gone(config)}; {why}")
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
 
     def create(scene: Scene, frozen) -> TrainState:

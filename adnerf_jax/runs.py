@@ -16,6 +16,8 @@ from adnerf_jax.progress import say
 _FILE = "config.json"
 # What may change between a run and its continuation: nothing of it touches the numbers of the steps done.
 _FREE = ("render.", "eval.", "compare.", "reference.", "variants")
+# What decides how a head is rendered, beside its parameters.
+_OF_HEAD = ("model.head.", "compat.zero_padding", "compat.window_lists")
 _FREE_TRAIN = tuple(
     f"train.{name}"
     for name in (
@@ -99,17 +101,39 @@ def _check_same(old: Mapping[str, Any], config: ConfigDict, workdir: pathlib.Pat
         if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in _FREE_TRAIN
     ]
     if different:
-        told = "; ".join(f"{key} (there {_told(old.get(key))}, here {_told(new.get(key))})" for key in different[:3])
-        # Lists and what one of the two lacks cannot be written as an option.
-        plain = all(
-            isinstance(old.get(key), (bool, int, float, str)) and str(old[key]).isprintable() for key in different
-        )
-        options = " ".join(shlex.quote(f"--config.{key}={old.get(key)}") for key in different)
-        go_on = f"to go on with it, add {options}; otherwise " if plain else ""
+        told, options = _difference(old, new, different)
+        go_on = f"to go on with it, add {options}; otherwise " if options else ""
         raise UserError(
-            f"{workdir} holds a run with other settings: {told}{' …' if len(different) > 3 else ''}; "
-            f"{go_on}use another --workdir, or delete that one"
+            f"{workdir} holds a run with other settings: {told}; {go_on}use another --workdir, or delete that one"
         )
+
+
+def check_head(config: ConfigDict) -> None:
+    """Raises UserError where a torso would render its head with other settings than the head was trained with."""
+    file = pathlib.Path(config.head_checkpoint) / _FILE
+    if not file.exists():
+        return
+    old, new = flatten(read_json(file, "configuration")), flatten(config.to_dict())
+    different = [
+        key
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key] and key.startswith(_OF_HEAD) and not key.endswith(".rematerialise")
+    ]
+    if different:
+        told, options = _difference(old, new, different)
+        raise UserError(
+            f"the head in {config.head_checkpoint} was trained with other settings: {told}; "
+            f"{f'add {options}' if options else 'use the same for the torso'}"
+        )
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], keys: list[str]) -> tuple[str, str]:
+    """Which settings differ, in words, and the options that make them the old ones; '' where none can be written."""
+    told = "; ".join(f"{key} (there {_told(old.get(key))}, here {_told(new.get(key))})" for key in keys[:3])
+    # Lists and what one of the two lacks cannot be written as an option.
+    plain = all(isinstance(old.get(key), (bool, int, float, str)) and str(old[key]).isprintable() for key in keys)
+    options = " ".join(shlex.quote(f"--config.{key}={old.get(key)}") for key in keys) if plain else ""
+    return told + (" …" if len(keys) > 3 else ""), options
 
 
 def _told(value: Any) -> str:

@@ -181,6 +181,9 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
     _check_poses(split, path)
     if (split.img_id < 0).any() or (split.aud_id < 0).any():
         raise UserError(f"{path} names frames by negative numbers: prepare the dataset again")
+    given = (split.face_rect != -1).any(1)
+    if (split.face_rect[given, 2:] < 1).any():
+        raise UserError(f"{path}: a face_rect is not [x, y, width, height] with a size; run the preparation again")
     order = np.argsort(split.img_id, kind="stable")
     if (np.diff(split.img_id[order]) == 0).any():
         raise UserError(f"{path} lists a frame twice: prepare the dataset again")
@@ -254,7 +257,13 @@ def load_index(data: str | pathlib.Path) -> Index:
     if not len(train):
         raise UserError(f"{data} has no training frames")
     val = _after(train, val, data)
-    return Index(focal=camera["focal_len"], cx=camera["cx"], cy=camera["cy"], train=train, val=val)
+    index = Index(focal=camera["focal_len"], cx=camera["cx"], cy=camera["cy"], train=train, val=val)
+    if index.near_far[0] <= 0:
+        raise UserError(
+            f"{data}: the head stands {index.near_far[0] + NEAR_MARGIN:.2f} before the camera, and must be farther than "
+            f"{NEAR_MARGIN:g}: poses are camera-to-head, the camera looks along -z; run the preparation again"
+        )
+    return index
 
 
 def windows_file(data: str | pathlib.Path) -> pathlib.Path:
@@ -273,6 +282,8 @@ def load_audio_windows(data: str | pathlib.Path) -> np.ndarray:
     windows = read_array(windows_file(data), (None, WINDOW, None))
     if not windows.shape[-1]:
         raise UserError(f"{windows_file(data)} holds windows without features: make it again")
+    if windows.dtype.kind not in "fiu" or not np.isfinite(windows).all():
+        raise UserError(f"{windows_file(data)} holds what are not finite numbers: make it again")
     return windows.astype(np.float32, copy=False)
 
 

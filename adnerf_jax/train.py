@@ -22,8 +22,8 @@ from adnerf_jax.metrics import psnr_of
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.person import Person
 from adnerf_jax.progress import Bar, duration, say
-from adnerf_jax.revival import look_after
-from adnerf_jax.runs import check_continues, check_description, describe, save_config
+from adnerf_jax.revival import look_after, tell_end
+from adnerf_jax.runs import check_continues, check_description, check_head, describe, save_config
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.schema import LANDMARKS
 from adnerf_jax.stages import Stage, example_batch, head_init, make_stage, step_key
@@ -147,6 +147,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
                 rate = (done - since_step) * config.train.rays / (time.monotonic() - since)
                 if look:
                     state = look_after(state, float(metrics["opacity"]), stage, tx, config, dataset, mesh)
+                if last and report and done not in skipped:
+                    tell_end(float(metrics["opacity"]), config)
                 validate, validated = done % config.train.validate_every == 0 or last, None
                 if validate:
                     picture, validated = validator.save(state, done)
@@ -239,11 +241,35 @@ def check_settings(config: ConfigDict) -> None:
         raise UserError(f"config.train.keep_best is {config.train.keep_best}: it must be at least 0")
     if config.train.on_nan not in ("stop", "rollback"):
         raise UserError(f"config.train.on_nan is {config.train.on_nan}: it is stop or rollback")
+    if config.train.steps < 1:
+        raise UserError(f"config.train.steps is {config.train.steps}: it must be at least 1")
+    shares = dict(config.train.regions)
+    if min(shares.values()) < 0 or not 0 < sum(shares.values()) < np.inf:
+        raise UserError(f"config.train.regions is {shares}: shares must not be negative, and not all 0")
+    check_model(config)
     if config.train.rays < config.train.frames_per_step:
         raise UserError(
             f"{config.train.rays} rays a step are too few for {config.train.frames_per_step} frames: raise "
             f"config.train.rays or lower config.train.frames_per_step"
         )
+
+
+def check_model(config: ConfigDict) -> None:
+    """Raises UserError for settings of models and of rendering that nothing can be made of."""
+    if config.render.chunk < 1:
+        raise UserError(f"config.render.chunk is {config.render.chunk}: it must be at least 1")
+    if config.render.occupancy < 0:
+        raise UserError(f"config.render.occupancy is {config.render.occupancy}: it must be at least 0")
+    for stage, model in config.model.items():
+        # A weighted draw needs two positions between which to draw, and the background is the last one.
+        least = {"coarse_samples": 3 if model.field == "mlp" else 1, "fine_samples": 1, "width": 1, "depth": 2}
+        for name, value in least.items():
+            if model.get(name, value) < value:
+                raise UserError(f"config.model.{stage}.{name} is {model[name]}: it must be at least {value}")
+        allowed = {"dtype": ("float32", "bfloat16"), "audio_start": ("uniform", "lecun")}
+        for name, values in allowed.items():
+            if model.get(name, values[0]) not in values:
+                raise UserError(f"config.model.{stage}.{name} is {model[name]!r}: it is {' or '.join(values)}")
 
 
 def check_expression(config: ConfigDict, dataset: Dataset) -> None:
@@ -316,6 +342,7 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, digest
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
     frozen = {}
     if config.stage == "torso":
+        check_head(config)
         scene, frozen = trained_head(config.head_checkpoint, stage, dataset, example, whole, scene)
 
     def create(scene: Scene, frozen) -> TrainState:

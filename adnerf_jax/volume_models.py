@@ -18,8 +18,10 @@ from adnerf_jax.packing import map_where
 from adnerf_jax.sampling import even_samples, inverse_cdf_samples
 from adnerf_jax.types import Camera, Conditions, Levels, Occupancy, Rays, Rendered, Scene
 
-# Samples that a field is asked for at once in rendering: its activations then stay in a processor's cache.
-_BLOCK = 4096
+# Samples that a field is asked for at once in rendering. On CPUs its activations then stay in the cache; accelerators
+# want more work at once.
+_BLOCKS = {"cpu": 4096}
+_BLOCK = 2**17
 COARSE, FINE = 0, 1
 
 
@@ -94,12 +96,16 @@ class Volume(nn.Module):
         return jnp.stack([field(points[None, :, None], towards, code[None])[0][0, :, 0] for field in fields])
 
 
+def _block() -> int:
+    return _BLOCKS.get(jax.default_backend(), _BLOCK)
+
+
 def _in_blocks(
     field: Callable[[Array, Array], tuple[Array, Array]], points: Array, towards: Array
 ) -> tuple[Array, Array]:
     """A field's answers at points [F, R, S, 3], for some rays after the other."""
     frames, rays, samples = points.shape[:3]
-    size = min(rays, max(1, _BLOCK // (frames * samples)))
+    size = min(rays, max(1, _block() // (frames * samples)))
     blocks = -(-rays // size)
 
     def split(x: Array) -> Array:
@@ -129,7 +135,7 @@ def _where_occupied(
         density, colours = field(flat[None, places, None], towards[0][None, rows])
         return jnp.concatenate([density[..., None], colours], axis=-1)[0, :, 0]
 
-    found = map_where(inside(occupancy, level, flat), ask, 4, min(_BLOCK, len(flat)))
+    found = map_where(inside(occupancy, level, flat), ask, 4, min(_block(), len(flat)))
     return found[:, 0].reshape(shape), found[:, 1:].reshape(*shape, 3)
 
 

@@ -165,6 +165,7 @@ def _fast(config: ConfigDict) -> None:
     config.optim.grid_multiple = 40.0
     config.optim.attention_multiple = 1.0
     config.train.random_background = True
+    config.train.revive_until = 0  # a density of exp is never 0
     config.train.sampler_weight = 1.0
     config.train.audio_components = 64
     config.train.attention_from = 0

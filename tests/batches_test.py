@@ -114,7 +114,7 @@ def test_the_published_share_of_rays_in_and_outside_the_face(dataset, frames, ti
     assert pixels.shape == (60, 1, 128, 2)
     rows, columns = np.moveaxis(pixels[:, 0], -1, 0)
     inside = (rows >= 6) & (rows < 6 + 12) & (columns >= 9) & (columns < 9 + 14)
-    np.testing.assert_array_equal(inside.sum(1), 122)  # 121.6 of 128
+    np.testing.assert_array_equal(inside.sum(1), 121)  # 121.6 of 128, rounded down as published
     # 360 draws among 856 pixels reach every side of the image.
     outside = pixels[:, 0][~inside]
     assert (outside.min(0) <= 1).all() and (outside.max(0) >= tiny.SIZE - 2).all()

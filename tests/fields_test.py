@@ -14,6 +14,7 @@ from adnerf_jax.fields import (
     MultiresolutionGrid,
     PlanarField,
     bounded_exp,
+    product,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -46,6 +47,22 @@ class BoundedExpTest(chex.TestCase):
         np.testing.assert_allclose(y, expected, rtol=1e-5)  # x = 11 is rounded to 1e-6, so exp is to 1e-6 relative
         # Above the ceiling the slope stays, so that a density that overshot can come back.
         np.testing.assert_allclose(slope, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_factors_have_the_type_asked_for_in_the_gradient_too(dtype):
+    a, b = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(6, 4), (4, 3)]))
+
+    def loss(a, b):
+        return jnp.sin(product(a, b, dtype)).sum()
+
+    products = [e for e in jax.make_jaxpr(jax.grad(loss, (0, 1)))(a, b).eqns if e.primitive.name == "dot_general"]
+    assert len(products) == 3
+    assert {v.aval.dtype.name for e in products for v in e.invars} == {dtype}
+    assert {e.outvars[0].aval.dtype.name for e in products} == {"float32"}
+    exact = jax.grad(lambda a, b: jnp.sin(a @ b).sum(), (0, 1))(a, b)
+    # Factors of 8 bits, sums of four terms of about 1.
+    chex.assert_trees_all_close(jax.grad(loss, (0, 1))(a, b), exact, atol=1e-6 if dtype == "float32" else 0.05)
 
 
 def test_density_grid_starts_at_density_one_and_reads_its_own_entries():

@@ -305,6 +305,13 @@ SPOILT = {
         "is not a checkpoint of AD-NeRF: network_fine_state_dict missing",
     ),
     "a number for a network": (lambda s: s | {COARSE: 7}, "its parts are of another kind"),
+    "fewer steps than none": (lambda s: s | {"global_step": -5}, "its parts are of another kind (ValueError: -"),
+    "more steps than there can be": (lambda s: s | {"global_step": 2**40}, "its parts are of another kind"),
+    "a step without an end": (lambda s: s | {"global_step": float("inf")}, "its parts are of another kind"),
+    "a number for a layer": (
+        lambda s: changed(s, COARSE, "pts_linears.0.weight", np.zeros((), np.float32)),
+        "network_fn_state_dict/pts_linears.0.weight",
+    ),
     "text for a step": (lambda s: s | {"global_step": "many"}, "its parts are of another kind"),
     "moments of another optimizer": (
         lambda s: s | {"optimizer_state_dict": {"state": {0: {"momentum_buffer": np.zeros(3, np.float32)}}}},
@@ -352,6 +359,19 @@ SPOILT = {
         "network_fine_state_dict/alpha_linear.weight holds numbers that are not finite: take an earlier checkpoint",
     ),
 }  # fmt: skip
+
+
+def test_the_head_that_a_torso_run_saved_keeps_its_own_steps(torch, tmp_path, capsys):
+    stored = torch_pickle.load(HEAD)
+    del stored["optimizer_audatt_state_dict"]
+    for entry in stored["optimizer_state_dict"]["state"].values():
+        entry["step"] = np.array(400_000)
+    path = torch_files.save(torch, tmp_path / "009999_head.tar", stored | {"global_step": 9999})
+    found = read_checkpoint(path)
+    assert found.step == 400_000 and found.adam_steps == {"networks": 400_000, "attention": 0}
+    said = capsys.readouterr().err
+    assert "says 10000 steps, its optimizer 400000: the optimizer's count is taken" in said
+    assert "has no moments of the attention net" in said
 
 
 @pytest.mark.parametrize("case", SPOILT)

@@ -79,7 +79,7 @@ def test_a_head_of_another_size(capsys, trained):
         "--config.model.head.width=24",
         "--workdir=torso",
     )
-    assert "the checkpoint of the head" in line and "has another model" in line
+    assert f"the head in {trained.head} was trained with other settings: model.head." in line
 
 
 def test_a_run_with_other_settings(capsys, trained):

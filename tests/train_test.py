@@ -21,7 +21,7 @@ from adnerf_jax.person import Person
 from adnerf_jax.revival import look_after, reborn
 from adnerf_jax.stages import make_stage
 from adnerf_jax.state import TrainState
-from adnerf_jax.train import initial_state, make_update, train
+from adnerf_jax.train import check_settings, initial_state, make_update, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -235,10 +235,43 @@ def test_a_dead_field_is_noticed_and_begins_anew(trained_paper, tmp_path, monkey
     assert checkpoints.latest_step(tmp_path / stage) == 6
 
 
+def test_a_field_that_is_dead_at_the_end_is_told(trained_paper, tmp_path, monkeypatch, capsys):
+    Interfered(monkeypatch, with_density(-100.0))
+    settings = tiny.config("head", trained_paper.data, "smoke", steps=2, audio_components=29, revive_until=0)
+    train(settings, tmp_path / "head")
+    said = capsys.readouterr().err
+    assert "nothing of the head is left" in said and "raise config.train.steps" in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"train.steps": 0}, "config.train.steps is 0: it must be at least 1"),
+        ({"render.chunk": 0}, "config.render.chunk is 0"),
+        ({"render.occupancy": -3}, "config.render.occupancy is -3"),
+        ({"model.head.coarse_samples": 2}, "config.model.head.coarse_samples is 2: it must be at least 3"),
+        ({"model.head.fine_samples": 0}, "config.model.head.fine_samples is 0"),
+        ({"model.head.dtype": "float9"}, "config.model.head.dtype is 'float9': it is float32 or bfloat16"),
+        ({"model.head.audio_start": "foo"}, "config.model.head.audio_start is 'foo': it is uniform or lecun"),
+        ({"train.regions": {"face": -0.5, "outside": 1.0}}, "config.train.regions is .*: shares must not be negative"),
+        ({"train.regions": {"face": 0.0, "outside": 0.0}}, "config.train.regions is .* not all 0"),
+    ],
+)
+def test_settings_that_nothing_can_be_made_of(setting, message):
+    settings = tiny.config("head", variants="smoke")
+    with settings.unlocked():
+        settings.update_from_flattened_dict(setting)
+    with pytest.raises(UserError, match=message):
+        check_settings(settings)
+
+
 def test_what_is_looked_after(trained_paper, capsys):
     settings = tiny.config("head", trained_paper.data, "smoke")
-    state = types.SimpleNamespace(step=7)
+    state = types.SimpleNamespace(step=7, born=0)
     assert look_after(state, 0.3, None, None, settings, None, None) is state
+    old = types.SimpleNamespace(step=5000, born=2500)
+    assert look_after(old, 0.0, None, None, settings, None, None) is old
+    assert "step 5000: nothing of the head is left" in capsys.readouterr().err
     settings.compat.dead_density = True
     assert look_after(state, 0.0, None, None, settings, None, None) is state
     assert "step 7: the head has died; config.compat.dead_density leaves it so" in capsys.readouterr().err
@@ -328,7 +361,8 @@ def test_the_torso_needs_a_head_of_the_same_size(trained, tmp_path):
     settings = tiny.config("torso", trained.data)
     settings.head_checkpoint = str(trained.head)
     settings.model.head.width = 24
-    with pytest.raises(UserError, match=r"params/\S+ is \(.*\) there and \(.*\) here"):
+    other = r"the head in .* was trained with other settings: model.head.width \(there 16, here 24\)"
+    with pytest.raises(UserError, match=other + "; add --config.model.head.width=16"):
         train(settings, tmp_path / "torso")
     settings.head_checkpoint = str(tmp_path / "nothing")
     with pytest.raises(UserError, match="no checkpoint of the head"):

@@ -203,7 +203,7 @@ def test_a_render_in_blocks_is_a_render_in_one(head, monkeypatch):
     # The size of blocks is read while a function is traced: a new function each time.
     whole = jax.jit(lambda *inputs: head.model.apply(*inputs).rendered)(*inputs)
     # 5 of 24 rays at once for the coarse field, the last block padded; 2 for the fine one.
-    monkeypatch.setattr(volume_models, "_BLOCK", 5 * FRAMES * (COARSE - 1))
+    monkeypatch.setattr(volume_models, "_block", lambda: 5 * FRAMES * (COARSE - 1))
     blocks = jax.jit(lambda *inputs: head.model.apply(*inputs).rendered)(*inputs)
     # Products of other shapes sum in another order.
     chex.assert_trees_all_close(blocks[0], whole[0], atol=2e-5)
