@@ -99,7 +99,9 @@ def test_poses_that_were_never_seen_are_warned_of_or_put_back(avatar, trained, c
     assert capsys.readouterr().err.count("has yaw 40.0") == 1
     clamped = avatar.render(trained.sound, pose="rest", offset="yaw=40", clamp=True)
     least = avatar.render(trained.sound, pose="rest", offset="yaw=25", clamp=True)
-    assert same(clamped, least) and "warning" not in capsys.readouterr().err
+    # Put back from different places, the two differ by the rounding of a pose.
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(clamped, least, strict=True))
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_too_few_poses(avatar, trained):
