@@ -281,7 +281,9 @@ def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> t
     # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first.
     stored, have = meta.get("arrays"), _shapes(wanted)
     if stored is None:
-        shapes = _shapes(ocp.checkpointables_metadata(folder).metadata)
+        # As checkpoints of earlier versions are.
+        metadata = ocp.checkpointables_metadata(folder).metadata
+        shapes = _shapes({name: part for name, part in metadata.items() if name in wanted})
         stored = {path: {"shape": shape} for path, shape in shapes.items()}
     for key in sorted(stored.keys() | have.keys()):
         if key.partition("/")[0] not in wanted or key.startswith("opt_state/"):

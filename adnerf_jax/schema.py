@@ -260,7 +260,7 @@ def load_index(data: str | pathlib.Path) -> Index:
     index = Index(focal=camera["focal_len"], cx=camera["cx"], cy=camera["cy"], train=train, val=val)
     if index.near_far[0] <= 0:
         raise UserError(
-            f"{data}: the head stands {index.near_far[0] + NEAR_MARGIN:.2f} before the camera, and must be farther than "
+            f"{data}: the head stands {index.near_far[0] + NEAR_MARGIN:.2f} before the camera, not farther than "
             f"{NEAR_MARGIN:g}: poses are camera-to-head, the camera looks along -z; run the preparation again"
         )
     return index
