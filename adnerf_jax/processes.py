@@ -3,12 +3,14 @@
 import contextlib
 import glob
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from adnerf_jax.errors import UserError
@@ -16,6 +18,8 @@ from adnerf_jax.progress import silence
 
 # A process that does not answer for so long is taken for dead; those that wait for it at the end give up after it.
 _DEAD_AFTER = 30
+_PATIENCE = 3600  # seconds that processes wait for each other while one of them prepares
+_meetings = itertools.count()
 # Exit status of a process whose run has lost another one.
 LOST = 76
 
@@ -135,13 +139,19 @@ def all_agree(value: bool) -> bool:
     """Whether `value` holds in all processes."""
     if jax.process_count() == 1:
         return value
+    wait_for_all("to agree")
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def wait_for_all(name: str) -> None:
-    """Until all processes are here."""
+    """Until all processes are here; all of them call it with the same names in the same order.
+
+    By JAX's coordination service: its public barrier is a collective, and on CPUs those give up when one process comes
+    to its first one more than 30 seconds before another, as it may when that one has frames to decode.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        number = next(_meetings)
+        distributed.global_state.client.wait_at_barrier(f"adnerf_jax {number} {name}", _PATIENCE * 1000)
 
 
 @contextlib.contextmanager

@@ -172,6 +172,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
         else:
             say(f"{workdir} is trained already ({first} steps)")
 
+    processes.wait_for_all("to train")
     while True:
         try:
             return run(state)
