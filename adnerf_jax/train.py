@@ -172,7 +172,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
         else:
             say(f"{workdir} is trained already ({first} steps)")
 
-    processes.wait_for_all("to train")
+    if jax.process_count() > 1:
+        # On CPUs a collective gives up on processes that come 30 seconds late, as from compiling.
+        example = sharding.put(sampler.batch(0, columns), batch_shardings, columns, sampler.rays_per_frame)
+        update.lower(state, example).compile()
+        processes.wait_for_all("to train")
     while True:
         try:
             return run(state)
