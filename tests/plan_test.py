@@ -38,8 +38,8 @@ def test_collectives_are_counted_as_often_as_they_run():
 def test_a_plan_counts_state_and_batch(dataset, tiny_data):
     settings = tiny.config("head", tiny_data)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    plan = plan_step(settings, dataset.camera, tiny.scene(), (16, 8), 4, mesh)
     state = tiny.first_state(settings)
+    plan = plan_step(settings, dataset.camera, state.scene, (16, 8), 4, mesh)
     size = sum(a.nbytes for a in jax.tree.leaves(state.params))
     assert plan.parameters == size and 3 * size < plan.state < 4 * size
     batch = tiny.ray_sampler(settings, dataset).batch(0)
