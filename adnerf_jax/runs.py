@@ -92,13 +92,13 @@ def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
     _check_same(old, config, workdir)
 
 
-def _check_same(old: Mapping[str, Any], config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Raises UserError where settings differ on which the numbers of a run depend."""
+def _check_same(old: Mapping[str, Any], config: ConfigDict, workdir: pathlib.Path, free: tuple[str, ...] = ()) -> None:
+    """Raises UserError where settings differ on which the numbers of a run depend, but for those that are free."""
     old, new = flatten(old), flatten(config.to_dict())
     different = [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in _FREE_TRAIN
+        if old.get(key) != new.get(key) and not key.startswith(_FREE) and key not in (*_FREE_TRAIN, *free)
     ]
     if different:
         told, options = _difference(old, new, different)
@@ -168,7 +168,8 @@ def check_description(meta: Mapping[str, Any], config: ConfigDict, data: str, wo
       config, data: of this run.
       workdir: for messages.
     """
-    _check_same(meta.get("config", config.to_dict()), config, workdir)
+    # Data and head are known by what they are, wherever they lie.
+    _check_same(meta.get("config", config.to_dict()), config, workdir, free=("data", "head_checkpoint"))
     if meta.get("data", data) != data:
         raise UserError(
             f"the dataset {config.data} has changed since the checkpoints in {workdir} were written (digest "
