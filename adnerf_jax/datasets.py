@@ -12,11 +12,11 @@ import numpy as np
 from flax import struct
 
 from adnerf_jax import schema
+from adnerf_jax.array_files import read_array
 from adnerf_jax.articulation import lip_shapes
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks, face_rect
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, read_parts, with_edge
-from adnerf_jax.files import read_array
 from adnerf_jax.media.image import read_image
 from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
 from adnerf_jax.progress import say

@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 from flax import struct
 
+from adnerf_jax.array_files import read_archive
 from adnerf_jax.datasets import Dataset
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path, read_archive
+from adnerf_jax.files import atomic_path
 from adnerf_jax.types import Camera, Conditions
 
 _FILE = "person.npz"

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from flax import struct
 
+from adnerf_jax.array_files import read_archive
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import read_archive
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES, LANDMARKS, Face, FaceLandmarker
 from adnerf_jax.progress import track
