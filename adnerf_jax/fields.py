@@ -118,7 +118,7 @@ def _dot(a: Array, b: Array, contracted: tuple[tuple[int], tuple[int]], dtype: s
 
 def _product_forward(a: Array, b: Array, dtype: str):
     a, b = a.astype(dtype), b.astype(dtype)
-    return product(a, b, dtype), (a, b)
+    return _dot(a, b, ((1,), (0,)), dtype), (a, b)
 
 
 def _product_backward(dtype: str, factors: tuple[Array, Array], cotangent: Array):

@@ -363,10 +363,11 @@ SPOILT = {
 
 def test_the_head_that_a_torso_run_saved_keeps_its_own_steps(torch, tmp_path, capsys):
     stored = torch_pickle.load(HEAD)
-    del stored["optimizer_audatt_state_dict"]
-    for entry in stored["optimizer_state_dict"]["state"].values():
-        entry["step"] = np.array(400_000)
-    path = torch_files.save(torch, tmp_path / "009999_head.tar", stored | {"global_step": 9999})
+    stored.pop("optimizer_audatt_state_dict", None)
+    moments = np.zeros(next(iter(stored[COARSE].values())).shape, np.float32)
+    adam = {"state": {0: {"step": np.array(400_000), "exp_avg": moments, "exp_avg_sq": moments}}}
+    stored |= {"global_step": 9999, "optimizer_state_dict": adam}
+    path = torch_files.save(torch, tmp_path / "009999_head.tar", stored)
     found = read_checkpoint(path)
     assert found.step == 400_000 and found.adam_steps == {"networks": 400_000, "attention": 0}
     said = capsys.readouterr().err
