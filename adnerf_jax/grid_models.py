@@ -85,9 +85,14 @@ class GridHead(nn.Module):
 
     def _propose(self, rays: Rays, length: Array, scene: Scene) -> tuple[Array, Array]:
         enter, leave = clip_to_box(rays, scene.near, scene.far, scene.box)
-        edges = even_edges(enter, leave, self.coarse)
-        density = self.proposal(_in_box(rays, 0.5 * (edges[..., 1:] + edges[..., :-1]), scene))
-        return edges, alpha_weights(density, jnp.diff(edges) * length)
+        # Even steps along the part of the ray within the box: from its first point by a share of its way.
+        size = scene.box[1] - scene.box[0]
+        start = (rays.origins + enter[..., None] * rays.directions - scene.box[0]) / size
+        way = (leave - enter)[..., None] * rays.directions / size
+        middles = (jnp.arange(self.coarse) + 0.5) / self.coarse
+        density = self.proposal(start[..., None, :] + middles[:, None] * way[..., None, :])
+        step = (leave - enter)[..., None] * length / self.coarse
+        return even_edges(enter, leave, self.coarse), alpha_weights(density, step)
 
 
 class PlanarTorso(nn.Module):

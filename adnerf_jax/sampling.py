@@ -1,8 +1,13 @@
 """Where along a ray to look: even intervals, then intervals where weights say something is (paper, section 3.2)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+# Terms of a sum that are added in one pass over memory.
+_UNROLL = 4
 
 
 def even_edges(near: Array, far: Array, intervals: int) -> Array:
@@ -94,10 +99,17 @@ def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | No
     else:
         shift = jax.random.uniform(key, (*weights.shape[:-1], 1), minval=-0.5, maxval=0.5)
         u = u + shift / (intervals + 1)
-    # The inverse of the cumulative distribution, as the sum of what each interval adds on the way up to u.
-    passed = jnp.clip((u[..., :, None] - cdf[..., None, :]) / jnp.maximum(share, 1e-9)[..., None, :], 0.0, 1.0)
-    travelled = (passed * jnp.diff(edges)[..., None, :]).sum(-1)
-    return jax.lax.stop_gradient(edges[..., :1] + travelled)
+    # The inverse of the cumulative distribution, as the sum of what each interval adds on the way up to u. Term by term
+    # with the rays innermost: on CPUs several times as fast as a sum along a short last axis.
+    rays_last = functools.partial(jnp.moveaxis, source=-1, destination=0)
+    u, *intervals = map(rays_last, (u, cdf, jnp.diff(edges), 1.0 / jnp.maximum(share, 1e-9)))
+
+    def add(travelled: Array, interval: list[Array]) -> tuple[Array, None]:
+        before, width, inverse = interval
+        return travelled + width * jnp.clip((u - before) * inverse, 0.0, 1.0), None
+
+    travelled, _ = jax.lax.scan(add, jnp.zeros_like(u), intervals, unroll=_UNROLL)
+    return jax.lax.stop_gradient(edges[..., :1] + jnp.moveaxis(travelled, 0, -1))
 
 
 def overlapping_weight(edges: Array, outer_edges: Array, outer_weights: Array) -> Array:
