@@ -182,9 +182,6 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
     _check_poses(split, path)
     if (split.img_id < 0).any() or (split.aud_id < 0).any():
         raise UserError(f"{path} names frames by negative numbers: prepare the dataset again")
-    given = (split.face_rect != -1).any(1)
-    if (split.face_rect[given, 2:] < 1).any():
-        raise UserError(f"{path}: a face_rect is not [x, y, width, height] with a size; run the preparation again")
     order = np.argsort(split.img_id, kind="stable")
     if (np.diff(split.img_id[order]) == 0).any():
         raise UserError(f"{path} lists a frame twice: prepare the dataset again")
