@@ -219,12 +219,12 @@ def full_disks(job: Job, expected: str, workdir: pathlib.Path) -> Line:
 
 def changed_data(job: Job, expected: str, data: pathlib.Path, workdir: pathlib.Path, seconds: float) -> Line:
     """A picture removed under a running job, and one exchanged before the next."""
-    shutil.rmtree(workdir, ignore_errors=True)
     pictures = sorted((data / "gt").glob("[0-9]*.png"))
     victim, other = pictures[1].read_bytes(), pictures[2].read_bytes()
     wrong = 0
     try:
         for content in (None, other):
+            shutil.rmtree(workdir, ignore_errors=True)
             process = job.start()
             try:
                 process.communicate(timeout=0.6 * seconds)
