@@ -1,15 +1,13 @@
 """From speech windows to one code a frame (paper, sections 3.2, 3.6; published `AudioNet` and `AudioAttNet`)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from adnerf_jax.fields import SharedDense, first_values
+from adnerf_jax.types import EXACT
 
 SLOPE = 0.02
-# float32 means float32 also where the default is to round factors (TPUs, recent GPUs).
-EXACT = jax.lax.Precision.HIGHEST
 
 
 class TimeConvolution(nn.Module):

@@ -1,13 +1,9 @@
 """Rays of pixels, and head poses as numbers. Head space is y up, z towards the camera; cameras look along −z."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from adnerf_jax.types import Camera, Rays
-
-# Where the default is to round factors (TPUs, recent GPUs), rays would miss their pixels by one or two.
-_EXACT = jax.lax.Precision.HIGHEST
+from adnerf_jax.types import EXACT, Camera, Rays
 
 
 def pixel_grid(height: int, width: int) -> Array:
@@ -31,7 +27,7 @@ def rays_through(pixels: Array, transform: Array, camera: Camera) -> Rays:
     local = jnp.stack(
         [(column - camera.cx) / camera.focal, -(row - camera.cy) / camera.focal, -jnp.ones_like(row)], axis=-1
     )
-    directions = jnp.einsum("...rj,...ij->...ri", local, transform[..., :3, :3], precision=_EXACT)
+    directions = jnp.einsum("...rj,...ij->...ri", local, transform[..., :3, :3], precision=EXACT)
     origins = jnp.broadcast_to(transform[..., None, :3, 3], directions.shape)
     return Rays(origins=origins, directions=directions)
 
@@ -58,7 +54,7 @@ def placement_vector(transform: Array) -> Array:
     The translation of `transform` is no good beside them: it is the camera's place in head space, which turns with the
     head and is almost a function of the angles. Shoulders follow the head's place seen from the camera.
     """
-    place = -jnp.einsum("...ji,...j->...i", transform[..., :3, :3], transform[..., :3, 3], precision=_EXACT)
+    place = -jnp.einsum("...ji,...j->...i", transform[..., :3, :3], transform[..., :3, 3], precision=EXACT)
     return jnp.concatenate([euler_angles(transform), place], axis=-1)
 
 

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from adnerf_jax.audio_nets import EXACT, AudioAttNet, AudioNet
-from adnerf_jax.types import Conditions, Scene
+from adnerf_jax.audio_nets import AudioAttNet, AudioNet
+from adnerf_jax.types import EXACT, Conditions, Scene
 
 # Place of the frame itself among the windows of the frames i−4 … i+3.
 _NOW = 4

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from adnerf_jax.encoding import grid_resolutions, multiresolution_grid, nearest_cell, positional
+from adnerf_jax.types import EXACT
 
 _DENSITY_GAIN = 10.0
 # The picture should move with the pose before it changes with it.
@@ -110,8 +111,7 @@ def _dot(a: Array, b: Array, contracted: tuple[tuple[int], tuple[int]], dtype: s
         a.astype(dtype),
         b.astype(dtype),
         (contracted, ((), ())),
-        # float32 means float32 also where the default is to round factors (TPUs, recent GPUs).
-        precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
+        precision=EXACT if dtype == "float32" else None,
         preferred_element_type=jnp.float32,
     )
 

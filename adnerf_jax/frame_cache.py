@@ -95,11 +95,7 @@ def _usable(folder: pathlib.Path, stamp: str) -> dict[str, str] | None:
         return None
     if not isinstance(info, dict) or info.get("stamp") != stamp or not (folder / _ARRAY).exists():
         return None
-    array = hashlib.sha256()
-    with (folder / _ARRAY).open("rb") as file:
-        while block := file.read(_BLOCK):
-            array.update(block)
-    if array.hexdigest() != info.get("array"):
+    if _digest_in(folder) != info.get("array"):
         say(f"{folder} is damaged: the frames are decoded again")
         return None
     return info
@@ -108,7 +104,7 @@ def _usable(folder: pathlib.Path, stamp: str) -> dict[str, str] | None:
 def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> dict[str, str]:
     """Decodes all frames into a new folder that takes the place of the old one when it is whole."""
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    sources, array = hashlib.sha256(), hashlib.sha256()
+    sources = hashlib.sha256()
     camera = dataset.camera
     shape = (len(split), camera.height, camera.width, _CHANNELS)
 
@@ -133,16 +129,19 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
                     file.write(pixels.tobytes())
                     bar.update()
             bar.close()
-        with (temporary / _ARRAY).open("rb") as file:
-            while block := file.read(_BLOCK):
-                array.update(block)
-        info = {"stamp": stamp, "sources": sources.hexdigest(), "array": array.hexdigest()}
+        info = {"stamp": stamp, "sources": sources.hexdigest(), "array": _digest_in(temporary)}
         write_json(temporary / _INFO, info)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return info
+
+
+def _digest_in(folder: pathlib.Path) -> str:
+    """Of the frames as they lie on the disk."""
+    with (folder / _ARRAY).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(dataset: Dataset, sources: str) -> str:

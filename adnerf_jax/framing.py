@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -24,7 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from adnerf_jax.cameras import rays_through
 from adnerf_jax.errors import UserError
-from adnerf_jax.types import Camera, Rays, Scene
+from adnerf_jax.types import EXACT, Camera, Rays, Scene
 
 _NAMES = ("yaw", "pitch", "zoom", "focal")
 _MOST_ORBIT = 60.0  # degrees
@@ -72,7 +71,7 @@ class Framing:
         if not self.moved:
             return rays_through(places, transform, self.camera)
         lens = self.camera.replace(focal=self.camera.focal * self.lens)
-        return rays_through(places, jnp.matmul(transform, self.turn, precision=jax.lax.Precision.HIGHEST), lens)
+        return rays_through(places, jnp.matmul(transform, self.turn, precision=EXACT), lens)
 
     def scene(self, scene: Scene) -> Scene:
         """The person's constants for `rays`: the camera's distance may have changed."""
@@ -89,7 +88,7 @@ class Framing:
         focal = camera.focal * self.lens
         row, column = places[..., 0], places[..., 1]
         local = jnp.stack([(column - camera.cx) / focal, -(row - camera.cy) / focal, -jnp.ones_like(row)], axis=-1)
-        towards = jnp.einsum("...j,ij->...i", local, self.turn[:3, :3], precision=jax.lax.Precision.HIGHEST)
+        towards = jnp.einsum("...j,ij->...i", local, self.turn[:3, :3], precision=EXACT)
         distance = (-self.depth - self.turn[2, 3]) / towards[..., 2]
         point = self.turn[:3, 3] + distance[..., None] * towards
         return jnp.stack(

@@ -15,7 +15,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.datasets import Dataset, dataset_of
+from adnerf_jax.datasets import Dataset, Frames, dataset_of
 from adnerf_jax.errors import UserError
 from adnerf_jax.frame_cache import cached_frames
 from adnerf_jax.optim import AdamMoments, make_optimizer, with_moments
@@ -104,7 +104,7 @@ def _read(stored: dict[str, Any], path: pathlib.Path) -> ReferenceCheckpoint:
             say(f"{path.name} has no moments of the attention net: they begin anew where it is trained on")
     # The published code saves after an update, before it counts it.
     counted, done = int(stored["global_step"]) + bool(networks.step), networks.step
-    if not 0 <= max(counted, done) < 2**31 or counted < 0:
+    if not 0 <= counted < 2**31:
         raise ValueError(f"{counted} steps")
     if counted < done:
         # The head that a torso's training saves beside itself bears the torso's number.
@@ -140,12 +140,14 @@ def _net(stored: dict[str, np.ndarray], rename, moments: _Moments, path: pathlib
         layer, _, kind = name.rpartition(".")
         if kind not in ("weight", "bias") or not hasattr(value, "shape"):
             raise UserError(f"{path}: {key} has an entry {name}, which no network of AD-NeRF has")
+        if not value.shape:
+            raise UserError(f"{path}: {key}/{name} is a single number, which no layer of AD-NeRF has")
         arrays = (value, *moments.take(value.shape))
         place = rename(layer)
         if place is None:
             continue
         for tree, array in zip(trees, arrays, strict=True):
-            if not value.shape or array.shape != value.shape:
+            if array.shape != value.shape:
                 raise UserError(f"{path}: the optimizer's moments of {key}/{name} have another shape")
             if not np.isfinite(array).all():
                 raise UserError(f"{path}: {key}/{name} holds numbers that are not finite: take an earlier checkpoint")
@@ -267,16 +269,19 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
             f"{head_file.path} learned from speech features with {channels} channels, {head_config.data} has "
             f"{dataset.windows.shape[2]}: prepare it with --speech=DEEPSPEECH.npy"
         )
+    frames, digest = cached_frames(dataset, dataset.train)
     head_params = _params(head_file, with_audio=True)
-    made = [(head_config, head_file, _state(head_config, dataset, head_file, head_params, {}))]
+    made = [(head_config, head_file, _state(head_config, dataset, frames, head_file, head_params, {}))]
     if torso_config is not None:
         torso_params = _params(body_file, with_audio=False)
-        made.append((torso_config, body_file, _state(torso_config, dataset, body_file, torso_params, head_params)))
+        made.append(
+            (torso_config, body_file, _state(torso_config, dataset, frames, body_file, torso_params, head_params))
+        )
     # Nothing is written before everything is known to fit, and nothing is in its place before it is whole.
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=workdir) as unfinished:
         for config, _, state in made:
-            _write(config, pathlib.Path(unfinished) / config.stage, dataset, state)
+            _write(config, pathlib.Path(unfinished) / config.stage, dataset, digest, state)
         for config, file, _ in made:
             (pathlib.Path(unfinished) / config.stage).rename(workdir / config.stage)
             say(f"wrote {workdir / config.stage}: {file.path.name} after {file.step} steps")
@@ -305,6 +310,7 @@ def _params(checkpoint: ReferenceCheckpoint, *, with_audio: bool, part: str = "p
 def _state(
     config: ConfigDict,
     dataset: Dataset,
+    frames: Frames,
     checkpoint: ReferenceCheckpoint,
     params: dict[str, Any],
     frozen: dict[str, Any],
@@ -315,7 +321,7 @@ def _state(
       UserError: the tensors do not fit together.
     """
     stage = make_stage(config, dataset.camera)
-    scene = make_scene(dataset, cached_frames(dataset, dataset.train)[0], config.train.audio_components)
+    scene = make_scene(dataset, frames, config.train.audio_components)
     expected = jax.eval_shape(stage.init, jax.random.key(0), example_batch(1, 1, dataset.windows.shape[1:]), scene)
     have, want = (jax.tree.map(np.shape, tree) for tree in (params, expected))
     if have != want:
@@ -331,11 +337,11 @@ def _state(
     )
 
 
-def _write(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, state: TrainState) -> None:
+def _write(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, digest: str, state: TrainState) -> None:
     whole = sharding.replicated(sharding.make_mesh())
     state = jax.tree.map(lambda a: jax.device_put(a, whole), state)
     with checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver:
-        saver.save(state, describe(config, cached_frames(dataset, dataset.train)[1]))
+        saver.save(state, describe(config, digest))
     Person.of(dataset).save(workdir)
     save_config(config, workdir)
 

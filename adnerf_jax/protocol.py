@@ -1,10 +1,8 @@
 """What numbers stand for: which frames are judged, against what, by which program; and the files that hold them."""
 
 import csv
-import importlib.metadata
 import io
 import pathlib
-import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +21,7 @@ from adnerf_jax.schema import Split
 from adnerf_jax.scoring import MEASURES, PROTOCOL
 from adnerf_jax.sync import LipModel
 from adnerf_jax.sync_confidence import SOUND_RATE
+from adnerf_jax.versions import versions_of
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "opencv-python-headless", "ai-edge-litert")
 
@@ -107,13 +106,7 @@ def described(
 
 def versions() -> dict[str, str]:
     """Of what computed the numbers."""
-    found = {"python": platform.python_version(), "backend": jax.default_backend()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # another build of the same package
-            continue
-    return found
+    return versions_of(_PACKAGES) | {"backend": jax.default_backend()}
 
 
 def write_table(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:

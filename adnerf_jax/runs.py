@@ -1,8 +1,6 @@
 """Folders of runs: their names, the configuration saved in them, and whether a run may go on there."""
 
-import importlib.metadata
 import pathlib
-import platform
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +10,7 @@ from ml_collections import ConfigDict
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import read_json, write_json
 from adnerf_jax.progress import say
+from adnerf_jax.versions import versions_of
 
 _FILE = "config.json"
 # What may change between a run and its continuation: nothing of it touches the numbers of the steps done.
@@ -144,19 +143,13 @@ def _told(value: Any) -> str:
 
 def describe(config: ConfigDict, data: str) -> dict[str, Any]:
     """What a checkpoint says of itself: settings, digest of the data, seed, and versions of what computed it."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # another build of the same package
-            continue
     return {
         "stage": config.stage,
         "family": config.family,
         "config": config.to_dict(),
         "data": data,
         "seed": config.seed,
-        "versions": versions,
+        "versions": versions_of(_PACKAGES),
     }
 
 

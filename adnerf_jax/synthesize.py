@@ -24,9 +24,7 @@ from adnerf_jax.runs import flatten
 from adnerf_jax.schema import FPS
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
-from adnerf_jax.utterance import attention_windows, count_frames, encoded
-
-__all__ = ["attention_windows", "count_frames", "driven", "encoded", "synthesize"]
+from adnerf_jax.utterance import count_frames
 
 _JOB = "job.json"
 # Of `config.render`: what decides a frame, beside the contents of files that it names.

@@ -1,7 +1,12 @@
 """Arrays that travel together. F frames, R rays a frame, S samples a ray, C speech features."""
 
+import jax
 from flax import struct
 from jax import Array
+
+# Of products whose factors must not be rounded where that is the default (TPUs, recent GPUs): rays would miss their
+# pixels by one or two, and the published numbers would not be met.
+EXACT = jax.lax.Precision.HIGHEST
 
 
 @struct.dataclass

@@ -34,7 +34,7 @@ from adnerf_jax.stages import Stage, example_batch, make_stage
 from adnerf_jax.state import TrainState
 from adnerf_jax.train import make_update
 from adnerf_jax.types import Camera, Conditions, Rays
-from benchmarks.machine import REFERENCE_GFLOPS, best_seconds, gather_rate, matrix_rate
+from benchmarks.machine import REFERENCE_GFLOPS, best_seconds, gather_rate, matrix_rate, step_seconds
 from configs import common
 
 SAMPLES, RAYS, PIXELS = 40960, 4096, 16384
@@ -246,13 +246,13 @@ def print_growth(trained: Trained) -> None:
         print(f"{side:6} px a side: {1e3 * costs[-1]:8.1f} ms a frame")
     print(f"frame ~ side^{exponent(SIDES, costs):.2f}")
     for stage in ("head", "torso"):
-        costs = [step_seconds(trained, stage, rays) for rays in STEP_RAYS]
+        costs = [seconds_of_step(trained, stage, rays) for rays in STEP_RAYS]
         for rays, seconds in zip(STEP_RAYS, costs, strict=True):
             print(f"{rays:6} rays, {stage} step: {1e3 * seconds:8.1f} ms, {1e9 * seconds / rays:6.0f} ns a ray")
         print(f"{stage} step ~ rays^{exponent(STEP_RAYS, costs):.2f}")
 
 
-def step_seconds(trained: Trained, name: str, rays: int) -> float:
+def seconds_of_step(trained: Trained, name: str, rays: int) -> float:
     """Seconds of a training step with so many rays, from the trained parameters."""
     config = common.get_config(name, "fast")
     stage = make_stage(config, trained.person.camera)
@@ -271,14 +271,8 @@ def step_seconds(trained: Trained, name: str, rays: int) -> float:
     )
     tx = make_optimizer(config.optim, config.train.attention_from)
     params, frozen = (trained.head, {}) if name == "head" else (trained.torso, trained.head)
-    holder = [jax.jit(lambda p, f: TrainState.create(p, tx, f, trained.scene))(params, frozen)]
-    update = make_update(stage, tx, 0)
-
-    def run():
-        holder[0], metrics = update(holder[0], batch)
-        return metrics
-
-    return best_seconds(run, 5)
+    state = jax.jit(lambda p, f: TrainState.create(p, tx, f, trained.scene))(params, frozen)
+    return step_seconds(make_update(stage, tx, 0), state, batch, 5)
 
 
 def main() -> None:

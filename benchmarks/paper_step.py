@@ -21,7 +21,7 @@ from adnerf_jax.stages import example_batch, head_init, make_stage
 from adnerf_jax.state import TrainState
 from adnerf_jax.train import make_update
 from adnerf_jax.types import Camera, Rays, Scene
-from benchmarks.machine import best_seconds, matrix_rate
+from benchmarks.machine import best_seconds, matrix_rate, step_seconds
 from configs import common
 
 CHANNELS = 29
@@ -115,13 +115,7 @@ def measure_step(config, micro_batches: int, repeats: int) -> tuple[float, float
     update = make_update(stage, tx, 0, micro_batches)
     memory = update.lower(state, batch).compile().memory_analysis()
     bytes_ = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    holder = [state]
-
-    def run():
-        holder[0], metrics = update(holder[0], batch)
-        return metrics
-
-    return best_seconds(run, repeats), bytes_ / 2**30
+    return step_seconds(update, state, batch, repeats), bytes_ / 2**30
 
 
 def measure_rendering(config, rays: int, repeats: int) -> float:

@@ -19,26 +19,28 @@ from configs import common
 PROBE_STEPS = 100
 
 
-def train_for(data: str, workdir: pathlib.Path, steps: int) -> float:
-    """Trains a head for so many steps and returns the seconds that it took, compilation included."""
+def settings(data: str, steps: int):
+    """A fast head of so many steps, with nothing between them."""
     config = common.get_config("head", "fast")
     with config.unlocked():
         config.data = data
+    config.eval.update(lpips="", faces=False)
     config.train.steps = steps
     config.train.validate_every = config.train.checkpoint_every = steps
+    return config
+
+
+def train_for(data: str, workdir: pathlib.Path, steps: int) -> float:
+    """Trains a head and returns the seconds that it took, compilation included."""
     start = time.monotonic()
-    train(config, workdir)
+    train(settings(data, steps), workdir)
     return time.monotonic() - start
 
 
 def measure(data: str, workdir: pathlib.Path, steps: int) -> dict:
     """A row of the table."""
     seconds = train_for(data, workdir, steps)
-    config = common.get_config("head", "fast")
-    with config.unlocked():
-        config.data = data
-    config.eval.update(lpips="", faces=False)
-    found = evaluate(config, workdir)["settings"]["head_only"]
+    found = evaluate(settings(data, steps), workdir)["settings"]["head_only"]
     return {"steps": steps, "seconds": seconds, "psnr": found["psnr"], "ssim": found["ssim"], "gflops": matrix_rate()}
 
 

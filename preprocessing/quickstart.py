@@ -82,7 +82,7 @@ def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path 
     from adnerf_jax.media.audio import has_sound
     from adnerf_jax.media.video import probe
     from adnerf_jax.speech import ENCODERS
-    from adnerf_jax.synthesize import count_frames
+    from adnerf_jax.utterance import count_frames
     from preprocessing.steps import PARSERS
 
     video, audio = (pathlib.Path(path) if path else None for path in (config.video, config.audio))

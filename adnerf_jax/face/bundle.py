@@ -110,12 +110,13 @@ def adjust(
     """
     frames, start = len(poses.rotation), points
     index = np.arange(6 * frames).reshape(frames, 6)
+    by_frame, by_point = _sums(observations.frame, frames), _sums(observations.point, len(points))
     for _ in range(iterations):
         moved, residual = _residuals(observations, poses, points, camera)
         weight, _ = robust_weights(residual, observations.group, floor)
         to_pose, to_point = _slopes(observations, poses, points, moved, camera)
-        blocks, right = _normal_equations(observations.frame, weight, to_pose, residual, frames)
-        inner, inner_right = _normal_equations(observations.point, weight, to_point, residual, len(points))
+        blocks, right = _normal_equations(by_frame, weight, to_pose, residual)
+        inner, inner_right = _normal_equations(by_point, weight, to_point, residual)
         inner += np.eye(3) / prior[:, None, None] ** 2
         inner_right += (points - start) / prior[:, None] ** 2
         inverse = np.linalg.inv(inner)
@@ -156,6 +157,7 @@ def follow(
     frames, count = len(poses.rotation), len(observations.frame)
     stiff = 1.0 / np.array([_TURNING] * 3 + [_SHIFTING] * 3) ** 2
     parts = [observations.take(slice(k, k + _AT_ONCE)) for k in range(0, count, _AT_ONCE)]
+    by_frame = [_sums(part.frame, frames) for part in parts]
 
     def missed() -> np.ndarray:
         return np.concatenate([_residuals(part, poses, points, camera)[1] for part in parts])
@@ -168,7 +170,7 @@ def follow(
             rows = slice(k * _AT_ONCE, (k + 1) * _AT_ONCE)
             moved, _ = _residuals(part, poses, points, camera)
             slope, _ = _slopes(part, poses, points, moved, camera)
-            more = _normal_equations(part.frame, weight[rows], slope, residual[rows], frames)
+            more = _normal_equations(by_frame[k], weight[rows], slope, residual[rows])
             matrix, vector = matrix + more[0], vector + more[1]
         step = -_solve_smooth(matrix, vector, acceleration(poses), stiff)
         poses = poses.stepped(step)
@@ -177,16 +179,21 @@ def follow(
     return poses, np.linalg.norm(missed(), axis=-1)
 
 
+def _sums(row: np.ndarray, count: int) -> csr_array:
+    """The matrix [count, M] of zeros and ones that adds up those of M values that are of the same row [M].
+
+    Its products are several times as fast as adding at indices.
+    """
+    return csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(count, len(row)))
+
+
 def _normal_equations(
-    row: np.ndarray, weight: np.ndarray, slope: np.ndarray, residual: np.ndarray, count: int
+    sums: csr_array, weight: np.ndarray, slope: np.ndarray, residual: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the observations of each of `count` unknowns: JᵀWJ [count, K, K] and JᵀWr [count, K]."""
-    # Row by row of a sparse matrix of ones: several times as fast as adding at indices.
-    ones = np.ones(len(row))
-    gather = csr_array((ones, (row, np.arange(len(row)))), shape=(count, len(row)))
+    """JᵀWJ [count, K, K] and JᵀWr [count, K] of each of `count` unknowns, over its observations (`_sums`)."""
     size = slope.shape[-1]
-    matrix = gather @ _products(weight, slope, slope).reshape(-1, size * size)
-    return matrix.reshape(count, size, size), gather @ _products(weight, slope, residual[..., None])[..., 0]
+    matrix = sums @ _products(weight, slope, slope).reshape(-1, size * size)
+    return matrix.reshape(-1, size, size), sums @ _products(weight, slope, residual[..., None])[..., 0]
 
 
 def _products(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
