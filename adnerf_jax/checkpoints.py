@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,10 +49,8 @@ class Saver:
     def __init__(self, workdir: str | pathlib.Path, keep: int, best: int = 0):
         best_ones = _policies.BestN(get_metric_fn=lambda m: m["psnr"], n=best, keep_checkpoints_without_metrics=False)
         self._directory = directory(workdir)
-        options = dict(
-            preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(keep), best_ones]),
-            cleanup_tmp_directories=True,
-        )
+        _clear_unfinished(self._directory)
+        options = dict(preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(keep), best_ones]))
         try:
             self._checkpointer = ocp.training.Checkpointer(self._directory, **options)
         except ValueError:  # a damaged file of metrics: what was best is not known any more
@@ -105,6 +104,19 @@ class Saver:
         if jax.process_count() == 1 or kind is None or issubclass(kind, (UserError, Preempted, NotFinite)):
             with _Explained(self._directory):
                 self._checkpointer.close()
+
+
+def _clear_unfinished(folder: pathlib.Path) -> None:
+    """Removes what saves that were interrupted have left.
+
+    Moved away first, which Orbax's own clearing does not do: threads of a save that failed before in this process may
+    still write there, and then a folder cannot be removed where it is.
+    """
+    if processes.is_main() and (unfinished := list(folder.glob("*.orbax-checkpoint-tmp"))):
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent, ignore_cleanup_errors=True) as away:
+            for path in unfinished:
+                os.rename(path, pathlib.Path(away) / path.name)
+    processes.wait_for_all("unfinished checkpoints are removed")
 
 
 class _Explained:
