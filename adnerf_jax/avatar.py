@@ -9,11 +9,12 @@ for frame in avatar.stream(microphone):  # pieces of 16 kHz sound, float or int1
     show(frame)
 """
 
+import collections
 import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
 from adnerf_jax.utterance import Utterance, utterance
 
+_T = TypeVar("_T")
 _CHECKED_AT_ONCE = 1000  # poses
 
 
@@ -53,8 +55,8 @@ def _alone(layers: Layers) -> jax.Array:
 class Rendering(Iterator[np.ndarray]):
     """Frames to come: uint8 RGB [H, W, 3], or RGBA [H, W, 4] with straight colours where there is no background.
 
-    Each frame is made when it is asked for, so memory does not grow with their number. `len` is the number of all of
-    them; a live stream has none.
+    Each frame is begun when the one before is asked for, so memory does not grow with their number. `len` is the number
+    of all of them; a live stream has none.
 
     Attributes:
       width, height: in pixels.
@@ -90,6 +92,12 @@ class Rendering(Iterator[np.ndarray]):
 
     def picked(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         """Numbers and frames of those that are wanted, from the first on; the others cost little."""
+        # The device works on the next frame while the caller writes this one; a live stream has no frame to wait for.
+        begun = _ahead(self._begun(wanted), 0 if self.said.frames is None else 1)
+        return ((i, np.asarray(frame)) for i, frame in begun)
+
+    def _begun(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, jax.Array]]:
+        """As `picked`, of frames that may not be done yet."""
         backgrounds = itertools.repeat(None) if self._backgrounds is None else self._backgrounds()
         coming = zip(self.said.audio(), self._poses.start(), self._eyes(), backgrounds, strict=False)
         for i, (audio, posed, eyes, background) in enumerate(coming):
@@ -98,7 +106,17 @@ class Rendering(Iterator[np.ndarray]):
             if eyes is None:
                 eyes = self._open if posed.eyes is None else posed.eyes
             layers = self._stage.layers(posed.transform, Conditions(audio[None], np.asarray(eyes, np.float32)[None]))
-            yield i, np.asarray(_alone(layers) if background is None else _over(layers, background))
+            yield i, _alone(layers) if background is None else _over(layers, background)
+
+
+def _ahead(items: Iterator[_T], count: int) -> Iterator[_T]:
+    """The same items, so many of which have been asked for beforehand."""
+    waiting = collections.deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class Avatar:

@@ -47,6 +47,15 @@ def test_a_stream_is_the_whole_bit_for_bit(avatar, trained):
     assert same(avatar.stream(chunks, **look), avatar.render(trained.sound, **look))
 
 
+def test_the_next_frame_is_begun_while_one_is_used_but_not_awaited_live(avatar, trained):
+    asked = []
+    next(avatar.render(trained.sound).picked(lambda i: asked.append(i) or True))
+    assert asked == [0, 1]
+    asked.clear()
+    next(avatar.stream(np.split(pcm(trained), 10)).picked(lambda i: asked.append(i) or True))
+    assert asked == [0]
+
+
 def test_no_offset_is_the_plain_reconstruction_bit_for_bit(avatar, trained):
     plain = list(avatar.render(trained.sound, eyes="pose"))
     assert same(avatar.render(trained.sound, eyes="pose", offset="yaw=0,x=0"), plain)
