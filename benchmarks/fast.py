@@ -6,8 +6,8 @@
 Parts:
 - `units`: nanoseconds for each sample, ray or pixel; the roofline is the longer of the arithmetic (at the rate of plain
   products of these shapes) and the look-ups (at the rate of a plain gather), all measured in this run.
-- `frames`: seconds of a whole frame, uint8 out, over 100 frames; and of the same frame by the paper's method with every
-  sample of every ray, from 2048 rays of each net.
+- `frames`: seconds of a whole frame, uint8 out, over 100 frames; of the same frame by the paper's method with every
+  sample of every ray, from 2048 rays of each net; and the roofline of the fields on a GPU, which is not measured.
 - `growth`: milliseconds a frame against pixels, seconds a step against rays, with exponents.
 
 Quality against time is `benchmarks.quality`.
@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from adnerf_jax import checkpoints, sharding
+from adnerf_jax.cameras import pixel_grid
 from adnerf_jax.models import build_head, build_torso
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.person import Person
-from adnerf_jax.rendering import Layers, make_renderer, to_uint8
+from adnerf_jax.rendering import Layers, head_visibility, make_renderer, to_uint8
 from adnerf_jax.runs import load_config
 from adnerf_jax.sampling import even_edges, resample_edges
 from adnerf_jax.stages import Stage, example_batch, make_stage
@@ -41,6 +42,8 @@ SAMPLES, RAYS, PIXELS = 40960, 4096, 16384
 PAPER_RAYS = 2048
 SIDES = (128, 256, 450, 900)
 STEP_RAYS = (512, 1024, 2048, 4096, 8192, 16384)
+# H100 SXM (nvidia.com/en-us/data-center/h100): FLOP/s in float32, bytes/s of memory; a look-up takes a sector of it.
+GPU_FLOPS, GPU_MEMORY, GPU_SECTOR = 67e12, 3.35e12, 32
 
 
 class Trained(NamedTuple):
@@ -98,6 +101,28 @@ def mlp_flop(*sizes: int) -> float:
     return sum(2.0 * i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
 
 
+class Work(NamedTuple):
+    """FLOP and gathered rows of a field for one input."""
+
+    flop: float
+    rows: float
+
+
+def head_work(head) -> Work:
+    """Of the head's field for a sample, `config.model.head`."""
+    features = sum(grid.levels * grid.features for grid in (head.grid, head.shape_grid))
+    inner = 1 + head.geometry
+    flop = mlp_flop(features, head.width, head.width, inner) + mlp_flop(inner, head.width, 3)
+    return Work(flop, 8.0 * (head.grid.levels + head.shape_grid.levels))
+
+
+def torso_work(torso) -> Work:
+    """Of the torso's field for a pixel, `config.model.torso`."""
+    deformation = mlp_flop(2 * (1 + 2 * torso.position_levels), torso.deformation_width, 12)
+    picture = mlp_flop(torso.grid.levels * torso.grid.features, torso.width, torso.width, 4)
+    return Work(deformation + picture, 4.0 * torso.grid.levels)
+
+
 def unit_costs(trained: Trained) -> Iterable[Unit]:
     """The pieces of a frame, each alone, forward."""
     head, torso, model = trained.stage.head, trained.stage.torso, trained.config.model
@@ -111,8 +136,6 @@ def unit_costs(trained: Trained) -> Iterable[Unit]:
     code = {n: np.zeros((1, s), np.float32) for n, s in (("audio", model.head.audio_code), ("lips", 3), ("eyes", 2))}
     shape = np.concatenate([code[name] for name in model.head.shape_codes], -1)
     codes = np.concatenate([code[name] for name in model.head.codes], -1)
-    features = model.head.grid.levels * model.head.grid.features
-    shapes = model.head.shape_grid.levels * model.head.shape_grid.features
 
     def timed(module, params, method, *inputs) -> float:
         run = jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs, method=method))
@@ -133,15 +156,7 @@ def unit_costs(trained: Trained) -> Iterable[Unit]:
         head, trained.head, lambda m, *inputs: m.field(*inputs), points.reshape(1, side * side, -1, 3), directions,
         codes, shape,
     )  # fmt: skip
-    width, inner = model.head.width, 1 + model.head.geometry
-    networks = mlp_flop(features + shapes, width, width, inner) + mlp_flop(inner, width, 3)
-    yield Unit(
-        "head field, all of it",
-        "sample",
-        whole / count,
-        networks,
-        8.0 * (model.head.grid.levels + model.head.shape_grid.levels),
-    )
+    yield Unit("head field, all of it", "sample", whole / count, *head_work(model.head))
     rays = Rays(
         np.zeros((1, RAYS, 3), np.float32) + np.asarray(trained.person.transforms[0][:3, 3]),
         np.broadcast_to(-np.asarray(trained.person.transforms[0][:3, 2]), (1, RAYS, 3)).astype(np.float32)
@@ -162,9 +177,7 @@ def unit_costs(trained: Trained) -> Iterable[Unit]:
         lambda m, p: m(p, trained.person.camera, trained.person.transforms[:1], code["audio"], trained.scene),
         place.astype(np.float32),
     )  # fmt: skip
-    deformation = mlp_flop(2 * (1 + 2 * model.torso.position_levels), model.torso.deformation_width, 12)
-    picture = mlp_flop(model.torso.grid.levels * model.torso.grid.features, *[model.torso.width] * 2, 4)
-    yield Unit("torso field", "pixel", pixels / place.shape[1], deformation + picture, 4.0 * model.torso.grid.levels)
+    yield Unit("torso field", "pixel", pixels / place.shape[1], *torso_work(model.torso))
 
 
 def print_units(trained: Trained) -> None:
@@ -227,6 +240,23 @@ def print_frames(trained: Trained, count: int) -> None:
         f"(this machine: {rate:.0f} GFLOP/s; {scaled})"
     )
     print(f"the paper's method, every sample of every ray: {paper:.0f} s, {paper / seconds:.0f} times as long")
+    print_prediction(trained)
+
+
+def print_prediction(trained: Trained) -> None:
+    """What the fields of a frame would take on a GPU."""
+    camera, head, model = trained.person.camera, trained.stage.head, trained.config.model
+    transform = trained.person.transforms[0]
+    rays = float(head_visibility(head, trained.head, trained.scene, transform, camera).sum())
+    places = pixel_grid(camera.height, camera.width)[None]
+    pixels = float(trained.stage.torso.visible(places, camera, trained.scene).sum())
+    counted = ((rays * model.head.fine_samples, head_work(model.head)), (pixels, torso_work(model.torso)))
+    flop, rows = (sum(count * work[i] for count, work in counted) for i in (0, 1))
+    roofline = max(flop / GPU_FLOPS, rows * GPU_SECTOR / GPU_MEMORY)
+    print(
+        f"{rays:.0f} rays of the head, {pixels:.0f} pixels of the torso: {flop / 1e9:.1f} GFLOP, {rows / 1e6:.0f} M "
+        f"look-ups; roofline on an H100: {1e3 * roofline:.2f} ms (not measured; launches and the proposal come on top)"
+    )
 
 
 def exponent(sizes: list[float], costs: list[float]) -> float:

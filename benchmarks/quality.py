@@ -3,7 +3,8 @@
     python -m benchmarks.quality --data D --workdir W [--seconds 30 60 120 240 480]
 
 For each time a head of its own is trained, with as many steps as fit (the schedule ends with the steps), and every
-held-out frame is rendered. Writes `W/quality.json`; run again, it goes on where it stopped.
+held-out frame is rendered. Writes `W/quality.json` and its plot, `W/quality.html`; run again, it goes on where it
+stopped.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import pathlib
 import time
 
 from adnerf_jax.evaluate import evaluate
-from adnerf_jax.files import read_json, write_json
+from adnerf_jax.files import read_json, write_bytes, write_json
+from adnerf_jax.reporting.charts import Line, line_chart
+from adnerf_jax.reporting.page import note, page
 from adnerf_jax.train import train
 from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
 from configs import common
@@ -44,6 +47,14 @@ def measure(data: str, workdir: pathlib.Path, steps: int) -> dict:
     return {"steps": steps, "seconds": seconds, "psnr": found["psnr"], "ssim": found["ssim"], "gflops": matrix_rate()}
 
 
+def plotted(rows: list[dict]) -> str:
+    """A page with the curve of the table."""
+    curve = Line("head_only", [row["seconds"] for row in rows], [row["psnr"] for row in rows])
+    chart = line_chart("PSNR of held-out frames (dB)", [curve], "seconds of training, compilation included")
+    rate = max(row["gflops"] for row in rows)
+    return page("Quality against training time", chart, note(f"At {rate:.0f} GFLOP/s in float32 matrix products."))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a prepared dataset")
@@ -67,7 +78,9 @@ def main() -> None:
     for row in rows:
         scaled = row["seconds"] * row["gflops"] / REFERENCE_GFLOPS
         print(f"{row['seconds']:7.0f}{scaled:20.0f}{row['steps']:8}{row['psnr']:14.2f}{row['ssim']:7.3f}")
-    print(f"wrote {file}")
+    plot = workdir / "quality.html"
+    write_bytes(plot, plotted(rows).encode())
+    print(f"wrote {file} and {plot}")
 
 
 if __name__ == "__main__":
