@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import cv2
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from adnerf_jax.datasets import dataset_of
 from adnerf_jax.errors import UserError
@@ -32,23 +31,14 @@ from adnerf_jax.protocol import curves, frames_to_judge, known_sound, read_table
 from adnerf_jax.rendering import to_uint8
 from adnerf_jax.reporting import page
 from adnerf_jax.reporting.evaluation import error_map, number
-from adnerf_jax.runs import apply_overrides, load_config
 from adnerf_jax.scoring import make_scorer
 from adnerf_jax.trained import TrainedStage
-from adnerf_jax.utterance import encoded
-from benchmarks.ablations import SETTINGS, run_setting
-from configs import common
+from adnerf_jax.utterance import utterance
+from benchmarks.ablations import SETTINGS, setting_folder, settings_of, train_setting
 
 _FRAMES = 5  # columns of figures 3 and 9
 _LIP_MEASURES = ("lmd_px", "lip_correlation", "lip_lag_frames", "lip_amplitude", "av_offset_s", "psnr_face", "ssim")
 _PAPER_SSIM = "SSIM in the paper"
-
-
-def settings_of(workdir: pathlib.Path, **evaluation: object) -> ConfigDict:
-    """A trained stage's configuration, with fields of `eval` set."""
-    saved = load_config(workdir)
-    given = common.get_config(saved.stage, None)
-    return apply_overrides(saved, given, {f"eval.{name}": value for name, value in evaluation.items()}, workdir)
 
 
 def held_out(workdir: pathlib.Path) -> HeldOut:
@@ -64,9 +54,7 @@ def compared(numbers: Sequence[int], data: pathlib.Path, workdir: pathlib.Path, 
     found = {}
     for k in numbers:
         name, variants, _ = SETTINGS[k]
-        folder = workdir / variants.replace(",", "_")
-        run_setting(variants, data, folder, steps)
-        found[name] = folder / ("head" if "single_nerf" in variants else "torso")
+        found[name] = list(train_setting(variants, data, setting_folder(workdir, variants), steps).values())[-1]
     return found
 
 
@@ -80,6 +68,8 @@ def figure3(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
     first = next(iter(stages.values()))
     opening = curves(read_table(first / "eval" / "frames.csv"), "full")["lip_opening_truth"]
     known = np.flatnonzero(np.isfinite(opening))
+    if not len(known):
+        raise UserError(f"the landmark network finds no face in the held-out frames of {data}: give another --data")
     # From closed to wide open.
     order = known[np.argsort(opening[known], kind="stable")]
     chosen = np.sort(order[np.linspace(0, len(order) - 1, min(_FRAMES, len(order))).astype(int)])
@@ -124,11 +114,10 @@ def figure9(stage: pathlib.Path, voices: Sequence[pathlib.Path], workdir: pathli
         name = path.stem
         if name in table:
             raise UserError(f"two voices are called {name}: rename one of the files")
-        windows = np.stack(list(encoded(trained, path, 0.0, seconds)))
+        said = utterance(trained, path, duration=seconds, zero_padded=config.compat.zero_padding)
         scorer, _ = make_scorer("", True, min(dataset.camera.height, dataset.camera.width))
         films[name] = workdir / "figure9" / f"{name}.mp4"
-        config.eval.cross = str(path)
-        judge_cross(config, trained, windows, scorer, None, films[name])
+        _, windows = judge_cross(trained, said, scorer, None, films[name])
         sounds = {} if known is None else {"cross": Sound(known.model, known.face, windows)}
         table[name] = scorer.finish(sounds, {})[0]["cross"]
         shown = set(np.linspace(0, len(windows) - 1, _FRAMES + 2).astype(int)[1:-1])
