@@ -20,12 +20,18 @@ from adnerf_jax.train import train
 from benchmarks.machine import matrix_rate
 from configs import common
 
+STEPS = 1600  # of 1024 rays, for each setting in the paper's family
 # Name, variants, and the paper's SSIM on 500 test frames.
 SETTINGS = (
     ("two fields, audio (the paper)", "small", 0.92),
     ("two fields, audio-estimated expression", "small,expression", 0.88),
     ("one field, audio", "small,single_nerf", 0.87),
 )
+
+
+def in_family(variants: str, family: str) -> str:
+    """A setting's variants in the paper's family at the size for two cores, `small`, or in `fast`."""
+    return variants.replace("small", family)
 
 
 def setting_folder(workdir: pathlib.Path, variants: str) -> pathlib.Path:
@@ -40,8 +46,16 @@ def settings_of(workdir: pathlib.Path, **evaluation: object) -> ConfigDict:
     return apply_overrides(saved, given, {f"eval.{name}": value for name, value in evaluation.items()}, workdir)
 
 
-def train_setting(variants: str, data: pathlib.Path, workdir: pathlib.Path, steps: int) -> dict[str, pathlib.Path]:
-    """Trains a setting, unless that was done; `steps` in all, half of them for each field where there are two.
+def train_setting(
+    variants: str, data: pathlib.Path, workdir: pathlib.Path, steps: int | None
+) -> dict[str, pathlib.Path]:
+    """Trains a setting, unless that was done.
+
+    Args:
+      variants: of its stages' configurations.
+      data: the dataset.
+      workdir: where the stages' folders go.
+      steps: in all, half of them for each field where there are two; None: as configured.
 
     Returns:
       the folders of its stages by name, the one that renders everything last.
@@ -52,9 +66,10 @@ def train_setting(variants: str, data: pathlib.Path, workdir: pathlib.Path, step
         config = common.get_config(stage, variants)
         with config.unlocked():
             config.data = str(data)
-            config.train.steps = steps if single else steps // 2
-            config.train.validate_every = config.train.steps
-            config.train.checkpoint_every = max(config.train.steps // 4, 1)
+            if steps is not None:
+                config.train.steps = steps if single else steps // 2
+                config.train.validate_every = config.train.steps
+                config.train.checkpoint_every = max(config.train.steps // 4, 1)
             if stage == "torso":
                 config.head_checkpoint = str(workdir / "head")
         train(config, folder)
@@ -82,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a prepared dataset")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=1600, help="of 1024 rays, for each setting")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of 1024 rays, for each setting")
     parser.add_argument("--only", type=int, nargs="+", default=range(len(SETTINGS)), help="numbers of settings, from 0")
     arguments = parser.parse_args()
     rate = matrix_rate()

@@ -38,9 +38,10 @@ COLUMNS = {  # of the table: setting, measure, digits
     "`head` PSNR": ("head", "psnr", 2),
     "LPIPS": ("head", "lpips_alex", 4),
     "LMD": ("head", "lmd_px", 2),
+    "lips": ("head", "lip_correlation", 2),
     "`full` PSNR": ("full", "psnr", 2),
     "SSIM": ("full", "ssim", 3),
-    "lips": ("full", "lip_correlation", 2),
+    "LMD in `full`": ("full", "lmd_px", 2),
     "seam": ("full", "seam_error", 1),
 }
 

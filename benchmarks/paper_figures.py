@@ -2,6 +2,7 @@
 
     python -m benchmarks.paper_figures figure3 --data D --workdir W      # direct audio | audio-estimated expression
     python -m benchmarks.paper_figures figure4 --data D --workdir W      # two fields | one field, and the SSIM triple
+    python -m benchmarks.paper_figures figure4 --data D --workdir W --family fast
     python -m benchmarks.paper_figures figure9 --stage S/torso --voices A.wav B.wav C.wav --workdir W
     python -m benchmarks.paper_figures figure10 --stage S/torso --workdir W [--backgrounds A.jpg B.jpg]
 
@@ -34,10 +35,19 @@ from adnerf_jax.reporting.evaluation import error_map, number
 from adnerf_jax.scoring import make_scorer
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.utterance import utterance
-from benchmarks.ablations import SETTINGS, setting_folder, settings_of, train_setting
+from benchmarks.ablations import SETTINGS, STEPS, in_family, setting_folder, settings_of, train_setting
 
 _FRAMES = 5  # columns of figures 3 and 9
-_LIP_MEASURES = ("lmd_px", "lip_correlation", "lip_lag_frames", "lip_amplitude", "av_offset_s", "psnr_face", "ssim")
+_LIP_MEASURES = (
+    "faces_found",
+    "lmd_px",
+    "lip_correlation",
+    "lip_lag_frames",
+    "lip_amplitude",
+    "av_offset_s",
+    "psnr_face",
+    "ssim",
+)
 _PAPER_SSIM = "SSIM in the paper"
 
 
@@ -49,18 +59,23 @@ def held_out(workdir: pathlib.Path) -> HeldOut:
     return HeldOut(config, TrainedStage.load(workdir, config), dataset, split)
 
 
-def compared(numbers: Sequence[int], data: pathlib.Path, workdir: pathlib.Path, steps: int) -> dict[str, pathlib.Path]:
-    """Settings of the ablation, trained, by name; their last stages' folders."""
+def compared(
+    numbers: Sequence[int], data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None
+) -> dict[str, pathlib.Path]:
+    """Settings of the ablation, trained in a family, by name; their last stages' folders."""
+    if steps is None and family == "small":
+        steps = STEPS
     found = {}
     for k in numbers:
         name, variants, _ = SETTINGS[k]
+        variants = in_family(variants, family)
         found[name] = list(train_setting(variants, data, setting_folder(workdir, variants), steps).values())[-1]
     return found
 
 
-def figure3(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
+def figure3(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None) -> None:
     """Lips by the audio code and by an expression code that was estimated from the audio."""
-    stages = compared((0, 1), data, workdir, steps)
+    stages = compared((0, 1), data, workdir, family, steps)
     table = {}
     for name, folder in stages.items():
         values = evaluate(settings_of(folder, lpips="", faces=True, report=True), folder)["settings"]["full"]
@@ -84,9 +99,9 @@ def figure3(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
     _write(workdir, "figure3", "Audio code against audio-estimated expression", table, rows)
 
 
-def figure4(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
+def figure4(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None) -> None:
     """The seam of head and torso with two fields and with one, and the structural similarity of all three settings."""
-    stages = compared((0, 1, 2), data, workdir, steps)
+    stages = compared((0, 1, 2), data, workdir, family, steps)
     table = {}
     for (name, folder), (_, _, paper) in zip(stages.items(), SETTINGS, strict=True):
         values = evaluate(settings_of(folder, lpips="", faces=False, report=True), folder)["settings"]["full"]
@@ -203,7 +218,9 @@ def main(argv: Sequence[str]) -> int:
     for name in ("figure3", "figure4"):
         one = figures.add_parser(name)
         one.add_argument("--data", type=pathlib.Path, required=True, help="a prepared dataset")
-        one.add_argument("--steps", type=int, default=1600, help="of 1024 rays, for each setting")
+        one.add_argument("--family", choices=("small", "fast"), default="small", help="the paper's at its small size")
+        told = f"for each setting, of 1024 rays; default: small {STEPS}, fast as configured"
+        one.add_argument("--steps", type=int, help=told)
     for name in ("figure9", "figure10"):
         one = figures.add_parser(name)
         one.add_argument("--stage", type=pathlib.Path, required=True, help="the folder of a trained torso")

@@ -1,6 +1,7 @@
 """The user study: clips that tell nothing, and ratings that are read as they were given."""
 
 import json
+import pathlib
 import re
 
 import av
@@ -49,6 +50,18 @@ def test_the_page_does_not_tell_the_methods(clips):
             assert clip["method"] not in str(opened.metadata)
 
 
+def test_a_browser_tells_studies_apart(clips):
+    def remembered(out: str) -> str:
+        return re.search(r'"study-" \+ "(\w+)"', (clips / out / "index.html").read_text())[1]
+
+    assert make(clips) == 0
+    (clips / "ours/ours_0.mp4").rename(clips / "ours/ours_9.mp4")  # another order, so other numbers
+    (clips / "other").mkdir()
+    methods = [f"--method={name}={clips / name}" for name in ("ours", "theirs")]
+    assert user_study.main(["make", *methods, f"--out={clips / 'other' / 'study'}"]) == 0
+    assert remembered("study") != remembered("other/study")
+
+
 def test_a_study_is_not_overwritten(clips, capsys):
     assert make(clips) == 0
     before = (clips / "study.key.json").read_bytes()
@@ -94,6 +107,10 @@ def test_means_and_intervals(tmp_path, capsys):
     assert theirs["sync"]["high"] - theirs["sync"]["low"] == pytest.approx(2 * 1.96 * np.std([3, 3.5, 4]) / 3, rel=0.2)
     assert ours["realism"]["mean"] == theirs["realism"]["mean"] == 6.0
     assert "9.00 (9.00 … 9.00)" in capsys.readouterr().out
+    for file in map(pathlib.Path, files):  # as a spreadsheet saves it
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert user_study.main(["analyse", key_of(tmp_path), f"--out={tmp_path / 'again'}", *files]) == 0
+    assert (tmp_path / "again/results.json").read_bytes() == (tmp_path / "out/results.json").read_bytes()
     assert (tmp_path / "out/results.html").read_text().count("<svg") == 3
 
 
