@@ -1,8 +1,11 @@
 """The user study: clips that tell nothing, and ratings that are read as they were given."""
 
+import csv
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 
 import av
 import numpy as np
@@ -60,6 +63,27 @@ def test_a_browser_tells_studies_apart(clips):
     methods = [f"--method={name}={clips / name}" for name in ("ours", "theirs")]
     assert user_study.main(["make", *methods, f"--out={clips / 'other' / 'study'}"]) == 0
     assert remembered("study") != remembered("other/study")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node, which runs the page's script, is not installed")
+@pytest.mark.parametrize("browser", ["common", "forgetful"])
+def test_a_visit(clips, browser):
+    """The script of the page in a stand-in for a browser, which keeps what it is given or refuses to."""
+    assert make(clips) == 0
+    script = clips / "script.js"
+    script.write_text(re.search(r"<script>(.*)</script>", (clips / "study/index.html").read_text(), re.DOTALL)[1])
+    visit = pathlib.Path(__file__).with_name("study_visit.js")
+    told = json.loads(subprocess.run(["node", visit, script, browser], check=True, capture_output=True).stdout)
+    assert sorted(told["shown"]) == [f"clips/{k:03d}.mp4" for k in range(6)]
+    (clips / told["name"]).write_text(told["saved"])
+    rows = list(csv.DictReader(told["saved"].splitlines()))
+    assert [f"clips/{row['clip']}.mp4" for row in rows] == told["shown"]
+    assert [row["position"] for row in rows] == list("123456")
+    assert [(row["sync"], row["fidelity"], row["realism"]) for row in rows] == [
+        (str(k), str(k + 3), str(k + 6)) for k in range(1, 5)
+    ] + [("5", "8", "1"), ("6", "9", "2")]
+    command = ["analyse", f"--key={clips / 'study.key.json'}", f"--out={clips / 'out'}", str(clips / told["name"])]
+    assert user_study.main(command) == 0
 
 
 def test_a_study_is_not_overwritten(clips, capsys):
