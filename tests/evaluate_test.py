@@ -162,6 +162,17 @@ def test_other_speech_has_no_truth(trained):
     assert left == {"metrics.json", "frames.csv", "timing.json", "contact.png"}
 
 
+def test_other_speech_for_a_person_who_heard_deepspeech(trained_paper, trained, tmp_path):
+    config = load_config(trained_paper.torso)
+    config.eval.update(cross=str(trained.sound), cross_duration=0.12, report=False)
+    with pytest.raises(UserError, match="give those of the sound with --config.render.features"):
+        evaluate(config, trained_paper.torso)
+    np.save(tmp_path / "speech.npy", np.random.default_rng(0).normal(size=(7, 16, 29)).astype(np.float32))
+    config.render.features = str(tmp_path / "speech.npy")
+    result = evaluate(config, trained_paper.torso)
+    assert result["protocol"]["cross"].startswith("3 frames of sound ")
+
+
 def test_without_a_report_there_are_no_films(trained, tmp_path):
     shutil.copytree(trained.head, tmp_path / "head", ignore=shutil.ignore_patterns("eval"))
     config = load_config(trained.head)
