@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from adnerf_jax.pretrained.lpips import NETWORKS
 from adnerf_jax.progress import say
 from adnerf_jax.protocol import curves, frames_to_judge, known_sound, read_table, versions
 from adnerf_jax.reporting.comparison import cell, comparison_page
+from adnerf_jax.reporting.films import film_places
 from adnerf_jax.runs import load_config
 from adnerf_jax.schema import FPS
 from adnerf_jax.video_scores import score_video
@@ -131,16 +132,31 @@ def _evaluated(name: str, folder: pathlib.Path) -> Contestant:
     if not metrics.exists():
         raise UserError(f"{folder} has not been evaluated: {again}")
     result = read_json(metrics, "evaluation")
-    if "truth_sha256" not in result["protocol"]:
+    if not isinstance(result, dict) or not set(_SAME) <= set(result.get("protocol", ())):
         raise UserError(f"{folder} was evaluated by another version of this program: {again}")
     film = folder / "eval" / "held_out.mp4"
     rows = read_table(folder / "eval" / "frames.csv")
-    times = curves(rows, next(iter(result["settings"])))["time"]
-    places = ((times - times[0]) / result["protocol"]["every"]).astype(int)
-    model, smoothing = result["model"], result["protocol"]["smoothing"]
-    note = f"{model['family']} {model['stage']}, {model['step']} steps; smoothing: {smoothing}"
+    try:
+        _check_whole(result, rows)
+        times = curves(rows, next(iter(result["settings"])))["time"].astype(int)
+        places = film_places(times, result["protocol"]["every"])
+        model, smoothing = result["model"], result["protocol"]["smoothing"]
+        note = f"{model['family']} {model['stage']}, {model['step']} steps; smoothing: {smoothing}"
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
+        raise UserError(f"{folder}/eval is damaged ({type(error).__name__}: {error}): {again}") from None
     shown = film if film.exists() else None
     return Contestant(name, folder, result["protocol"], result["settings"], rows, shown, places, True, note)
+
+
+def _check_whole(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError where `frames.csv` has not the frames of each setting that `metrics.json` has."""
+    counts = {name: sum(row["setting"] == name for row in rows) for name in result["settings"] if name != "cross"}
+    expected = int(result["protocol"]["frames"].split()[0])
+    for name, count in counts.items():
+        if count != expected:
+            raise ValueError(f"frames.csv has {count} frames in {name}, metrics.json {expected}")
+        if "lip_correlation" in result["settings"][name] and not {"lip_opening", "lip_opening_truth"} <= rows[0].keys():
+            raise ValueError("frames.csv lacks the lips")
 
 
 def _check_same(contestants: Sequence[Contestant]) -> None:

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax import schema
+from adnerf_jax import schema, speech
 from adnerf_jax.datasets import SUBJECTS, Dataset, dataset_of, load_frames
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.face_metrics import Sound
-from adnerf_jax.files import write_json
+from adnerf_jax.files import sha256_of, write_json
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import write_image
 from adnerf_jax.openface import read_units, unit_errors
@@ -36,11 +36,10 @@ from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
-from adnerf_jax.sync import SHORTEST
-from adnerf_jax.sync_confidence import LEAST, SOUND_RATE
+from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.synthesize import driven
 from adnerf_jax.trained import TrainedStage
-from adnerf_jax.utterance import attention_windows, encoded
+from adnerf_jax.utterance import Utterance, utterance
 from adnerf_jax.validation import contact_sheet
 
 _SHEET_FRAMES = 6
@@ -93,9 +92,12 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     cross = None
     if config.eval.cross:
         audio, length = pathlib.Path(config.eval.cross), config.eval.cross_duration
-        cross = np.stack(list(encoded(stage, audio, 0.0, length)))
+        features, zero_padded = config.render.features, config.compat.zero_padding
+        cross = utterance(stage, audio, duration=length, features=features, zero_padded=zero_padded)
 
     shutil.rmtree(folder / "frames", ignore_errors=True)
+    for name in ("report.html", "held_out.mp4", "cross.mp4"):  # of an evaluation of other things
+        (folder / name).unlink(missing_ok=True)
     saved = folder / "frames" if config.eval.save_frames else None
     held_out = HeldOut(config, stage, dataset, split)
     films = {"held out": folder / "held_out.mp4"} if config.eval.report else {}
@@ -103,8 +105,9 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     sounds = dict.fromkeys(("head_only", "head", "full"), sound)
     if cross is not None:
         films |= {"cross": folder / "cross.mp4"} if config.eval.report else {}
-        seconds += judge_cross(config, stage, cross, scorer, saved, films.get("cross"))
-        sounds["cross"] = sound and Sound(sound.model, sound.face, cross)
+        more, windows = judge_cross(stage, cross, scorer, saved, films.get("cross"))
+        seconds += more
+        sounds["cross"] = sound and Sound(sound.model, sound.face, windows)
     samples = {}
     if config.eval.syncnet:
         clip = clip_samples(dataset)
@@ -120,10 +123,6 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         values["full" if "full" in values else "head"] |= {k: round(v, 4) for k, v in unit_errors(*units).items()}
     else:
         left_out["au_error"] = "config.eval.openface_render and openface_truth are not given"
-    if sound is None and config.eval.faces:
-        left_out["av_offset_s"] = f"it needs landmarks and {SHORTEST} training frames"
-    if not any("sync_confidence" in numbers for numbers in values.values()):
-        left_out.setdefault("sync_confidence", f"it needs sound and {LEAST} times five frames in a row")
     if cross is None:
         left_out["cross"] = "config.eval.cross is not given"
 
@@ -135,7 +134,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             held_out.digest.hexdigest(),
             ("none but the audio attention of the model" if config.eval.attention else "none")
             + ("; the expression as tracked in the truth" if config.eval.tracked_expression else ""),
-            None if cross is None else f"{len(cross)} frames of other speech, no truth",
+            None if cross is None else f"{cross.frames} frames of sound {sha256_of(audio)[:16]} (SHA-256), no truth",
             values,
             left_out,
         ),
@@ -257,22 +256,21 @@ def judge_held_out(
 
 
 def judge_cross(
-    config: ConfigDict,
-    stage: TrainedStage,
-    windows: np.ndarray,
-    scorer: Scorer,
-    saved: pathlib.Path | None,
-    film: pathlib.Path | None,
-) -> list[float]:
-    """Renders and scores other speech, windows [N, 16, C], in the poses of a talking video; seconds of each render."""
+    stage: TrainedStage, said: Utterance, scorer: Scorer, saved: pathlib.Path | None, film: pathlib.Path | None
+) -> tuple[list[float], np.ndarray]:
+    """Renders and scores other speech, a file's, in the poses of a talking video.
+
+    Returns:
+      seconds of each render, and the speech windows [N, 16, C] that were said.
+    """
     background = stage.person.background.astype(np.float32) / 255.0
-    seconds = []
-    spoken = attention_windows(windows, config.compat.zero_padding)
+    seconds, windows = [], []
     with contextlib.ExitStack() as open_files:
         if film is not None:
-            size, sound = background.shape[1::-1], pathlib.Path(config.eval.cross)
-            film = open_files.enter_context(Film(film, *size, range(len(windows)), 1, sound))
-        for i, around in enumerate(track(spoken, "evaluation, other speech", len(windows))):
+            size = background.shape[1::-1]
+            film = open_files.enter_context(Film(film, *size, range(said.frames), 1, said.sound))
+        for i, around in enumerate(track(said.audio(), "evaluation, other speech", said.frames)):
+            windows.append(around[speech.FRAMES_BEFORE])
             start = time.monotonic()
             layers = jax.device_get(stage.layers(*driven(stage.person, i, around)))
             seconds.append(time.monotonic() - start)
@@ -282,7 +280,7 @@ def judge_cross(
                 write_image(saved / "cross" / f"{i:06d}.png", _as_bytes(image))
             if film is not None:
                 film.add(_as_bytes(image))
-    return seconds
+    return seconds, np.stack(windows)
 
 
 def settings(

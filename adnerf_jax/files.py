@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -42,6 +43,12 @@ def cache_folder() -> pathlib.Path:
     """Where fetched weights and compiled programs are kept: `$ADNERF_CACHE`, by default `~/.cache/adnerf_jax`."""
     given = os.environ.get("ADNERF_CACHE")
     return pathlib.Path(given).expanduser() if given else pathlib.Path.home() / ".cache" / "adnerf_jax"
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """The digest of a file's contents, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

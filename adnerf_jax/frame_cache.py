@@ -15,7 +15,7 @@ import numpy as np
 
 from adnerf_jax.datasets import Dataset, Frames, decode_frame, frame_files
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import cache_folder, read_json, write_json
+from adnerf_jax.files import cache_folder, read_json, sha256_of, write_json
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.schema import BACKGROUNDS, Split, first_of
 
@@ -95,7 +95,7 @@ def _usable(folder: pathlib.Path, stamp: str) -> dict[str, str] | None:
         return None
     if not isinstance(info, dict) or info.get("stamp") != stamp or not (folder / _ARRAY).exists():
         return None
-    if _digest_in(folder) != info.get("array"):
+    if sha256_of(folder / _ARRAY) != info.get("array"):
         say(f"{folder} is damaged: the frames are decoded again")
         return None
     return info
@@ -129,19 +129,13 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
                     file.write(pixels.tobytes())
                     bar.update()
             bar.close()
-        info = {"stamp": stamp, "sources": sources.hexdigest(), "array": _digest_in(temporary)}
+        info = {"stamp": stamp, "sources": sources.hexdigest(), "array": sha256_of(temporary / _ARRAY)}
         write_json(temporary / _INFO, info)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return info
-
-
-def _digest_in(folder: pathlib.Path) -> str:
-    """Of the frames as they lie on the disk."""
-    with (folder / _ARRAY).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(dataset: Dataset, sources: str) -> str:

@@ -18,7 +18,7 @@ from adnerf_jax.face_metrics import Sound
 from adnerf_jax.files import write_bytes
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.schema import Split
-from adnerf_jax.scoring import MEASURES, PROTOCOL
+from adnerf_jax.scoring import MEASURES, NEEDS, PROTOCOL
 from adnerf_jax.sync import LipModel
 from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.versions import versions_of
@@ -87,9 +87,11 @@ def described(
       smoothing: of what is judged, over time.
       cross: what was judged without a truth.
       values: the numbers of each setting.
-      left_out: measures that are missing, and why.
+      left_out: measures that are missing, and why; what the frames themselves left out is added.
     """
     present = {key for numbers in values.values() for key in numbers}
+    if "faces" not in left_out:
+        left_out = {name: why for name, why in NEEDS.items() if name not in present} | left_out
     return {
         "version": PROTOCOL,
         "frames": frames,

@@ -5,9 +5,9 @@ import numpy as np
 from adnerf_jax import schema
 from adnerf_jax.articulation import centre_taper, fit_ridge, principal
 from adnerf_jax.cameras import placement_vector
-from adnerf_jax.datasets import Dataset, Frames
+from adnerf_jax.datasets import SUBJECTS, Dataset, Frames
 from adnerf_jax.errors import UserError
-from adnerf_jax.face.parsing import HEAD, NECK, TORSO
+from adnerf_jax.face.parsing import NECK, TORSO
 from adnerf_jax.face.tracking import UNITS_PER_CM
 from adnerf_jax.types import Camera, Scene
 
@@ -20,7 +20,9 @@ _REGRESSED = 4000
 _BLOCK = 1000  # frames whose windows are looked at together
 
 
-def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
+def make_scene(
+    dataset: Dataset, frames: Frames, audio_features: int, volume: tuple[int, ...] = SUBJECTS["head"]
+) -> Scene:
     """Everything fixed by the training data, from training frames only.
 
     Args:
@@ -28,6 +30,7 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
       frames: its training frames.
       audio_features: K, the number of components that the speech features are projected to; features that are as many
         already stay as they are.
+      volume: the parts that the head stage's volume shows, of which one field shows all.
     """
     windows = dataset.windows[frames.split.aud_id]
     mean, basis = whiten(windows, audio_features)
@@ -45,7 +48,7 @@ def make_scene(dataset: Dataset, frames: Frames, audio_features: int) -> Scene:
     return Scene(
         near=np.float32(near),
         far=np.float32(far),
-        box=head_box(frames, dataset.camera),
+        box=subject_box(frames, dataset.camera, volume),
         audio_mean=mean,
         audio_basis=basis,
         lips_weights=lips_weights,
@@ -105,15 +108,19 @@ def whiten(windows: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray
     return mean.astype(np.float32), (vectors[:, keep] / np.sqrt(variances[keep] + floor)).astype(np.float32)
 
 
-def head_box(frames: Frames, camera: Camera) -> np.ndarray:
+def subject_box(frames: Frames, camera: Camera, volume: tuple[int, ...] = SUBJECTS["head"]) -> np.ndarray:
     """The space that the head can occupy: its outlines in up to 100 frames, put at its depth, with a margin of 5%.
+
+    Args:
+      frames, camera: that show it.
+      volume: the parts that count, of `face.parsing`: those of the head, or of the whole person.
 
     Returns:
       float32 [2, 3], corners in head space.
     """
     corners = []
     for row in np.unique(np.linspace(0, len(frames) - 1, 100).astype(int)):
-        rows, columns = np.nonzero(frames.parts[row] == HEAD)
+        rows, columns = np.nonzero(np.isin(frames.parts[row], volume))
         if not len(rows):
             continue
         transform = frames.split.transforms[row]

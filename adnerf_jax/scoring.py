@@ -11,14 +11,15 @@ import numpy as np
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import FaceFollower
-from adnerf_jax.face_metrics import Sound, face_scores
+from adnerf_jax.face_metrics import LEAST_PAIRS, Sound, face_scores
 from adnerf_jax.metrics import MS_SSIM_SMALLEST, crop, ms_ssim, psnr, seam_band, seam_error, ssim
 from adnerf_jax.pretrained import lpips, weights
 from adnerf_jax.pretrained.face_mesh import FaceLandmarker
 from adnerf_jax.pretrained.lpips import Lpips
 from adnerf_jax.pretrained.syncnet import SyncNet
 from adnerf_jax.progress import say
-from adnerf_jax.sync_confidence import MOST_LAG, LipClips, speech_embeddings, sync_scores
+from adnerf_jax.sync import SHORTEST, SHORTEST_KNOWN
+from adnerf_jax.sync_confidence import LEAST, MOST_LAG, LipClips, speech_embeddings, sync_scores
 
 PROTOCOL = 1  # counts changes that make numbers incomparable
 _LIPS = "opening of the inner lips over the size of the face, from landmarks"
@@ -55,6 +56,14 @@ MEASURES = {
     "jaw and mouth (0 to 1); not comparable with OpenFace's",
     "jitter_px": "RMS second difference over time of 42 landmarks that the expression does not move, px",
     "jitter_deg": "the same of the rotation that best explains them, degrees",
+}
+NEEDS = {  # of faces that are measured: why a number can be missing all the same
+    "lip_correlation": f"it needs {LEAST_PAIRS} frames in which render and truth have a face",
+    "lip_lag_frames": f"it needs {LEAST_PAIRS} frames in a row, lips that move, and a lag better than those around it",
+    "av_offset_s": f"it needs the dataset's landmarks, {SHORTEST} training frames, {SHORTEST_KNOWN} judged ones, sound",
+    "sync_confidence": f"it needs sound and {LEAST} times five frames in a row",
+    "jitter_px": "it needs three frames in a row",
+    "jitter_deg": "it needs three frames in a row",
 }
 _OF_PICTURES = ("psnr", "psnr_face", "ssim", "ms_ssim", "lpips_alex", "lpips_vgg", "seam_error")
 

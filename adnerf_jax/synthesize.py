@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.avatar import Avatar
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import write_json
+from adnerf_jax.files import sha256_of, write_json
 from adnerf_jax.media.image import read_image, read_rgba, write_image
 from adnerf_jax.output import check_output, write_output
 from adnerf_jax.person import Person
@@ -128,7 +127,7 @@ def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -
     """What decides every frame of a render; frames of another job are not reused."""
     settings = config.render
     files = {name: settings[name] for name in ("audio", "features", *_LOOK)}
-    digests = {name: _digest(value) for name, value in files.items() if _is_file(value)}
+    digests = {name: sha256_of(value) for name, value in files.items() if _is_file(value)}
     return {
         "workdir": str(workdir.absolute()),
         "stage": stage.name,
@@ -142,11 +141,6 @@ def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -
 
 def _is_file(value) -> bool:
     return isinstance(value, str) and pathlib.Path(value).is_file()
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resume(folder: pathlib.Path, job: dict) -> set[int]:

@@ -343,7 +343,9 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, digest
     """
     tx = make_optimizer(config.optim, config.train.attention_from)
     whole = sharding.replicated(mesh)
-    scene = make_scene(dataset, frames, config.train.audio_components)
+    # A torso stage's volume is the head that it stands on.
+    volume = SUBJECTS[config.subject if config.stage == "head" else "head"]
+    scene = make_scene(dataset, frames, config.train.audio_components, volume)
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
     frozen = {}
     if config.stage == "torso":

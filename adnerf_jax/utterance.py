@@ -144,15 +144,6 @@ def _neighbours(encoder: speech.Encoder, blocks: Iterable[np.ndarray], zero_padd
             yield np.stack(held)
 
 
-def encoded(stage: "TrainedStage", audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
-    """Speech windows [16, C] of a recording, frame by frame, in the features that the person learned from.
-
-    Raises:
-      UserError: they cannot be computed here.
-    """
-    return speech.stream_windows(_encoder(stage), sound_blocks(audio, start, duration))
-
-
 def sound_blocks(audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
     """The sound's samples at 16 kHz, mono, [t] at a time."""
     return (block[0] for block in read_blocks(audio, speech.SAMPLE_RATE, 1, start, duration))

@@ -9,14 +9,18 @@ prints the table. Run again, it goes on where it stopped.
 
 import argparse
 import pathlib
-import time
+
+from ml_collections import ConfigDict
 
 from adnerf_jax.evaluate import evaluate
-from adnerf_jax.files import read_json, write_json
+from adnerf_jax.files import write_json
+from adnerf_jax.reporting.evaluation import training_seconds
+from adnerf_jax.runs import apply_overrides, load_config
 from adnerf_jax.train import train
 from benchmarks.machine import matrix_rate
 from configs import common
 
+STEPS = 1600  # of 1024 rays, for each setting in the paper's family
 # Name, variants, and the paper's SSIM on 500 test frames.
 SETTINGS = (
     ("two fields, audio (the paper)", "small", 0.92),
@@ -25,36 +29,67 @@ SETTINGS = (
 )
 
 
+def in_family(variants: str, family: str) -> str:
+    """A setting's variants in the paper's family at the size for two cores, `small`, or in `fast`."""
+    return variants.replace("small", family)
+
+
+def setting_folder(workdir: pathlib.Path, variants: str) -> pathlib.Path:
+    """Where a setting's stages lie."""
+    return workdir / variants.replace(",", "_")
+
+
+def settings_of(workdir: pathlib.Path, **evaluation: object) -> ConfigDict:
+    """A trained stage's configuration, with fields of `eval` set."""
+    saved = load_config(workdir)
+    given = common.get_config(saved.stage, None)
+    return apply_overrides(saved, given, {f"eval.{name}": value for name, value in evaluation.items()}, workdir)
+
+
+def train_setting(
+    variants: str, data: pathlib.Path, workdir: pathlib.Path, steps: int | None
+) -> dict[str, pathlib.Path]:
+    """Trains a setting, unless that was done.
+
+    Args:
+      variants: of its stages' configurations.
+      data: the dataset.
+      workdir: where the stages' folders go.
+      steps: in all, half of them for each field where there are two; None: as configured.
+
+    Returns:
+      the folders of its stages by name, the one that renders everything last.
+    """
+    single = "single_nerf" in variants
+    folders = {stage: workdir / stage for stage in (("head",) if single else ("head", "torso"))}
+    for stage, folder in folders.items():
+        config = common.get_config(stage, variants)
+        with config.unlocked():
+            config.data = str(data)
+            if steps is not None:
+                config.train.steps = steps if single else steps // 2
+                config.train.validate_every = config.train.steps
+                config.train.checkpoint_every = max(config.train.steps // 4, 1)
+            if stage == "torso":
+                config.head_checkpoint = str(workdir / "head")
+        train(config, folder)
+    return folders
+
+
 def run_setting(variants: str, data: pathlib.Path, workdir: pathlib.Path, steps: int) -> dict:
-    """Trains and evaluates a setting; `steps` in all, half of them for each field where there are two.
+    """Trains and evaluates a setting (`train_setting`).
 
     Returns:
       {"seconds": of training, "full": its metrics, and for an expression code "tracked": those with it as tracked}.
     """
-    single = "single_nerf" in variants
-    stages = ("head",) if single else ("head", "torso")
-    seconds_file = workdir / "seconds.json"
-    seconds = read_json(seconds_file, "timing") if seconds_file.exists() else {}
-    for stage in stages:
-        config = common.get_config(stage, variants)
-        with config.unlocked():
-            config.data = str(data)
-            # PSNR and SSIM are what the paper compares.
-            config.eval.update(lpips="", faces=False)
-            config.train.steps = steps if single else steps // 2
-            config.train.validate_every = config.train.steps
-            config.train.checkpoint_every = max(config.train.steps // 4, 1)
-            if stage == "torso":
-                config.head_checkpoint = str(workdir / "head")
-        start = time.monotonic()
-        train(config, workdir / stage)
-        # A run that had ended before takes no time worth counting.
-        seconds.setdefault(stage, time.monotonic() - start)
-        write_json(seconds_file, seconds)
-    result = {"seconds": sum(seconds.values()), "full": evaluate(config, workdir / stages[-1])["settings"]["full"]}
-    if "expression" in variants:
-        config.eval.tracked_expression = True
-        result["tracked"] = evaluate(config, workdir / stages[-1])["settings"]["full"]
+    folders = train_setting(variants, data, workdir, steps)
+    last = list(folders.values())[-1]
+    result = {"seconds": sum(map(training_seconds, folders.values()))}
+    # PSNR and SSIM are what the paper compares.
+    # The folder keeps the last one, the numbers of what is rendered from speech alone.
+    for name in ("tracked", "full") if "expression" in variants else ("full",):
+        config = settings_of(last, lpips="", faces=False, tracked_expression=name == "tracked")
+        result[name] = evaluate(config, last)["settings"]["full"]
     return result
 
 
@@ -62,16 +97,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a prepared dataset")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=1600, help="of 1024 rays, for each setting")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of 1024 rays, for each setting")
     parser.add_argument("--only", type=int, nargs="+", default=range(len(SETTINGS)), help="numbers of settings, from 0")
     arguments = parser.parse_args()
     rate = matrix_rate()
     results = {}
     for number in arguments.only:
         name, variants, _ = SETTINGS[number]
-        results[name] = run_setting(
-            variants, arguments.data, arguments.workdir / variants.replace(",", "_"), arguments.steps
-        )
+        folder = setting_folder(arguments.workdir, variants)
+        results[name] = run_setting(variants, arguments.data, folder, arguments.steps)
         write_json(arguments.workdir / f"setting{number}.json", results[name])
     print(f"{rate:.0f} GFLOP/s; {arguments.steps} steps of 1024 rays each")
     print(f"{'everything rendered, held-out frames':40}{'PSNR':>7}{'face':>7}{'SSIM':>7}{'paper':>7}{'minutes':>9}")

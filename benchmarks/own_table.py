@@ -12,7 +12,6 @@ import os
 import pathlib
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,9 +22,10 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks, to_ibug68
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.face.tracking import track_head
-from adnerf_jax.files import read_json, write_json
+from adnerf_jax.files import read_json, write_bytes, write_json
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.progress import exit_status, say
+from adnerf_jax.reporting.evaluation import training_seconds
 from adnerf_jax.speech import SAMPLE_RATE, get_encoder, speech_windows
 from benchmarks.machine import matrix_rate
 from preprocessing import transforms
@@ -38,9 +38,10 @@ COLUMNS = {  # of the table: setting, measure, digits
     "`head` PSNR": ("head", "psnr", 2),
     "LPIPS": ("head", "lpips_alex", 4),
     "LMD": ("head", "lmd_px", 2),
+    "lips": ("head", "lip_correlation", 2),
     "`full` PSNR": ("full", "psnr", 2),
     "SSIM": ("full", "ssim", 3),
-    "lips": ("full", "lip_correlation", 2),
+    "LMD in `full`": ("full", "lmd_px", 2),
     "seam": ("full", "seam_error", 1),
 }
 
@@ -130,19 +131,14 @@ def run_setting(name: str, data: pathlib.Path, folder: pathlib.Path) -> dict:
     if setting.dataset is not None:
         data = changed_dataset(data, folder / "dataset", setting.dataset)
     stages = ("head", "torso") if setting.torso else ("head",)
-    timing = folder / "seconds.json"
-    seconds = read_json(timing, "timing") if timing.exists() else {}
     for stage in stages:
-        start = time.monotonic()
         where = f"--config.data={data}", f"--workdir={folder / stage}"
         _run(f"--config=configs/{stage}.py:{setting.variants}", *where, *_options(setting.changes))
-        # A run that had ended before takes no time worth counting.
-        seconds.setdefault(stage, time.monotonic() - start)
-        write_json(timing, seconds)
     last = f"--config=configs/{stages[-1]}.py", f"--workdir={folder / stages[-1]}"
     _run("--mode=eval", *last, *_options(setting.evaluation))
     metrics = read_json(folder / stages[-1] / "eval" / "metrics.json", "evaluation")
-    result = {"settings": metrics["settings"], "seconds": sum(seconds.values())}
+    seconds = sum(training_seconds(folder / stage) for stage in stages)
+    result = {"settings": metrics["settings"], "seconds": seconds}
     write_json(done, result)
     return result
 
@@ -189,7 +185,7 @@ def own_table(data: Sequence[str], workdir: pathlib.Path, only: Sequence[str]) -
                 say(f"[{dataset}: {name}]")
                 results[dataset][name] = run_setting(name, path, workdir / dataset / str(number))
                 table = markdown(results) + f"\n\nMinutes of training at {rate:.0f} GFLOP/s.\n"
-                workdir.joinpath("table.md").write_text(table)
+                write_bytes(workdir / "table.md", table.encode())
     print(table, end="")
 
 

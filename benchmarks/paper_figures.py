@@ -2,6 +2,7 @@
 
     python -m benchmarks.paper_figures figure3 --data D --workdir W      # direct audio | audio-estimated expression
     python -m benchmarks.paper_figures figure4 --data D --workdir W      # two fields | one field, and the SSIM triple
+    python -m benchmarks.paper_figures figure4 --data D --workdir W --family fast
     python -m benchmarks.paper_figures figure9 --stage S/torso --voices A.wav B.wav C.wav --workdir W
     python -m benchmarks.paper_figures figure10 --stage S/torso --workdir W [--backgrounds A.jpg B.jpg]
 
@@ -17,7 +18,6 @@ from collections.abc import Sequence
 import cv2
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from adnerf_jax.datasets import dataset_of
 from adnerf_jax.errors import UserError
@@ -32,23 +32,23 @@ from adnerf_jax.protocol import curves, frames_to_judge, known_sound, read_table
 from adnerf_jax.rendering import to_uint8
 from adnerf_jax.reporting import page
 from adnerf_jax.reporting.evaluation import error_map, number
-from adnerf_jax.runs import apply_overrides, load_config
 from adnerf_jax.scoring import make_scorer
 from adnerf_jax.trained import TrainedStage
-from adnerf_jax.utterance import encoded
-from benchmarks.ablations import SETTINGS, run_setting
-from configs import common
+from adnerf_jax.utterance import utterance
+from benchmarks.ablations import SETTINGS, STEPS, in_family, setting_folder, settings_of, train_setting
 
 _FRAMES = 5  # columns of figures 3 and 9
-_LIP_MEASURES = ("lmd_px", "lip_correlation", "lip_lag_frames", "lip_amplitude", "av_offset_s", "psnr_face", "ssim")
+_LIP_MEASURES = (
+    "faces_found",
+    "lmd_px",
+    "lip_correlation",
+    "lip_lag_frames",
+    "lip_amplitude",
+    "av_offset_s",
+    "psnr_face",
+    "ssim",
+)
 _PAPER_SSIM = "SSIM in the paper"
-
-
-def settings_of(workdir: pathlib.Path, **evaluation: object) -> ConfigDict:
-    """A trained stage's configuration, with fields of `eval` set."""
-    saved = load_config(workdir)
-    given = common.get_config(saved.stage, None)
-    return apply_overrides(saved, given, {f"eval.{name}": value for name, value in evaluation.items()}, workdir)
 
 
 def held_out(workdir: pathlib.Path) -> HeldOut:
@@ -59,20 +59,23 @@ def held_out(workdir: pathlib.Path) -> HeldOut:
     return HeldOut(config, TrainedStage.load(workdir, config), dataset, split)
 
 
-def compared(numbers: Sequence[int], data: pathlib.Path, workdir: pathlib.Path, steps: int) -> dict[str, pathlib.Path]:
-    """Settings of the ablation, trained, by name; their last stages' folders."""
+def compared(
+    numbers: Sequence[int], data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None
+) -> dict[str, pathlib.Path]:
+    """Settings of the ablation, trained in a family, by name; their last stages' folders."""
+    if steps is None and family == "small":
+        steps = STEPS
     found = {}
     for k in numbers:
         name, variants, _ = SETTINGS[k]
-        folder = workdir / variants.replace(",", "_")
-        run_setting(variants, data, folder, steps)
-        found[name] = folder / ("head" if "single_nerf" in variants else "torso")
+        variants = in_family(variants, family)
+        found[name] = list(train_setting(variants, data, setting_folder(workdir, variants), steps).values())[-1]
     return found
 
 
-def figure3(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
+def figure3(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None) -> None:
     """Lips by the audio code and by an expression code that was estimated from the audio."""
-    stages = compared((0, 1), data, workdir, steps)
+    stages = compared((0, 1), data, workdir, family, steps)
     table = {}
     for name, folder in stages.items():
         values = evaluate(settings_of(folder, lpips="", faces=True, report=True), folder)["settings"]["full"]
@@ -80,6 +83,8 @@ def figure3(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
     first = next(iter(stages.values()))
     opening = curves(read_table(first / "eval" / "frames.csv"), "full")["lip_opening_truth"]
     known = np.flatnonzero(np.isfinite(opening))
+    if not len(known):
+        raise UserError(f"the landmark network finds no face in the held-out frames of {data}: give another --data")
     # From closed to wide open.
     order = known[np.argsort(opening[known], kind="stable")]
     chosen = np.sort(order[np.linspace(0, len(order) - 1, min(_FRAMES, len(order))).astype(int)])
@@ -94,9 +99,9 @@ def figure3(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
     _write(workdir, "figure3", "Audio code against audio-estimated expression", table, rows)
 
 
-def figure4(data: pathlib.Path, workdir: pathlib.Path, steps: int) -> None:
+def figure4(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None) -> None:
     """The seam of head and torso with two fields and with one, and the structural similarity of all three settings."""
-    stages = compared((0, 1, 2), data, workdir, steps)
+    stages = compared((0, 1, 2), data, workdir, family, steps)
     table = {}
     for (name, folder), (_, _, paper) in zip(stages.items(), SETTINGS, strict=True):
         values = evaluate(settings_of(folder, lpips="", faces=False, report=True), folder)["settings"]["full"]
@@ -124,11 +129,10 @@ def figure9(stage: pathlib.Path, voices: Sequence[pathlib.Path], workdir: pathli
         name = path.stem
         if name in table:
             raise UserError(f"two voices are called {name}: rename one of the files")
-        windows = np.stack(list(encoded(trained, path, 0.0, seconds)))
+        said = utterance(trained, path, duration=seconds, zero_padded=config.compat.zero_padding)
         scorer, _ = make_scorer("", True, min(dataset.camera.height, dataset.camera.width))
         films[name] = workdir / "figure9" / f"{name}.mp4"
-        config.eval.cross = str(path)
-        judge_cross(config, trained, windows, scorer, None, films[name])
+        _, windows = judge_cross(trained, said, scorer, None, films[name])
         sounds = {} if known is None else {"cross": Sound(known.model, known.face, windows)}
         table[name] = scorer.finish(sounds, {})[0]["cross"]
         shown = set(np.linspace(0, len(windows) - 1, _FRAMES + 2).astype(int)[1:-1])
@@ -214,7 +218,9 @@ def main(argv: Sequence[str]) -> int:
     for name in ("figure3", "figure4"):
         one = figures.add_parser(name)
         one.add_argument("--data", type=pathlib.Path, required=True, help="a prepared dataset")
-        one.add_argument("--steps", type=int, default=1600, help="of 1024 rays, for each setting")
+        one.add_argument("--family", choices=("small", "fast"), default="small", help="the paper's at its small size")
+        told = f"for each setting, of 1024 rays; default: small {STEPS}, fast as configured"
+        one.add_argument("--steps", type=int, help=told)
     for name in ("figure9", "figure10"):
         one = figures.add_parser(name)
         one.add_argument("--stage", type=pathlib.Path, required=True, help="the folder of a trained torso")

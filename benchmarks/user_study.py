@@ -12,6 +12,7 @@ draws the paper's figure 7 into `results.html`.
 
 import argparse
 import csv
+import hashlib
 import json
 import pathlib
 import re
@@ -23,7 +24,7 @@ import numpy as np
 
 from adnerf_jax.bootstrap import interval
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path, read_json, write_bytes, write_json
+from adnerf_jax.files import atomic_path, read_json, sha256_of, write_bytes, write_json
 from adnerf_jax.media.container import open_media
 from adnerf_jax.media.video import probe
 from adnerf_jax.progress import exit_status, say
@@ -42,7 +43,8 @@ _RESAMPLES = 2000
 _SCRIPT = """
 const clips = CLIPS, aspects = ASPECTS, columns = COLUMNS, store = "study-" + STUDY;
 const $ = id => document.getElementById(id);
-let state = JSON.parse(localStorage.getItem(store) || "null");
+let state = null;
+try { state = JSON.parse(localStorage.getItem(store)); } catch { }  // a browser may keep nothing for such a page
 if (!state) {
   const order = clips.slice();
   for (let i = order.length - 1; i > 0; i--) {
@@ -51,7 +53,7 @@ if (!state) {
   }
   state = {participant: Math.random().toString(16).slice(2, 10), order: order, ratings: []};
 }
-function keep() { localStorage.setItem(store, JSON.stringify(state)); }
+function keep() { try { localStorage.setItem(store, JSON.stringify(state)); } catch { } }
 function chosen(aspect) { return document.querySelector(`input[name=${aspect}]:checked`); }
 function check() { $("next").disabled = !aspects.every(chosen); }
 function show() {
@@ -116,7 +118,9 @@ def make(methods: Sequence[str], out: pathlib.Path, seed: int) -> pathlib.Path:
     clips = {f"{numbers[i]:03d}": {"method": name, "file": path.name} for i, (name, path) in enumerate(sources)}
     for number, (_, path) in zip(clips, sources, strict=True):
         _blinded(path, out / "clips" / f"{number}.mp4")
-    write_bytes(out / "index.html", _form(sorted(clips), f"{out.name}-{seed}").encode())
+    # What a browser remembers of one study must not meet another one.
+    study = hashlib.sha256("".join(sha256_of(out / "clips" / f"{number}.mp4") for number in sorted(clips)).encode())
+    write_bytes(out / "index.html", _form(sorted(clips), study.hexdigest()[:16]).encode())
     write_json(key, {"aspects": list(ASPECTS), "clips": dict(sorted(clips.items()))})
     say(
         f"wrote {out}/index.html with {len(clips)} clips of {len(methods)} methods; {key} tells which is which: keep it"
@@ -229,7 +233,7 @@ def analyse(key: pathlib.Path, files: Sequence[pathlib.Path], out: pathlib.Path,
 
 def _ratings(path: pathlib.Path, clips: dict) -> list[dict]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before it
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the ratings {path}: {error}") from None

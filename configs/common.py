@@ -87,7 +87,8 @@ def _base(stage: str) -> ConfigDict:
     config.eval.lpips = "alex"  # networks of LPIPS: alex, vgg, both by a comma, or none; fetched on first use
     config.eval.faces = True  # measure lips, expression and steadiness by a landmark network
     config.eval.syncnet = config_dict.placeholder(str)  # the published syncnet_v2.model (section 4.3)
-    config.eval.cross = config_dict.placeholder(str)  # other speech to judge without a truth: a sound or video file
+    # Other speech to judge without a truth: a sound or video file (with render.features where a person needs those).
+    config.eval.cross = config_dict.placeholder(str)
     config.eval.cross_duration = 10.0  # seconds of it
     config.eval.report = True  # write eval/report.html, with a film of truth and render inside
     config.eval.save_frames = False  # write renders and truth to eval/frames/ as PNG, for OpenFace or to look at

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 
+import av
 import numpy as np
 import pytest
 import tiny
@@ -84,7 +85,7 @@ def test_values_intervals_and_differences(tmp_path):
     [
         ({"truth_sha256": "cd"}, r"truth_sha256 \(ab, cd\)"),
         ({"size": [16, 16]}, r"size \(\[8, 8\], \[16, 16\]\)"),
-        ({"frames": "20 frames"}, r"frames \(40 frames, 20 frames\)"),
+        ({"frames": "20 frames", "count": 20}, r"frames \(40 frames, 20 frames\)"),
         ({"version": 2}, r"version \(1, 2\)"),
     ],
 )
@@ -114,6 +115,39 @@ def test_what_cannot_be_compared(tmp_path, capsys):
     # By the command line, which needs no --config.
     assert run.main(["run.py", "--mode=compare", f"--config.compare.runs={a},{a}"]) == 2
     assert "error: config.compare.runs names" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def cut(path: pathlib.Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:-3]) + "\n")
+
+
+def without(path: pathlib.Path, *names: str) -> None:
+    result = json.loads(path.read_text())
+    where = result
+    for name in names[:-1]:
+        where = where[name]
+    del where[names[-1]]
+    path.write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: cut(folder / "frames.csv"), "frames.csv has 37 frames in full, metrics.json 40"),
+        (lambda folder: (folder / "frames.csv").unlink(), "cannot read the numbers of the frames"),
+        (lambda folder: (folder / "frames.csv").write_text("setting\n" + 40 * "full\n"), "frames.csv lacks the lips"),
+        (lambda folder: (folder / "metrics.json").write_text("[]"), "another version of this program"),
+        (lambda folder: without(folder / "metrics.json", "protocol"), "another version of this program"),
+        (lambda folder: without(folder / "metrics.json", "model"), "is damaged"),
+        (lambda folder: without(folder / "metrics.json", "settings"), "is damaged"),
+    ],
+)
+def test_damaged_evaluations(tmp_path, spoil, told):
+    a, b = stage(tmp_path / "a", 30.0), stage(tmp_path / "b", 31.0)
+    spoil(b / "eval")
+    with pytest.raises(UserError, match=told):
+        compare(settings(a, b), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -161,6 +195,24 @@ def test_a_video_stands_in_the_table(tmp_path, judged):
     assert runs["judged"]["psnr"]["value"] > 25 and runs["clip"]["psnr"]["value"] > 25
     assert runs["wrong"]["psnr"]["value"] < 18
     assert "the clip's sound" in result["runs"]["clip"]["note"]
+
+
+def lossless(path: pathlib.Path, frames: np.ndarray) -> pathlib.Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_the_true_video_is_perfect(tmp_path, judged):
+    folder, dataset, clip = judged
+    values = compare(settings(folder, f"truth={lossless(tmp_path / 'truth.mkv', clip)}"), tmp_path / "out")
+    truth = values["settings"]["full"]["truth"]
+    assert [truth["psnr"][name] for name in ("value", "low", "high")] == [100.0, 100.0, 100.0]
 
 
 def test_videos_that_show_something_else(tmp_path, judged):

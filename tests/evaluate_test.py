@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax.avatar import Avatar
 from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.errors import UserError
 from adnerf_jax.evaluate import evaluate, settings
@@ -18,7 +20,7 @@ from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.metrics import psnr
 from adnerf_jax.openface import LOWER_FACE
-from adnerf_jax.protocol import known_sound
+from adnerf_jax.protocol import described, known_sound
 from adnerf_jax.rendering import Layers
 from adnerf_jax.runs import load_config
 from adnerf_jax.trained import TrainedStage
@@ -134,7 +136,8 @@ def test_other_speech_has_no_truth(trained):
     result = evaluate(config, trained.torso)
     assert list(result["settings"]) == ["head_only", "head", "full", "cross"]
     assert result["settings"]["cross"] == {}  # what there is to measure needs the landmark network
-    assert result["protocol"]["cross"] == "5 frames of other speech, no truth"
+    digest = hashlib.sha256(trained.sound.read_bytes()).hexdigest()[:16]
+    assert result["protocol"]["cross"] == f"5 frames of sound {digest} (SHA-256), no truth"
     folder = trained.torso / "eval" / "frames"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
     kinds = ("truth", "head_only", "head", "full")
@@ -145,9 +148,29 @@ def test_other_speech_has_no_truth(trained):
     image, truth = (cv2.imread(str(folder / kind / "000011.png")) / 255.0 for kind in ("full", "truth"))
     row = next(r for r in rows if (r["frame"], r["setting"]) == ("11", "full"))
     assert float(row["psnr"]) == pytest.approx(psnr(image, truth), abs=1e-6)
-    config.eval.update(cross=None, save_frames=False)
+    # They are those that rendering makes, with the silence around the speech.
+    rendered = Avatar.load(trained.torso).render(trained.sound, duration=0.2, eyes="pose")
+    for k, image in enumerate(rendered):
+        shown = cv2.imread(str(folder / f"cross/{k:06d}.png"))[..., ::-1].astype(int)
+        assert np.abs(shown - image).max() <= 1
+    # What another evaluation left does not stay beside the new numbers.
+    assert (trained.torso / "eval/cross.mp4").exists()
+    config.eval.update(cross=None, save_frames=False, report=False)
     evaluate(config, trained.torso)
     assert not folder.exists()
+    left = {path.name for path in (trained.torso / "eval").iterdir()}
+    assert left == {"metrics.json", "frames.csv", "timing.json", "contact.png"}
+
+
+def test_other_speech_for_a_person_who_heard_deepspeech(trained_paper, trained, tmp_path):
+    config = load_config(trained_paper.torso)
+    config.eval.update(cross=str(trained.sound), cross_duration=0.12, report=False)
+    with pytest.raises(UserError, match="give those of the sound with --config.render.features"):
+        evaluate(config, trained_paper.torso)
+    np.save(tmp_path / "speech.npy", np.random.default_rng(0).normal(size=(7, 16, 29)).astype(np.float32))
+    config.render.features = str(tmp_path / "speech.npy")
+    result = evaluate(config, trained_paper.torso)
+    assert result["protocol"]["cross"].startswith("3 frames of sound ")
 
 
 def test_without_a_report_there_are_no_films(trained, tmp_path):
@@ -176,6 +199,18 @@ def test_action_units_from_openface(trained, tmp_path):
     config.eval.every = 2
     with pytest.raises(UserError, match="has 2 frames, 1 were evaluated"):
         evaluate(config, trained.torso)
+
+
+def test_what_the_frames_themselves_leave_out_is_told(tiny_data):
+    values = {"full": {"psnr": 30.0, "lip_correlation": 0.9, "av_offset_s_truth": 0.0}}
+    told = described("2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"cross": "not given"})
+    assert set(told["left_out"]) == {
+        "cross", "lip_lag_frames", "av_offset_s", "sync_confidence", "jitter_px", "jitter_deg"
+    }  # fmt: skip
+    assert told["left_out"]["jitter_px"] == "it needs three frames in a row"
+    assert set(told["measures"]) == {"psnr", "lip_correlation", "av_offset_s"}
+    without = described("2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"faces": "not asked for"})
+    assert set(without["left_out"]) == {"faces"}
 
 
 def test_what_the_sound_lets_expect_is_learned_from_the_frames_trained_on(tmp_path):

@@ -16,7 +16,7 @@ from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.scoring import make_scorer
-from benchmarks import own_table, paper_figures
+from benchmarks import ablations, own_table, paper_figures
 
 SIZE, ROOT = tiny.SIZE, pathlib.Path(run.__file__).parent
 
@@ -33,6 +33,29 @@ class TestFigures:
         # Rows: truth, and render and error of both; columns: the two held-out frames.
         assert cv2.imread(str(tmp_path / "figure4.png")).shape == (5 * SIZE, 2 * SIZE, 3)
         assert "SSIM in the paper" in (tmp_path / "figure4.html").read_text() + capsys.readouterr().out
+
+    @pytest.mark.parametrize(("family", "steps"), [("small", 1600), ("fast", None)])
+    def test_what_is_trained_for_the_figures(self, tmp_path, monkeypatch, family, steps):
+        trained = []
+        monkeypatch.setattr(
+            ablations, "train", lambda config, folder: trained.append((folder, config.train.steps, config.variants))
+        )
+        last = paper_figures.compared((0, 1, 2), tmp_path, tmp_path, family, None)
+        folders = [str(folder.relative_to(tmp_path)) for folder, *_ in trained]
+        two, one = (f"{family}/head", f"{family}/torso"), (f"{family}_single_nerf/head",)
+        assert folders == [*two, f"{family}_expression/head", f"{family}_expression/torso", *one]
+        assert [folder.name for folder in last.values()] == ["torso", "torso", "head"]
+        assert trained[3][2] == (family, "expression")
+        # As many rays for one field as for two; what is fast as it is configured.
+        assert [count for _, count, _ in trained] == ([800] * 4 + [1600] if steps else [2400, 600, 2400, 600, 2400])
+
+    def test_no_face_in_the_truth(self, trained, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(paper_figures, "compared", lambda *_: {"a": trained.torso})
+        monkeypatch.setattr(paper_figures, "evaluate", lambda *_: {"settings": {"full": {"ssim": 0.9}}})
+        rows = [{"setting": "full", "lip_opening_truth": np.nan}]
+        monkeypatch.setattr(paper_figures, "read_table", lambda path: rows)
+        assert paper_figures.main(["figure3", f"--data={trained.data}", f"--workdir={tmp_path}"]) == 2
+        assert "finds no face in the held-out frames" in capsys.readouterr().err
 
     def test_background_and_pose(self, trained, tmp_path):
         write_image(tmp_path / "red.png", np.full((90, 70, 3), (250, 0, 0), np.uint8))
@@ -88,7 +111,7 @@ def test_the_table_is_gone_on_with(runs, tiny_data, tmp_path, capsys):
     assert sum("--config.train.attention_from=" in c for c in trained) == 1
     assert sum("--config.eval.attention=False" in c for c in runs) == 1
     printed = capsys.readouterr().out
-    assert printed.splitlines()[2] == "| clip, fast |  | 30.13 |  |  | 25.50 | 0.900 |  |  | 0 |"
+    assert printed.splitlines()[2] == "| clip, fast |  | 30.13 |  |  |  | 25.50 | 0.900 |  |  | 0 |"
     assert (tmp_path / "table.md").read_text() == printed
     runs.clear()
     assert own_table.main(command) == 0 and runs == []

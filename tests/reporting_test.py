@@ -1,18 +1,21 @@
 """Pages, charts and films: escaped, whole, and showing what they are given."""
 
+import json
 import re
+from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+import tiny
 
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.reporting import page
 from adnerf_jax.reporting.charts import Line, interval_chart, line_chart, ticks
-from adnerf_jax.reporting.evaluation import error_map, summary_rows, training_log
-from adnerf_jax.reporting.films import Film
+from adnerf_jax.reporting.evaluation import error_map, summary_rows, training_log, training_seconds
+from adnerf_jax.reporting.films import Film, film_places
 from adnerf_jax.reporting.markup import Html, element
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -133,6 +136,57 @@ def test_a_training_log_that_was_cut(tmp_path):
     log = training_log(tmp_path)
     np.testing.assert_array_equal(log["step"], [1, 2])
     np.testing.assert_array_equal(log["psnr"], [20.5, np.nan])
+
+
+def test_a_film_of_every_other_frame_keeps_time(tmp_path):
+    times = [0, 3, 6, 8]  # what is missing moves every other frame to odd places
+    assert film_places(times, 2).tolist() == [0, 1, 3, 4]
+    with Film(tmp_path / "f.mp4", 16, 16, times, 2, None) as film:
+        for level in (40, 100, 160, 220):
+            film.add(np.full((16, 16, 3), level, np.uint8))
+    shown = [round(float(frame.mean()), -1) for frame in read_frames(tmp_path / "f.mp4", 12.5)]
+    assert shown == [40, 100, 100, 160, 220]
+
+
+def test_what_interrupted_training_took(tmp_path):
+    assert training_seconds(tmp_path) == 0.0
+    (tmp_path / "config.json").write_text(json.dumps(tiny.config("head", rays=100).to_dict()))
+    lines = [{"step": 10, "rays_per_s": 50.0}, {"step": 20, "rays_per_s": 100.0}, {"step": 25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert training_seconds(tmp_path) == 20 + 10
+
+
+class Balanced(HTMLParser):
+    """Fails where an element is closed that is not the one open, or is never closed."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs)
+        if tag not in ("img", "meta", "link", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_pages_are_well_formed():
+    rows = [{"frame": k, "time": k, "setting": "full", "psnr": 20.0 + k} for k in range(3)]
+    Balanced(
+        page.page(
+            EVIL,
+            page.section("a", page.note(EVIL), page.table([EVIL], [[EVIL]]), page.definitions({EVIL: EVIL})),
+            page.picture(np.zeros((4, 4, 3), np.uint8), EVIL),
+            line_chart("t", [Line("a", [0, 1], [0, 1])], "x"),
+            interval_chart("t", [("a", 1.0, 0.5, 1.5)]),
+            page.table(["", "full"], summary_rows({"full": {"psnr": rows[0]["psnr"]}})),
+        )
+    )
 
 
 def test_a_film_keeps_time(tmp_path):

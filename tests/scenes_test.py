@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax.datasets import SUBJECTS
 from adnerf_jax.errors import UserError
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
-from adnerf_jax.scenes import head_box, make_scene, whiten
+from adnerf_jax.scenes import make_scene, subject_box, whiten
 
 
 def test_whitened_features_have_variance_one_and_do_not_depend_on_each_other():
@@ -35,7 +36,7 @@ def test_features_that_never_change_stay_finite():
 
 
 def test_the_box_holds_every_pixel_of_the_head_at_its_depth(dataset, frames):
-    box = head_box(frames, dataset.camera)
+    box = subject_box(frames, dataset.camera)
     assert box.dtype == np.float32 and (box[0] < box[1]).all()
     camera = dataset.camera
     for row, transform in enumerate(dataset.train.transforms.astype(np.float64)):
@@ -49,10 +50,18 @@ def test_the_box_holds_every_pixel_of_the_head_at_its_depth(dataset, frames):
     assert (box[1, :2] - box[0, :2] < 1.5 * 16 / camera.focal * tiny.DEPTH).all()
 
 
+def test_the_box_of_a_whole_person_holds_the_torso(dataset, frames):
+    head, person = subject_box(frames, dataset.camera), subject_box(frames, dataset.camera, SUBJECTS["person"])
+    assert person[0, 1] < head[0, 1] - 0.1 and person[1, 0] > head[1, 0]  # down to the picture's edge, wider
+    np.testing.assert_array_equal(person[:, 2], head[:, 2])
+    np.testing.assert_array_equal(make_scene(dataset, frames, 6, SUBJECTS["person"]).box, person)
+    np.testing.assert_array_equal(make_scene(dataset, frames, 6).box, head)
+
+
 def test_a_dataset_that_shows_no_head(dataset, frames):
     empty = frames.replace(parts=np.zeros_like(frames.parts))
     with pytest.raises(UserError, match="no frame shows a head"):
-        head_box(empty, dataset.camera)
+        subject_box(empty, dataset.camera)
 
 
 def test_the_scene_is_made_of_training_frames(dataset, frames):

@@ -1,7 +1,11 @@
 """The user study: clips that tell nothing, and ratings that are read as they were given."""
 
+import csv
 import json
+import pathlib
 import re
+import shutil
+import subprocess
 
 import av
 import numpy as np
@@ -49,6 +53,39 @@ def test_the_page_does_not_tell_the_methods(clips):
             assert clip["method"] not in str(opened.metadata)
 
 
+def test_a_browser_tells_studies_apart(clips):
+    def remembered(out: str) -> str:
+        return re.search(r'"study-" \+ "(\w+)"', (clips / out / "index.html").read_text())[1]
+
+    assert make(clips) == 0
+    (clips / "ours/ours_0.mp4").rename(clips / "ours/ours_9.mp4")  # another order, so other numbers
+    (clips / "other").mkdir()
+    methods = [f"--method={name}={clips / name}" for name in ("ours", "theirs")]
+    assert user_study.main(["make", *methods, f"--out={clips / 'other' / 'study'}"]) == 0
+    assert remembered("study") != remembered("other/study")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node, which runs the page's script, is not installed")
+@pytest.mark.parametrize("browser", ["common", "forgetful"])
+def test_a_visit(clips, browser):
+    """The script of the page in a stand-in for a browser, which keeps what it is given or refuses to."""
+    assert make(clips) == 0
+    script = clips / "script.js"
+    script.write_text(re.search(r"<script>(.*)</script>", (clips / "study/index.html").read_text(), re.DOTALL)[1])
+    visit = pathlib.Path(__file__).with_name("study_visit.js")
+    told = json.loads(subprocess.run(["node", visit, script, browser], check=True, capture_output=True).stdout)
+    assert sorted(told["shown"]) == [f"clips/{k:03d}.mp4" for k in range(6)]
+    (clips / told["name"]).write_text(told["saved"])
+    rows = list(csv.DictReader(told["saved"].splitlines()))
+    assert [f"clips/{row['clip']}.mp4" for row in rows] == told["shown"]
+    assert [row["position"] for row in rows] == list("123456")
+    assert [(row["sync"], row["fidelity"], row["realism"]) for row in rows] == [
+        (str(k), str(k + 3), str(k + 6)) for k in range(1, 5)
+    ] + [("5", "8", "1"), ("6", "9", "2")]
+    command = ["analyse", f"--key={clips / 'study.key.json'}", f"--out={clips / 'out'}", str(clips / told["name"])]
+    assert user_study.main(command) == 0
+
+
 def test_a_study_is_not_overwritten(clips, capsys):
     assert make(clips) == 0
     before = (clips / "study.key.json").read_bytes()
@@ -94,6 +131,10 @@ def test_means_and_intervals(tmp_path, capsys):
     assert theirs["sync"]["high"] - theirs["sync"]["low"] == pytest.approx(2 * 1.96 * np.std([3, 3.5, 4]) / 3, rel=0.2)
     assert ours["realism"]["mean"] == theirs["realism"]["mean"] == 6.0
     assert "9.00 (9.00 … 9.00)" in capsys.readouterr().out
+    for file in map(pathlib.Path, files):  # as a spreadsheet saves it
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert user_study.main(["analyse", key_of(tmp_path), f"--out={tmp_path / 'again'}", *files]) == 0
+    assert (tmp_path / "again/results.json").read_bytes() == (tmp_path / "out/results.json").read_bytes()
     assert (tmp_path / "out/results.html").read_text().count("<svg") == 3
 
 

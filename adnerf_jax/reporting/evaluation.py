@@ -279,11 +279,20 @@ def _stage_sizes(name: str, workdir: pathlib.Path) -> Iterator[list[str]]:
         newest = max(steps, key=lambda path: int(path.name))
         bytes_ = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
         yield [f"checkpoint of the {name}", _megabytes(bytes_)]
+    if seconds := training_seconds(workdir):
+        yield [f"training of the {name}, by its rays per second", duration(seconds)]
+
+
+def training_seconds(workdir: pathlib.Path) -> float:
+    """What a stage's steps took, interruptions and compilation left out, by the rays per second that it logged.
+
+    0 without a log.
+    """
     log = training_log(workdir)
-    if {"step", "rays_per_s"} <= log.keys() and (workdir / "config.json").exists():
-        rays = np.diff(log["step"], prepend=0.0) * load_config(workdir).train.rays
-        seconds = np.nansum(rays / np.where(log["rays_per_s"] > 0, log["rays_per_s"], np.nan))
-        yield [f"training of the {name}, by its rays per second", duration(float(seconds))]
+    if not {"step", "rays_per_s"} <= log.keys() or not (workdir / "config.json").exists():
+        return 0.0
+    rays = np.diff(log["step"], prepend=0.0) * load_config(workdir).train.rays
+    return float(np.nansum(rays / np.where(log["rays_per_s"] > 0, log["rays_per_s"], np.nan)))
 
 
 def _megabytes(size: int) -> str:

@@ -11,13 +11,20 @@ from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.schema import FPS
 
 
+def film_places(times: Sequence[int], every: int) -> np.ndarray:
+    """Which frame of a film, whose frames are `every` frames of the clip apart, each frame at `times` [N] becomes."""
+    times = np.asarray(times)
+    return (times - times[0]) // every
+
+
 class Film:
     """An mp4 written frame by frame; use as a context manager (`VideoWriter`).
 
     Args:
       path: of the mp4.
       width, height: of the frames, pixels.
-      times: int [N], their places in time at 25 fps; where some are missing the one before stays on.
+      times: int [N], their places in time at 25 fps, `every` or more apart; where some are missing the one before
+        stays on.
       every: frames of the clip from one to the next.
       sound: file whose sound runs along, from place 0 on; one without sound leaves the film silent.
     """
@@ -25,8 +32,8 @@ class Film:
     def __init__(
         self, path: pathlib.Path, width: int, height: int, times: Sequence[int], every: int, sound: pathlib.Path | None
     ):
-        times = np.asarray(times)
-        self._holds = np.maximum(np.diff(times, append=times[-1] + every) // every, 1)
+        places = film_places(times, every)
+        self._holds = np.diff(places, append=places[-1] + 1)
         self._shown = 0
         self._writer = VideoWriter(
             path,
