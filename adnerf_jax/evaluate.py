@@ -270,7 +270,7 @@ def judge_cross(
             size = background.shape[1::-1]
             film = open_files.enter_context(Film(film, *size, range(said.frames), 1, said.sound))
         for i, around in enumerate(track(said.audio(), "evaluation, other speech", said.frames)):
-            windows.append(around[speech.FRAMES_BEFORE])
+            windows.append(around[speech.FRAMES_BEFORE].copy())  # a view would keep its neighbours
             start = time.monotonic()
             layers = jax.device_get(stage.layers(*driven(stage.person, i, around)))
             seconds.append(time.monotonic() - start)
