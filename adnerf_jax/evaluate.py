@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.face_metrics import Sound
 from adnerf_jax.files import sha256_of, write_json
 from adnerf_jax.media.audio import read_audio
-from adnerf_jax.media.image import write_image
+from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.openface import read_units, unit_errors
 from adnerf_jax.progress import say, track
 from adnerf_jax.protocol import (
@@ -34,8 +35,10 @@ from adnerf_jax.protocol import (
 from adnerf_jax.rendering import Layers
 from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
+from adnerf_jax.runs import flatten
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
+from adnerf_jax.shards import kept_frames, shard
 from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.synthesize import driven
 from adnerf_jax.trained import TrainedStage
@@ -61,14 +64,15 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
 
     Writes `eval/metrics.json`, `eval/frames.csv`, `eval/timing.json`, `eval/contact.png` (rows: frames; columns: truth,
     then each setting's render) and, if asked, `eval/frames/` and `eval/report.html` with its films. Frames are held one
-    at a time.
+    at a time. Renders are kept in `eval.frames/` until all is written: an interrupted evaluation goes on, and several
+    processes can render parts of it (`config.eval.shard`), which write nothing else.
 
     Args:
       config: the stage's configuration.
       workdir: its folder.
 
     Returns:
-      what `metrics.json` holds.
+      what `metrics.json` holds; nothing for a part.
 
     Raises:
       UserError: no checkpoint, no held-out frames, a dataset that the person cannot be compared with, or other files
@@ -76,7 +80,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """
     start = time.monotonic()
     workdir = pathlib.Path(workdir)
-    folder = workdir / "eval"
+    folder, kept = workdir / "eval", workdir / "eval.frames"
+    part, parts = shard(config.eval.shard, "config.eval.shard")
     stage = TrainedStage.load(workdir, config, config.eval.attention)
     dataset = dataset_of(config)
     if dataset.camera != stage.person.camera or dataset.windows.shape[2] != len(stage.scene.audio_mean):
@@ -85,6 +90,12 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             f"from: give the dataset of that person with --config.data"
         )
     trained_on, split, judged = frames_to_judge(config, dataset)
+    held_out = HeldOut(config, stage, dataset, split, kept, kept_frames(kept, evaluation_job(config, workdir, stage)))
+    if parts > 1:
+        for i in track(range(part, len(split), parts), "evaluation"):
+            held_out.written(i)
+        say(f"rendered part {part + 1} of {parts} into {kept}; the same command without --config.eval.shard judges all")
+        return {}
     units = _action_units(config.eval, len(split))
     smallest = min(dataset.camera.height, dataset.camera.width)
     scorer, left_out = make_scorer(config.eval.lpips, config.eval.faces, smallest, config.eval.syncnet)
@@ -99,9 +110,9 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     for name in ("report.html", "held_out.mp4", "cross.mp4"):  # of an evaluation of other things
         (folder / name).unlink(missing_ok=True)
     saved = folder / "frames" if config.eval.save_frames else None
-    held_out = HeldOut(config, stage, dataset, split)
     films = {"held out": folder / "held_out.mp4"} if config.eval.report else {}
-    seconds, sheet = judge_held_out(held_out, scorer, saved, films.get("held out"))
+    sheet = judge_held_out(held_out, scorer, saved, films.get("held out"))
+    seconds = list(held_out.seconds)
     sounds = dict.fromkeys(("head_only", "head", "full"), sound)
     if cross is not None:
         films |= {"cross": folder / "cross.mp4"} if config.eval.report else {}
@@ -145,13 +156,14 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     write_table(folder / "frames.csv", rows)
     write_image(folder / "contact.png", sheet)
     write_json(folder / "metrics.json", result)
-    # The first frame includes compilation.
-    timing = {"seconds_per_frame": float(np.mean(seconds[1:] or seconds)), "first_frame_seconds": seconds[0]}
-    timing["total_seconds"] = time.monotonic() - start
+    timing = {"total_seconds": time.monotonic() - start}
+    if seconds:  # not all frames had been rendered before; the first one here includes compilation
+        timing |= {"seconds_per_frame": float(np.mean(seconds[1:] or seconds)), "first_frame_seconds": seconds[0]}
     write_json(folder / "timing.json", timing)
     if config.eval.report:
         strips = held_out.strips(rows)
         write_report(Evidence(workdir, config, result, rows, timing, stage.parameters, strips, films, dataset))
+    shutil.rmtree(kept)
     for name, numbers in values.items():
         say(f"{name}: " + ", ".join(text.format(numbers[key]) for key, text in _TOLD.items() if key in numbers))
     more = (", report.html" if config.eval.report else "") + (", frames/" if saved else "")
@@ -167,38 +179,65 @@ class Judged:
       truth: float [H, W, 3].
       parts: uint8 [H, W], of the truth.
       pairs: render and truth of each setting (`settings`).
-      seconds: that the render took.
     """
 
     truth: np.ndarray
     parts: np.ndarray
     pairs: dict[str, tuple[np.ndarray, np.ndarray]]
-    seconds: float
 
 
 class HeldOut:
-    """The held-out frames of a clip, rendered one at a time."""
+    """The held-out frames of a clip, rendered one at a time.
 
-    def __init__(self, config: ConfigDict, stage: TrainedStage, dataset: Dataset, split: Split):
+    Args:
+      config, stage, dataset, split: what is rendered.
+      kept: folder of the renders.
+      done: numbers of the frames that are there already.
+
+    Attributes:
+      digest: of every truth that was judged.
+      seconds: that each render took.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        stage: TrainedStage,
+        dataset: Dataset,
+        split: Split,
+        kept: pathlib.Path,
+        done: set[int],
+    ):
         self.config, self.stage, self.dataset, self.split = config, stage, dataset, split
-        self.digest = hashlib.sha256()  # of every truth that was judged
+        self.digest, self.seconds = hashlib.sha256(), []
+        self._kept, self._done = kept, set(done)
         self._background = dataset.background.astype(np.float32) / 255.0
 
     def __len__(self) -> int:
         return len(self.split)
 
+    def written(self, i: int) -> dict[str, np.ndarray]:
+        """Renders of frame `i` as `rendered` names them, uint8 [H, W, 3]; read where they were made before."""
+        names, path = rendered_names(self.config), self._kept / f"{i:06d}.png"
+        if i not in self._done:
+            start = time.monotonic()
+            tracked = self.config.eval.tracked_expression
+            conditions = self.dataset.conditions(self.split.aud_id[i : i + 1], tracked=tracked)
+            layers = jax.device_get(self.stage.layers(self.split.transforms[i], conditions))
+            self.seconds.append(time.monotonic() - start)
+            images = [_as_bytes(image) for image in rendered(names, layers, self._background)]
+            write_image(path, np.concatenate(images))
+            self._done.add(i)
+            return dict(zip(names, images, strict=True))
+        return dict(zip(names, np.split(read_image(path), len(names)), strict=True))
+
     def render(self, i: int) -> Judged:
         """Frame `i` of the split."""
         frames = load_frames(self.dataset, self.split.take(slice(i, i + 1)))
-        start = time.monotonic()
-        tracked = self.config.eval.tracked_expression
-        conditions = self.dataset.conditions(self.split.aud_id[i : i + 1], tracked=tracked)
-        layers = jax.device_get(self.stage.layers(self.split.transforms[i], conditions))
-        seconds = time.monotonic() - start
         truth, parts = frames.images[0].astype(np.float32) / 255.0, frames.parts[0]
         head_truth = frames.showing(SUBJECTS["head"], 0, self.dataset.background).astype(np.float32) / 255.0
-        pairs = settings(self.config, layers, self._background, truth, head_truth, parts == HEAD)
-        return Judged(truth, parts, pairs, seconds)
+        images = {name: image.astype(np.float32) / 255.0 for name, image in self.written(i).items()}
+        return Judged(truth, parts, settings(images, truth, head_truth, parts == HEAD))
 
     def strips(self, rows: list[dict[str, Any]]) -> list[Strip]:
         """The best, the median and the worst frame by the PSNR of the setting in which most is rendered."""
@@ -207,7 +246,7 @@ class HeldOut:
         order = np.argsort(-psnr, kind="stable")
         chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
         strips = []
-        for what, i in chosen.items():  # rendered again rather than kept
+        for what, i in chosen.items():
             pairs = {name: tuple(map(_as_bytes, pair)) for name, pair in self.render(int(i)).pairs.items()}
             strips.append(Strip(what, int(self.split.img_id[i]), last, float(psnr[i]), pairs))
         return strips
@@ -215,7 +254,7 @@ class HeldOut:
 
 def judge_held_out(
     held_out: HeldOut, scorer: Scorer, saved: pathlib.Path | None, film: pathlib.Path | None
-) -> tuple[list[float], np.ndarray]:
+) -> np.ndarray:
     """Renders and scores frames with a truth.
 
     Args:
@@ -225,11 +264,11 @@ def judge_held_out(
       film: mp4 of truth | render to write.
 
     Returns:
-      seconds of each render, and the contact sheet uint8 [H, W, 3].
+      the contact sheet, uint8 [H, W, 3].
     """
     split, dataset = held_out.split, held_out.dataset
     shown = set(np.linspace(0, len(split) - 1, _SHEET_FRAMES).astype(int))
-    seconds, sheet = [], []
+    sheet = []
     with contextlib.ExitStack() as open_files:
         if film is not None:
             every, sound = held_out.config.eval.every, dataset.path / schema.SOUND
@@ -237,7 +276,6 @@ def judge_held_out(
             film = open_files.enter_context(Film(film, *size, split.aud_id, every, sound))
         for i in track(range(len(split)), "evaluation"):
             frame = held_out.render(i)
-            seconds.append(frame.seconds)
             held_out.digest.update(truth_bytes(_as_bytes(frame.truth), frame.parts))
             for name, (image, against) in frame.pairs.items():
                 parts = None if name == "head_only" else frame.parts
@@ -252,7 +290,7 @@ def judge_held_out(
                 write_image(saved / name / f"{split.img_id[i]:06d}.png", image)
             if film:
                 film.add(pictures["truth"], list(pictures.values())[-1])
-    return seconds, contact_sheet(sheet)
+    return contact_sheet(sheet)
 
 
 def judge_cross(
@@ -283,26 +321,55 @@ def judge_cross(
     return seconds, np.stack(windows)
 
 
+def rendered_names(config: ConfigDict) -> tuple[str, ...]:
+    """What a stage renders: its head, everything, or both."""
+    if config.stage == "torso":
+        return "head", "full"
+    return ("full",) if config.subject == "person" else ("head",)
+
+
+def rendered(names: Sequence[str], layers: Layers, background: np.ndarray) -> list[np.ndarray]:
+    """The head alone or everything over a background, float [H, W, 3] each."""
+    over = {"head": layers.head_over, "full": layers.person_over}
+    return [over[name](background) for name in names]
+
+
 def settings(
-    config: ConfigDict,
-    layers: Layers,
-    background: np.ndarray,
-    truth: np.ndarray,
-    head_truth: np.ndarray,
-    is_head: np.ndarray,
+    images: dict[str, np.ndarray], truth: np.ndarray, head_truth: np.ndarray, is_head: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(render, truth) of each setting that a stage can be judged in; float [H, W, 3].
+    """(render, truth) of each setting that renders can be judged in; float [H, W, 3].
 
     `head_only`: the rendered head over the clean background against the true head there. `head`: the rendered head with
     the true torso and background pasted. `full`: everything rendered, which a head stage does whose subject is the
     whole person.
+
+    Args:
+      images: by the names of `rendered_names`.
+      truth: the frame.
+      head_truth: its head over the clean background.
+      is_head: bool [H, W].
     """
-    full = {"full": (layers.person_over(background), truth)}
-    if config.stage == "head" and config.subject == "person":
-        return full
-    head = layers.head_over(background)
-    pairs = {"head_only": (head, head_truth), "head": (np.where(is_head[..., None], head, truth), truth)}
-    return pairs | full if config.stage == "torso" else pairs
+    pairs = {}
+    if "head" in images:
+        pasted = np.where(is_head[..., None], images["head"], truth)
+        pairs = {"head_only": (images["head"], head_truth), "head": (pasted, truth)}
+    return pairs | ({"full": (images["full"], truth)} if "full" in images else {})
+
+
+def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStage) -> dict:
+    """What decides every render; those of another job are not reused."""
+    data = pathlib.Path(config.data)
+    files = (schema.TRANSFORMS["train"], schema.TRANSFORMS["val"], schema.AUDIO_WINDOWS, schema.LANDMARKS)
+    return {
+        "workdir": str(workdir.absolute()),
+        "stage": stage.name,
+        "step": stage.step,
+        "data": {name: sha256_of(data / name) for name in files if (data / name).exists()},
+        "size": config.size,
+        "tuning": config.train.tuning,
+        **{name: config.eval[name] for name in ("every", "tracked_expression", "attention")},
+        **{part: flatten(config[part].to_dict()) for part in ("model", "compat")},
+    }
 
 
 def _as_bytes(image: np.ndarray) -> np.ndarray:

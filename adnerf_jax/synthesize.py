@@ -1,19 +1,14 @@
 """`--mode=render`: any speech to a talking video, resumable and in parts: `synthesize(config, workdir)`."""
 
-import contextlib
-import fcntl
-import json
-import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax.avatar import Avatar
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import sha256_of, write_json
+from adnerf_jax.files import sha256_of
 from adnerf_jax.media.image import read_image, read_rgba, write_image
 from adnerf_jax.output import check_output, write_output
 from adnerf_jax.person import Person
@@ -21,11 +16,11 @@ from adnerf_jax.pose_sources import mirrored
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.runs import flatten
 from adnerf_jax.schema import FPS
+from adnerf_jax.shards import kept_frames, shard
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
 from adnerf_jax.utterance import count_frames
 
-_JOB = "job.json"
 # Of `config.render`: what decides a frame, beside the contents of files that it names.
 _LOOK = ("pose", "offset", "smooth", "clamp", "background", "camera", "eyes", "size", "crop", "seed")
 _WHEN = ("start", "duration")
@@ -60,7 +55,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         raise UserError(
             f"the video would replace the sound it is made from: give another --config.render.out than {out}"
         )
-    part, parts = shard(settings.shard)
+    part, parts = shard(settings.shard, "config.render.shard")
     check_output(out, alpha=settings.background == "none")
     if audio and not settings.features:
         count_frames(audio, settings.start, settings.duration)  # a sound is looked at before a model is loaded
@@ -70,7 +65,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
 
     frames = len(rendering)
     folder = out.with_name(out.name + ".frames")
-    done = resume(folder, render_job(avatar.stage, workdir, config))
+    done = kept_frames(folder, render_job(avatar.stage, workdir, config))
     mine = range(frames)[part::parts]
     say(
         f"rendering {len(mine)} frames of {rendering.width}x{rendering.height} ({frames / FPS:.1f} s) to "
@@ -109,20 +104,6 @@ def driven(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarra
     return person.transforms[row], Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
 
 
-def shard(text: str | None) -> tuple[int, int]:
-    """`2/4` to (1, 4): the part, counted from 0, and the number of parts; (0, 1) for None.
-
-    Raises:
-      UserError: anything else.
-    """
-    if not text:
-        return 0, 1
-    part, _, parts = text.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise UserError(f"config.render.shard is {text!r}: give 1/4, 2/4, 3/4, 4/4 to four processes")
-    return int(part) - 1, int(parts)
-
-
 def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict:
     """What decides every frame of a render; frames of another job are not reused."""
     settings = config.render
@@ -141,36 +122,3 @@ def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -
 
 def _is_file(value) -> bool:
     return isinstance(value, str) and pathlib.Path(value).is_file()
-
-
-def resume(folder: pathlib.Path, job: dict) -> set[int]:
-    """Numbers of the frames that an interrupted render of the same job left; those of another job are deleted."""
-    path = folder / _JOB
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder.parent):
-        try:
-            same = json.loads(path.read_text()) == job
-        except (OSError, json.JSONDecodeError):
-            same = False
-        if not same:
-            if folder.exists() and not path.exists():
-                raise UserError(
-                    f"{folder} is in the way and no render made it: move it, or give another --config.render.out"
-                )
-            shutil.rmtree(folder, ignore_errors=True)
-            write_json(path, job)
-    return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
-
-
-@contextlib.contextmanager
-def _alone_in(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other renders out: parts that start together must not delete each other's frames as those of another job.
-
-    The lock is the system's and ends with the process.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -91,6 +91,7 @@ def _base(stage: str) -> ConfigDict:
     config.eval.cross = config_dict.placeholder(str)
     config.eval.cross_duration = 10.0  # seconds of it
     config.eval.report = True  # write eval/report.html, with a film of truth and render inside
+    config.eval.shard = config_dict.placeholder(str)  # 2/4: render every fourth frame from the second on, judge later
     config.eval.save_frames = False  # write renders and truth to eval/frames/ as PNG, for OpenFace or to look at
     # OpenFace's csv of eval/frames/full (the head stage's: head) and of eval/frames/truth, for the action unit error.
     config.eval.openface_render = config_dict.placeholder(str)

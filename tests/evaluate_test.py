@@ -15,7 +15,7 @@ import tiny
 from adnerf_jax.avatar import Avatar
 from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.errors import UserError
-from adnerf_jax.evaluate import evaluate, settings
+from adnerf_jax.evaluate import evaluate, rendered, rendered_names, settings
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.metrics import psnr
@@ -35,16 +35,20 @@ def test_settings_paste_the_truth_where_the_render_is_not_judged():
     opacity, torso_opacity = rng.random((2, 4, 5))
     head, torso = rng.random((2, 4, 5, 3))
     layers = Layers(head * opacity[..., None], opacity, opacity, torso * torso_opacity[..., None], torso_opacity)
-    pairs = settings(tiny.config("torso"), layers, background, truth, head_truth, is_head)
+    names = rendered_names(tiny.config("torso"))
+    images = dict(zip(names, rendered(names, layers, background), strict=True))
+    pairs = settings(images, truth, head_truth, is_head)
     assert list(pairs) == ["head_only", "head", "full"]
-    rendered = opacity[..., None] * head + (1 - opacity[..., None]) * background
-    np.testing.assert_allclose(pairs["head_only"][0], rendered)
+    head_over = opacity[..., None] * head + (1 - opacity[..., None]) * background
+    np.testing.assert_allclose(pairs["head_only"][0], head_over)
     assert pairs["head_only"][1] is head_truth
-    np.testing.assert_allclose(pairs["head"][0][is_head], rendered[is_head])
+    np.testing.assert_allclose(pairs["head"][0][is_head], head_over[is_head])
     np.testing.assert_array_equal(pairs["head"][0][~is_head], truth[~is_head])
-    whole = torso_opacity[..., None] * torso + (1 - torso_opacity[..., None]) * rendered
+    whole = torso_opacity[..., None] * torso + (1 - torso_opacity[..., None]) * head_over
     np.testing.assert_allclose(pairs["full"][0], whole)
-    assert list(settings(tiny.config("head"), layers, background, truth, head_truth, is_head)) == ["head_only", "head"]
+    assert rendered_names(tiny.config("head")) == ("head",)
+    assert rendered_names(tiny.config("head", variants="single_nerf")) == ("full",)
+    assert list(settings({"head": head_over}, truth, head_truth, is_head)) == ["head_only", "head"]
 
 
 def test_what_an_evaluation_writes(trained):
@@ -128,6 +132,28 @@ def test_two_runs_give_the_same_bytes(trained):
         folder = trained.torso / "eval"
         written.append([(folder / name).read_bytes() for name in ("metrics.json", "frames.csv", "contact.png")])
     assert written[0] == written[1]
+
+
+def test_parts_of_an_evaluation_are_judged_as_the_whole(trained, monkeypatch):
+    config = load_config(trained.torso)
+    config.eval.report = False
+    folder, kept = trained.torso / "eval", trained.torso / "eval.frames"
+    evaluate(config, trained.torso)
+    whole = [(folder / name).read_bytes() for name in ("metrics.json", "frames.csv", "contact.png")]
+    assert not kept.exists()
+    for part in ("2/2", "1/2"):
+        config.eval.shard = part
+        assert evaluate(config, trained.torso) == {}
+    config.eval.shard = None
+    frames = sorted(kept.glob("*.png"))
+    assert len(frames) > 1
+    frames[-1].unlink()  # as if its process had been killed
+    rendered_now = []
+    layers = TrainedStage.layers
+    monkeypatch.setattr(TrainedStage, "layers", lambda self, *a: rendered_now.append(0) or layers(self, *a))
+    evaluate(config, trained.torso)
+    assert len(rendered_now) == 1 and not kept.exists()
+    assert [(folder / name).read_bytes() for name in ("metrics.json", "frames.csv", "contact.png")] == whole
 
 
 def test_other_speech_has_no_truth(trained):

@@ -15,26 +15,13 @@ from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.rendering import to_uint8
 from adnerf_jax.runs import load_config
-from adnerf_jax.synthesize import render_job, resume, shard
+from adnerf_jax.shards import kept_frames
+from adnerf_jax.synthesize import render_job
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
 from adnerf_jax.utterance import cut_windows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-def test_frames_of_another_job_are_not_reused(tmp_path):
-    folder = tmp_path / "video.mp4.frames"
-    job = {"audio": "abc", "step": 3}
-    assert resume(folder, job) == set()
-    for i in (0, 2):
-        write_image(folder / f"{i:06d}.png", np.zeros((2, 2, 3), np.uint8))
-    assert resume(folder, job) == {0, 2}
-    assert resume(folder, job | {"step": 4}) == set()
-    assert resume(folder, job | {"step": 4}) == set()
-    (folder / "job.json").write_text("{")
-    write_image(folder / "000001.png", np.zeros((2, 2, 3), np.uint8))
-    assert resume(folder, job) == set()
 
 
 def test_settings_that_change_the_picture_make_another_job(tmp_path):
@@ -45,7 +32,7 @@ def test_settings_that_change_the_picture_make_another_job(tmp_path):
     (tmp_path / "video.mp4.frames/job.json").write_text(json.dumps(job))
     write_image(tmp_path / "video.mp4.frames/000001.png", np.zeros((2, 2, 3), np.uint8))
     config.render.out = "elsewhere.mp4"
-    assert resume(tmp_path / "video.mp4.frames", render_job(stage, tmp_path, config)) == {1}
+    assert kept_frames(tmp_path / "video.mp4.frames", render_job(stage, tmp_path, config)) == {1}
     for name, value in (
         ("render.occupancy", 0),
         ("render.pose", "forward"),
@@ -194,13 +181,6 @@ def test_parts_of_a_render_are_joined(trained, tmp_path):
     names = [f"{i:06d}.png" for i in range(8)]
     assert sorted(p.name for p in joined.iterdir()) == names and not frames.exists()
     assert all((joined / name).read_bytes() == (folder / name).read_bytes() for name in names)
-
-
-def test_numbers_of_parts():
-    assert shard(None) == (0, 1) and shard("2/4") == (1, 4)
-    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
-        with pytest.raises(UserError, match="give 1/4, 2/4, 3/4, 4/4"):
-            shard(text)
 
 
 def test_a_transparent_video_from_kept_frames(trained, tmp_path):

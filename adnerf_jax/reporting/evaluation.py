@@ -264,13 +264,23 @@ def _sizes(evidence: Evidence) -> Html:
         rows += _stage_sizes(name, workdir)
     rows += [
         ["training frames", str(len(evidence.dataset.train))],
-        ["a rendered frame", f"{timing['seconds_per_frame']:.3f} s ({1 / timing['seconds_per_frame']:.1f} a second)"],
-        ["the first one, compilation included", f"{timing['first_frame_seconds']:.1f} s"],
+        *_frame_times(timing),
         ["the evaluation", duration(timing["total_seconds"])],
         ["backend", result["versions"]["backend"]],
     ]
     rows += [[path.name, _megabytes(path.stat().st_size)] for path in evidence.films.values()]
     return table(["", ""], rows)
+
+
+def _frame_times(timing: Mapping[str, float]) -> list[list[str]]:
+    """Of the renders, unless all of them were made before."""
+    if "seconds_per_frame" not in timing:
+        return []
+    each = timing["seconds_per_frame"]
+    return [
+        ["a rendered frame", f"{each:.3f} s ({1 / each:.1f} a second)"],
+        ["the first one, compilation included", f"{timing['first_frame_seconds']:.1f} s"],
+    ]
 
 
 def _stage_sizes(name: str, workdir: pathlib.Path) -> Iterator[list[str]]:

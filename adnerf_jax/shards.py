@@ -1,0 +1,71 @@
+"""Frames that processes render independently of each other, a part each, and that one of them joins."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.files import write_json
+
+_JOB = "job.json"
+
+
+def shard(text: str | None, option: str) -> tuple[int, int]:
+    """`2/4` to (1, 4): the part, counted from 0, and the number of parts; (0, 1) for None.
+
+    Args:
+      text: what was given.
+      option: that it was given by.
+
+    Raises:
+      UserError: anything else.
+    """
+    if not text:
+        return 0, 1
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"{option} is {text!r}: give 1/4, 2/4, 3/4, 4/4 to four processes")
+    return int(part) - 1, int(parts)
+
+
+def kept_frames(folder: pathlib.Path, job: dict) -> set[int]:
+    """Numbers of the frames that the same job left, interrupted or done in parts; those of another job are deleted.
+
+    Args:
+      folder: of `<number>.png` and what describes the job; made where it is missing.
+      job: what decides every frame.
+
+    Raises:
+      UserError: the folder holds something else.
+    """
+    path = folder / _JOB
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder.parent):
+        try:
+            same = json.loads(path.read_text()) == job
+        except (OSError, json.JSONDecodeError):
+            same = False
+        if not same:
+            if folder.exists() and not path.exists():
+                raise UserError(f"{folder} is in the way and no render made it: move it, or write elsewhere")
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(path, job)
+    return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other renders out: parts that start together must not delete each other's frames as those of another job.
+
+    The lock is the system's and ends with the process.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""Frames in parts: which are whose, and which are kept."""
+
+import numpy as np
+import pytest
+
+from adnerf_jax.errors import UserError
+from adnerf_jax.media.image import write_image
+from adnerf_jax.shards import kept_frames, shard
+
+
+def test_frames_of_another_job_are_not_reused(tmp_path):
+    folder = tmp_path / "video.mp4.frames"
+    job = {"audio": "abc", "step": 3}
+    assert kept_frames(folder, job) == set()
+    for i in (0, 2):
+        write_image(folder / f"{i:06d}.png", np.zeros((2, 2, 3), np.uint8))
+    assert kept_frames(folder, job) == {0, 2}
+    assert kept_frames(folder, job | {"step": 4}) == set()
+    assert kept_frames(folder, job | {"step": 4}) == set()
+    (folder / "job.json").write_text("{")
+    write_image(folder / "000001.png", np.zeros((2, 2, 3), np.uint8))
+    assert kept_frames(folder, job) == set()
+
+
+def test_numbers_of_parts():
+    assert shard(None, "config.render.shard") == (0, 1) and shard("2/4", "config.render.shard") == (1, 4)
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
+        with pytest.raises(UserError, match="config.eval.shard is .*give 1/4, 2/4, 3/4, 4/4"):
+            shard(text, "config.eval.shard")
+
+
+def test_what_no_render_made_is_not_deleted(tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no render made it"):
+        kept_frames(tmp_path / "frames", {})
+    assert (tmp_path / "frames/notes.txt").exists()
