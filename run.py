@@ -102,8 +102,11 @@ def _dispatch(command: Command) -> None:
         raise UserError("--dry_run tells what the training of one stage takes: use it with configs/head.py or torso.py")
     if mode == "train" and config.stage != "quickstart":
         processes.start(command.coordinator, command.processes, command.process)
-    elif mode != "render" and processes.index_of(command.process):
-        say("this is done by the first process alone: only the training of a stage is divided")
+    elif processes.index_of(command.process) and not _divided(config, mode):
+        say(
+            "this is done by the first process alone: only the training of a stage is divided, and evaluation and "
+            "rendering where --config.eval.shard or --config.render.shard gives each process a part"
+        )
         return
     enable_cache()
     home = run_folder(config.variants)
@@ -136,6 +139,11 @@ def _dispatch(command: Command) -> None:
         from adnerf_jax.synthesize import synthesize
 
         synthesize(config, workdir)
+
+
+def _divided(config: ConfigDict, mode: str) -> bool:
+    """Whether a process was given its part of an evaluation or a rendering."""
+    return mode in ("eval", "render") and config.stage != "quickstart" and bool(config[mode].shard)
 
 
 def _import(config: ConfigDict, overrides: dict[str, Any], workdir: pathlib.Path) -> None:

@@ -132,3 +132,11 @@ def test_default_folders(monkeypatch, trained):
     settings, workdir = seen[0]
     assert workdir == pathlib.Path("runs/fast_smoke/torso")
     assert settings.head_checkpoint == "runs/fast_smoke/head"
+
+
+@pytest.mark.parametrize("mode", ["eval", "render"])
+def test_other_processes_leave_to_the_first_what_is_not_divided(mode, capsys):
+    of_several = f"--mode={mode}", config("torso.py"), "--workdir=nowhere", "--process=1"
+    assert run.main(["run.py", *of_several]) == 0
+    assert "by the first process alone" in capsys.readouterr().err
+    assert "nowhere" in refused(capsys, *of_several, f"--config.{mode}.shard=2/2")
