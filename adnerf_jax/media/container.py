@@ -1,5 +1,6 @@
 """Opening a media file and decoding one of its tracks: what `video.py` and `audio.py` share."""
 
+import inspect
 import os
 import pathlib
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from adnerf_jax.errors import UserError
 
 # What ffmpeg makes of a text file or of a single picture: it shows them as a video, which no user means.
 _STILL_FORMATS = ("tty", "image2")
+# Titles come in any encoding, which PyAV has to be told before its version 19.
+_ANY_TITLE = {"metadata_errors": "replace"} if "metadata_errors" in inspect.signature(av.open).parameters else {}
 
 
 def open_media(path: str | os.PathLike) -> av.container.InputContainer:
@@ -25,7 +28,7 @@ def open_media(path: str | os.PathLike) -> av.container.InputContainer:
         raise UserError(f"{path} is a directory: give a sound or video file")
     unknown = UserError(f"{path} is not a sound or video file that ffmpeg can read")
     try:
-        container = av.open(local_url(path), metadata_errors="replace")  # titles come in any encoding
+        container = av.open(local_url(path), **_ANY_TITLE)
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied") from None
     except OSError:
