@@ -1,6 +1,5 @@
 """Opening a media file and decoding one of its tracks: what `video.py` and `audio.py` share."""
 
-import inspect
 import os
 import pathlib
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from adnerf_jax.errors import UserError
 # What ffmpeg makes of a text file or of a single picture: it shows them as a video, which no user means.
 _STILL_FORMATS = ("tty", "image2")
 # Titles come in any encoding, which PyAV has to be told before its version 19.
-_ANY_TITLE = {"metadata_errors": "replace"} if "metadata_errors" in inspect.signature(av.open).parameters else {}
+_ANY_TITLE = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def open_media(path: str | os.PathLike) -> av.container.InputContainer:
