@@ -24,6 +24,7 @@ _PARTS = ("params", "opt_state", "frozen", "scene")
 _policies = ocp.training.preservation_policies
 # Orbax logs each failure with its traceback; what the user can do about it is said here.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads that a damaged file cut short
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:
