@@ -6,7 +6,8 @@ nothing can slide. An orbit moves the camera around the head, and a focal length
 distance so that the head keeps its size. The head is a volume and turns under both. The torso is a picture in both
 families (the published torso, too, is learned for one camera that never moves): it stands on a plane through the head's
 rest place, facing the learned camera, and is seen from the new one in perspective. The background is a backdrop that
-turns with the camera.
+turns with the camera. Beyond the learned picture the edges of both are repeated: a torso that was cut off there would
+show its cut as soon as the camera goes around it or shows more.
 """
 
 import math
@@ -27,6 +28,8 @@ from adnerf_jax.types import EXACT, Camera, Rays, Scene
 
 _NAMES = ("yaw", "pitch", "zoom", "focal")
 _MOST_ORBIT = 60.0  # degrees
+# A ray that goes less than so far towards the torso's plane on its way forward does not meet it.
+_HORIZON = 1e-3
 # What a pixel of a picture takes while it is rendered and put together: floats of all layers, twice.
 _BYTES_PER_PIXEL = 200
 
@@ -80,32 +83,33 @@ class Framing:
         farther = self.depth * (self.lens - 1.0)
         return scene.replace(near=scene.near + farther, far=scene.far + farther)
 
-    def torso_places(self, places: Array) -> Array:
-        """Places of the torso's picture that are seen at places [..., 2] of this one."""
-        if not self.moved:
-            return places
+    def torso_places(self, places: Array) -> tuple[Array, Array]:
+        """Places [..., 2] of the torso's picture that are seen at places [..., 2] of this one; beyond it, its edge.
+
+        Returns:
+          places, and bool [...], where its plane is met at all: from a moved camera it has a horizon.
+        """
+        met = jnp.ones(places.shape[:-1], bool)
+        if self.as_learned:
+            return places, met
+        camera = self.camera
+        if self.moved:
+            places, met = self._on_plane(places)
+        last = jnp.array([camera.height, camera.width], jnp.float32) - 0.5
+        return jnp.clip(places, -0.5, last), met
+
+    def _on_plane(self, places: Array) -> tuple[Array, Array]:
         camera = self.camera
         focal = camera.focal * self.lens
         row, column = places[..., 0], places[..., 1]
         local = jnp.stack([(column - camera.cx) / focal, -(row - camera.cy) / focal, -jnp.ones_like(row)], axis=-1)
         towards = jnp.einsum("...j,ij->...i", local, self.turn[:3, :3], precision=EXACT)
-        distance = (-self.depth - self.turn[2, 3]) / towards[..., 2]
+        met = towards[..., 2] < -_HORIZON
+        distance = (-self.depth - self.turn[2, 3]) / jnp.where(met, towards[..., 2], -1.0)
         point = self.turn[:3, 3] + distance[..., None] * towards
-        return jnp.stack(
-            [
-                camera.cy - camera.focal * point[..., 1] / self.depth,
-                camera.cx + camera.focal * point[..., 0] / self.depth,
-            ],
-            axis=-1,
-        )
-
-    def inside(self, places: Array) -> Array:
-        """Which places [..., 2] lie in the learned picture, beyond which nothing is known of the torso: bool."""
-        row, column = places[..., 0], places[..., 1]
-        if self.as_learned:
-            return jnp.ones_like(row, bool)
-        camera = self.camera
-        return (row >= -0.5) & (row <= camera.height - 0.5) & (column >= -0.5) & (column <= camera.width - 0.5)
+        row = camera.cy - camera.focal * point[..., 1] / self.depth
+        column = camera.cx + camera.focal * point[..., 0] / self.depth
+        return jnp.stack([row, column], axis=-1), met
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
         """The part of a learned picture uint8 [H, W, 3] that this one shows; its edge is repeated beyond it."""
@@ -206,10 +210,9 @@ def _view(given: Any) -> dict[str, float]:
         view = {name: float(value) for name, value in given.items()}
     except (TypeError, ValueError):
         raise UserError(f"camera: expected {', '.join(f'{name}=number' for name in _NAMES)}, not {given}") from None
-    if (
-        not all(map(math.isfinite, view.values()))
-        or max(map(abs, (view.get("yaw", 0), view.get("pitch", 0)))) > _MOST_ORBIT
-    ):
+    if not all(map(math.isfinite, view.values())):
+        raise UserError(f"camera: expected {', '.join(f'{name}=number' for name in _NAMES)}, not {dict(given)}")
+    if max(map(abs, (view.get("yaw", 0), view.get("pitch", 0)))) > _MOST_ORBIT:
         raise UserError(f"camera: it can go around the head by up to {_MOST_ORBIT:g} degrees")
     return view
 
@@ -226,7 +229,8 @@ def _crop(given: Any) -> tuple[float, float, float, float]:
         x, y, width, height = (float(v) for v in (given.split(",") if isinstance(given, str) else given))
     except (TypeError, ValueError):
         raise UserError(f"crop {given!r}: expected x,y,width,height as fractions of the picture") from None
-    if not (min(x, y) >= 0 and min(width, height) > 0 and max(x + width, y + height) <= 1 + 1e-6):
+    inside = min(x, y) >= 0 and min(width, height) > 0 and max(x + width, y + height) <= 1 + 1e-6
+    if not (all(map(math.isfinite, (x, y, width, height))) and inside):
         raise UserError(f"crop {given!r} is not a part of the picture: x,y,width,height are fractions of it")
     return x, y, width, height
 

@@ -246,9 +246,9 @@ def smoothed(source: PoseSource, seconds: float) -> PoseSource:
     """A source's poses averaged over time by a Gaussian with this standard deviation, without delay.
 
     Raises:
-      UserError: a negative number.
+      UserError: a number that is negative or not finite.
     """
-    if seconds < 0:
+    if not 0 <= seconds < np.inf:
         raise UserError(f"poses cannot be smoothed over {seconds:g} s: give 0 or more")
     sigma = seconds * FPS
     reach = int(np.ceil(3 * sigma))
@@ -287,6 +287,6 @@ def _frame_number(name: str, frames: int) -> int:
       UserError: no number of a training frame.
     """
     text = name.removeprefix("frame:")
-    if not text.isdigit() or int(text) >= frames:
+    if not text.isdecimal() or int(text) >= frames:
         raise UserError(f"{name}: give the number of a training frame, frame:0 … frame:{frames - 1}")
     return int(text)

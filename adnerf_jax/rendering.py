@@ -128,14 +128,14 @@ def render_torso(
     camera = framed.camera
 
     def render(places: Array) -> Array:
-        pixels = framed.torso_places(framed.places(_pixels(places, picture.width)))
+        pixels, _ = framed.torso_places(framed.places(_pixels(places, picture.width)))
         layers = torso.apply({"params": params}, pixels, camera, transform[None], code, scene, None, occupancy)
         colour, opacity = layers[-1]
         return jnp.concatenate([colour, opacity[..., None]], axis=-1)[0]
 
-    pixels = framed.torso_places(framed.places(pixel_grid(picture.height, picture.width)[None]))
+    pixels, met = framed.torso_places(framed.places(pixel_grid(picture.height, picture.width)[None]))
     visible = torso.apply({"params": params}, pixels, camera, scene, occupancy, method="visible")
-    visible = (visible & framed.inside(pixels))[0]
+    visible = (visible & met)[0]
     image = map_where(visible, render, 4, chunk).reshape(picture.height, picture.width, 4)
     return image[..., :3], image[..., 3]
 

@@ -22,7 +22,7 @@ from adnerf_jax.eye_sources import eye_source
 from adnerf_jax.face.landmarks import RIGID, Landmarks, detect_video, eye_openness
 from adnerf_jax.face.tracking import track_head
 from adnerf_jax.face_metrics import correlation, jitter, turning_jitter
-from adnerf_jax.head_motion import NAMES
+from adnerf_jax.head_motion import NAMES, MotionRange
 from adnerf_jax.media.image import read_image
 from adnerf_jax.metrics import psnr
 from adnerf_jax.pose_sources import displaced, pose_source
@@ -46,8 +46,11 @@ def main() -> None:
     print_row("measured", "value")
     print_row("---", "---")
     for name in NAMES[:3]:
-        error = pose_error(avatar, arguments.audio, name, arguments.frames)
-        print_row(f"{name} ±{_OFFSET:g}° about the rest pose: tracked against asked", f"{error:.2f}° RMS")
+        error, learned = pose_error(avatar, arguments.audio, name, arguments.frames)
+        print_row(
+            f"{name} ±{_OFFSET:g}° about the rest pose: tracked against asked, RMS; where such poses were learned",
+            f"{error:.2f}°; {learned:.2f}°",
+        )
     print_row(
         "eye openness: measured against asked, correlation", f"{eyes(avatar, arguments.audio, arguments.frames):.3f}"
     )
@@ -84,16 +87,23 @@ def landmarks(frames) -> Landmarks:
     return found
 
 
-def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> float:
-    """Degrees RMS between the poses asked and tracked, of one turn that swings to both sides of the rest pose."""
+def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> tuple[float, float]:
+    """Degrees RMS between the poses asked and tracked, of one turn that swings to both sides of the rest pose.
+
+    Returns:
+      of all frames, and of those whose turn does not leave the training range.
+    """
     seconds = frames / FPS
     keys = {name: [[seconds * k / 4, _OFFSET * value] for k, value in enumerate((0, 1, 0, -1, 0))]}
     frames_to_come = avatar.render(audio, duration=seconds, pose="rest", eyes=1, offset=keys)
     found, camera = landmarks(frames_to_come), avatar.stage.person.camera
     head = track_head(found.points, found.valid, camera.focal, camera.cx, camera.cy, canonical_face())
     source = displaced(pose_source("rest", avatar.stage.person), read_curves(keys, NAMES, "offset"))
+    seen = MotionRange.of(avatar.stage.person.transforms)
     asked = np.stack([posed.transform for posed in itertools.islice(source.start(), len(found.valid))])
-    return pose_errors(head.transform, asked.astype(np.float64))["rotation"]
+    learned = np.array([not seen.farthest(pose[None]) for pose in asked])
+    asked = asked.astype(np.float64)
+    return tuple(pose_errors(head.transform[some], asked[some])["rotation"] for some in (slice(None), learned))
 
 
 def eyes(avatar: Avatar, audio: pathlib.Path, frames: int) -> float:

@@ -21,7 +21,15 @@ def test_fractions_and_openness():
     np.testing.assert_allclose(own.openness(np.array([0.0, 1.0])), [0.02, 0.32], atol=1e-6)
     np.testing.assert_allclose(own.fraction(own.openness(0.4)), 0.4, atol=1e-6)
     still = EyeRange.of(np.full((9, 2), 0.3))
-    np.testing.assert_array_equal(still.fraction(np.full((3, 2), 0.3)), 1.0)
+    np.testing.assert_allclose(still.fraction(np.full((3, 2), 0.3)), 1.0)
+
+
+def test_open_eyes_that_never_blink_do_not_blink_elsewhere():
+    rng = np.random.default_rng(0)
+    openness = 0.3 + 0.01 * rng.standard_normal((200, 2))
+    fraction = EyeRange.of(openness).fraction(openness)
+    assert fraction.min() > 0.8
+    assert EyeRange.of(EYES).fraction(np.array([5.0, -1.0])).tolist() == [1.5, 0.0]
 
 
 def test_numbers_curves_and_the_poses_own(tmp_path):

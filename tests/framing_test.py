@@ -31,7 +31,7 @@ def test_nothing_asked_is_nothing_changed():
     assert framing(CAMERA, PLACE) is None and framing(CAMERA, PLACE, "") is None
     framed = as_framing(CAMERA)
     pixels = pixel_grid(CAMERA.height, CAMERA.width)
-    assert framed.places(pixels) is pixels and framed.torso_places(pixels) is pixels
+    assert framed.places(pixels) is pixels and framed.torso_places(pixels)[0] is pixels
     ours, plain = framed.rays(pixels, POSE), rays_through(pixels, POSE, CAMERA)
     np.testing.assert_array_equal(ours.directions, plain.directions)
 
@@ -58,8 +58,10 @@ def test_which_places_a_picture_shows(asked, shape, corners):
     assert (framed.height, framed.width) == shape
     grid = np.asarray(framed.places(pixel_grid(*shape)))
     np.testing.assert_allclose(grid[[0, -1]], corners, atol=1e-5)
-    inside = np.asarray(framed.inside(grid))
-    assert inside.all() == (asked != dict(size="64x32"))
+    places, met = framed.torso_places(grid)
+    assert met.all()
+    # The torso is asked there too, and at the picture's edge where the picture ends.
+    np.testing.assert_array_equal(places, np.clip(grid, -0.5, tiny.SIZE - 0.5))
 
 
 def test_the_head_stays_in_its_place_when_the_camera_goes_around_it():
@@ -91,7 +93,19 @@ def test_the_torsos_plane_is_seen_where_the_rays_meet_it():
     rays = framed.rays(pixels, np.eye(4, dtype=np.float32))
     distance = (PLACE[2] - np.asarray(rays.origins)[:, 2]) / np.asarray(rays.directions)[:, 2]
     met = np.asarray(rays.origins) + distance[:, None] * np.asarray(rays.directions)
-    np.testing.assert_allclose(framed.torso_places(pixels), [project(point) for point in met], atol=1e-3)
+    places, whether = framed.torso_places(pixels)
+    assert whether.all()
+    np.testing.assert_allclose(places, [project(point) for point in met], atol=1e-3)
+
+
+def test_the_torsos_edge_goes_on_up_to_the_horizon_of_its_plane():
+    framed = framing(CAMERA, PLACE, f"yaw=60,focal={CAMERA.focal / 5}")
+    pixels = pixel_grid(CAMERA.height, CAMERA.width)
+    places, met = framed.torso_places(pixels)
+    rays = framed.rays(pixels, np.eye(4, dtype=np.float32))
+    np.testing.assert_array_equal(met, np.asarray(rays.directions)[:, 2] < -1e-3)
+    assert 0 < met.sum() < len(pixels)
+    assert np.isfinite(places).all() and places.min() >= -0.5 and places.max() <= tiny.SIZE - 0.5
 
 
 def test_the_background_is_cut_at_the_same_places():
@@ -108,13 +122,16 @@ def test_the_background_is_cut_at_the_same_places():
     [
         (dict(view="zoom=0"), "zoom goes from 0.1 to 10"),
         (dict(view="yaw=90"), "up to 60 degrees"),
-        (dict(view="yaw=nan"), "up to 60 degrees"),
+        (dict(view="yaw=nan"), "expected yaw=number"),
+        (dict(view={"focal": float("inf")}), "expected yaw=number"),
         (dict(view="tilt=1"), "there is no 'tilt'; there are yaw, pitch, zoom, focal"),
         (dict(view="yaw=much"), "expected yaw=number"),
         (dict(size="big"), "expected pixels of the longer side"),
         (dict(size=4), "at least 16 pixels"),
         (dict(size="1000000"), "GiB to render, this machine has"),
         (dict(crop="0,0,2,1"), "is not a part of the picture"),
+        (dict(crop="0,0,1,nan"), "is not a part of the picture"),
+        (dict(crop="0,nan,1,1"), "is not a part of the picture"),
         (dict(crop="0,0"), "expected x,y,width,height"),
     ],
 )

@@ -98,8 +98,9 @@ def test_smoothing_takes_jitter_away_and_leaves_motion(person):
 
     assert off(smooth) < 0.5 * off(shaken)  # the mean of 7 independent ones: 1/√7
     assert smoothed(source, 0.0) is source
-    with pytest.raises(UserError, match="-1 s: give 0 or more"):
-        smoothed(source, -1.0)
+    for seconds in (-1.0, np.nan, np.inf):
+        with pytest.raises(UserError, match=f"{seconds:g} s: give 0 or more"):
+            smoothed(source, seconds)
 
 
 def test_files_of_poses(person, tmp_path):
@@ -160,6 +161,7 @@ def test_what_is_no_pose(person, tmp_path, how, message):
         ("dance", "there is no pose source 'dance': take mirror, forward"),
         ("frame:300", "frame:0 … frame:299"),
         ("frame:x", "frame:0 … frame:299"),
+        ("frame:²", "frame:0 … frame:299"),
         ("gone.json", "pose file not found: gone.json"),
         ("gone.mp4", "there is no pose source 'gone.mp4'"),
     ],
