@@ -8,6 +8,10 @@ from adnerf_jax.datasets import Dataset, Frames
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 from adnerf_jax.types import Batch, Camera
 
+# How far from a pixel of a soft edge a pixel that shows the person alone is looked for: a share of the height, at least
+# so many pixels. The edge is soft over two bands (`preprocessing.matting`).
+_REACH, _LEAST_REACH = 0.012, 5
+
 
 class RaySampler:
     """Draws the rays of a step; the draw depends on (seed, step) alone, so a resumed run sees the same batches.
@@ -74,18 +78,51 @@ class RaySampler:
         colours = self.frames.images[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
         clean = self.dataset.background[row_px, col_px].astype(np.float32) / 255.0
         behind = clean if noise is None else noise
-        subject = np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)[..., None]
-        through = 1 - self.frames.alpha[rows[:, None], row_px, col_px, None].astype(np.float32) / 255.0
-        # The share of the background in a pixel at the edge is exchanged for the same share of what stands behind.
-        exchanged = np.clip(colours + through * (behind - clean), 0, 1)
+        subject = np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)
+        share = self.frames.alpha[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
+        if noise is not None:
+            edge = np.nonzero(subject & (share < 1))
+            at = (rows[edge[0]], row_px[edge], col_px[edge])
+            colours[edge] = _mixed(self.frames, at, colours[edge], share[edge], clean[edge], behind[edge])
         split = self.frames.split
         return Batch(
             pixels=np.stack([row_px, col_px], axis=-1).astype(np.float32),
-            target=np.where(subject, exchanged, behind),
+            target=np.where(subject[..., None], colours, behind),
             background=behind,
             transforms=split.transforms[rows],
             conditions=self.dataset.conditions(split.aud_id[rows], tracked=True),
         )
+
+
+def _mixed(
+    frames: Frames, at: tuple, filmed: np.ndarray, share: np.ndarray, clean: np.ndarray, behind: np.ndarray
+) -> np.ndarray:
+    """Pixels of soft edges with something else behind them: αF + (1 − α)B with the person's colour F from near by.
+
+    A colour F solved from the filmed mixture would keep the clean background's light wherever α is a little too large,
+    and show it as a halo over any other. Where nothing near shows the person alone, the background's share of the
+    filmed colour is exchanged.
+
+    Args:
+      at: frame, row and column [E] each.
+      filmed, clean, behind: colours [E, 3] in [0, 1].
+      share: α [E].
+    """
+    height, width = frames.alpha.shape[1:]
+    reach = max(round(_REACH * height), _LEAST_REACH)
+    across = np.arange(-reach, reach + 1)
+    row, col = at[1][:, None, None] + across[:, None], at[2][:, None, None] + across
+    inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+    around = (at[0][:, None, None], np.clip(row, 0, height - 1), np.clip(col, 0, width - 1))
+    # The nearest decide: a pixel at distance d counts exp(−d²).
+    near = np.exp(-np.square(across[:, None]) - np.square(across), dtype=np.float32)
+    weights = near * (inside & (frames.alpha[around] == 255))
+    total = weights.sum((1, 2))
+    person = np.einsum("eij,eijc->ec", weights, frames.images[around].astype(np.float32) / 255.0)
+    person /= np.maximum(total, np.finfo(np.float32).tiny)[:, None]
+    through = 1 - share[:, None]
+    exchanged = np.clip(filmed + through * (behind - clean), 0, 1)
+    return np.where(total[:, None] > 0, share[:, None] * person + through * behind, exchanged)
 
 
 def _around_rect(u: np.ndarray, x, y, width, height, camera: Camera) -> tuple[np.ndarray, np.ndarray]:

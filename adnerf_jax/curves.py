@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -60,7 +59,7 @@ def read_curves(given: Any, names: Sequence[str], what: str) -> dict[str, Curve]
         else:
             given = _pairs(str(given), what)
     if not isinstance(given, Mapping):
-        raise UserError(f"{what}: expected values or keys of {', '.join(names)}, not {json.dumps(given)[:60]}")
+        raise UserError(f"{what}: expected values or keys of {', '.join(names)}, not {repr(given)[:60]}")
     unknown = [name for name in given if name not in names]
     if unknown:
         raise UserError(f"{what}: there is no {unknown[0]!r}; there are {', '.join(names)}")

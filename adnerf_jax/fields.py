@@ -14,6 +14,8 @@ from adnerf_jax.types import EXACT
 _DENSITY_GAIN = 10.0
 # The picture should move with the pose before it changes with it.
 _APPEARANCE_POSE = 0.3
+# Opacity this near to 0 or 1 is all of it: a sigmoid reaches neither, and leaves a veil on every new background.
+_VEIL = 0.02
 
 
 def _uniform(scale: float):
@@ -33,6 +35,15 @@ def _bounded_exp_jvp(primals, tangents):
     # The gradient stays alive above the bound so that a density that overshot can come back.
     y = bounded_exp(x)
     return y, y * dx
+
+
+def unveiled(logit: Array) -> Array:
+    """Opacity in [0, 1] of logits; both ends are reached, and the gradient is that of the sigmoid everywhere.
+
+    Where an end is reached and wrong, the error still moves the logit; where it is right, there is none.
+    """
+    open_ended = nn.sigmoid(logit) * (1.0 + 2.0 * _VEIL) - _VEIL
+    return open_ended + jax.lax.stop_gradient(jnp.clip(open_ended, 0.0, 1.0) - open_ended)
 
 
 class MultiresolutionGrid(nn.Module):
@@ -296,4 +307,4 @@ class PlanarField(nn.Module):
         moved = (x + self.reach * (1.0 + jnp.tanh(shift))) / (1.0 + 2.0 * self.reach)
         code = jnp.concatenate([_APPEARANCE_POSE * pose, code], axis=-1)
         h = ConditionedMLP(self.width, 2, 4, name="appearance")(self.grid(moved), code)
-        return nn.sigmoid(h[..., :3]), nn.sigmoid(h[..., 3])
+        return nn.sigmoid(h[..., :3]), unveiled(h[..., 3])

@@ -90,12 +90,26 @@ def utterance(
         if not frames:
             raise UserError(f"the samples hold no sound from {start:g} s on: start earlier or give more of them")
     else:
-        live, sound = map(mono_floats, said), None
+        live, sound = _sounding(said), None
         if keep_sound:
             live, heard = itertools.tee(live)
             sound = heard, speech.SAMPLE_RATE
         return Utterance(None, lambda: _neighbours(encoder, live, zero_padded), sound)
     return Utterance(frames, lambda: _neighbours(encoder, blocks(), zero_padded), known, start, duration)
+
+
+def _sounding(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Chunks as float32 [t].
+
+    Raises:
+      UserError: all of them together hold no sample, seen when they end.
+    """
+    samples = 0
+    for chunk in map(mono_floats, chunks):
+        samples += len(chunk)
+        yield chunk
+    if not samples:
+        raise UserError("no sound came: the stream ended before its first sample")
 
 
 def _known(said: Any) -> pathlib.Path | tuple[np.ndarray, int] | None:

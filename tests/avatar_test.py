@@ -207,6 +207,8 @@ def test_mistakes_of_the_demo_are_one_line(trained, tmp_path, capsys):
         ([f"--workdir={tmp_path}"], "is not the folder of a trained stage"),
         ([f"--workdir={trained.torso}", "--background=none"], "a live stream has no transparency"),
         ([f"--workdir={trained.torso}", "--eyes=wink"], "there are no eyes 'wink'"),
+        ([f"--workdir={trained.torso}"], "no sound came"),
+        ([f"--workdir={trained.torso}", "--format=raw"], "no sound came"),
     ):
         assert stream_demo.main(["stream_demo", *arguments], io.BytesIO(), io.BytesIO()) == 2
         line = capsys.readouterr().err.splitlines()[-1]

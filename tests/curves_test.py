@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from adnerf_jax.curves import read_curves
@@ -37,6 +38,7 @@ def test_numbers_text_and_files_say_the_same(tmp_path):
         ({"yaw": [[0, float("nan")]]}, "yaw holds a number that is not finite"),
         ({"yaw": [1, 2, 3]}, "yaw is a number or keys"),
         ([1, 2], "expected values or keys of yaw, pitch"),
+        (np.zeros(6), "expected values or keys of yaw, pitch"),
         ("gone.csv", "offset not found: gone.csv"),
         ("gone.json", "offset not found: gone.json"),
     ],

@@ -15,6 +15,7 @@ from adnerf_jax.fields import (
     PlanarField,
     bounded_exp,
     product,
+    unveiled,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -36,6 +37,16 @@ def shaken(params, seed: int = 0):
     """Parameters away from their starting values, where biases are zero and tables almost."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: np.asarray(a) + 0.3 * rng.normal(size=a.shape).astype(np.float32), params)
+
+
+class UnveiledTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_reaches_both_ends_and_can_come_back_from_them(self):
+        x = np.array([-30.0, -4.0, 0.0, 4.0, 30.0], np.float32)
+        y, slope = self.variant(lambda x: (unveiled(x), jax.vmap(jax.grad(unveiled))(x)))(x)
+        np.testing.assert_array_equal(np.asarray(y)[[0, 1, 3, 4]], [0, 0, 1, 1])
+        np.testing.assert_allclose(y[2], 0.5, atol=1e-6)
+        assert (np.asarray(slope)[1:4] > 0).all() and np.isfinite(slope).all()
 
 
 class BoundedExpTest(chex.TestCase):

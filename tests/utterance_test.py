@@ -170,6 +170,12 @@ def test_what_cannot_be_said(what, message):
         utterance(STAGE, what)
 
 
+@pytest.mark.parametrize("chunks", [[], [np.zeros(0, np.float32)]])
+def test_a_stream_without_sound(chunks):
+    with pytest.raises(UserError, match="no sound came"):
+        list(utterance(STAGE, iter(chunks)).audio())
+
+
 def test_empty_and_corrupt_files(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.mp3").write_text("no sound " * 99)
