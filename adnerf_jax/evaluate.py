@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import jax
@@ -90,7 +90,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             f"from: give the dataset of that person with --config.data"
         )
     trained_on, split, judged = frames_to_judge(config, dataset)
-    held_out = HeldOut(config, stage, dataset, split, kept, kept_frames(kept, evaluation_job(config, workdir, stage)))
+    job = evaluation_job(config, workdir, stage, dataset)
+    held_out = HeldOut(config, stage, dataset, split, kept, kept_frames(kept, job))
     if parts > 1:
         for i in track(range(part, len(split), parts), "evaluation"):
             held_out.written(i)
@@ -191,7 +192,7 @@ class HeldOut:
 
     Args:
       config, stage, dataset, split: what is rendered.
-      kept: folder of the renders.
+      kept: folder of the renders; None keeps none.
       done: numbers of the frames that are there already.
 
     Attributes:
@@ -205,8 +206,8 @@ class HeldOut:
         stage: TrainedStage,
         dataset: Dataset,
         split: Split,
-        kept: pathlib.Path,
-        done: set[int],
+        kept: pathlib.Path | None = None,
+        done: Set[int] = frozenset(),
     ):
         self.config, self.stage, self.dataset, self.split = config, stage, dataset, split
         self.digest, self.seconds = hashlib.sha256(), []
@@ -218,7 +219,7 @@ class HeldOut:
 
     def written(self, i: int) -> dict[str, np.ndarray]:
         """Renders of frame `i` as `rendered` names them, uint8 [H, W, 3]; read where they were made before."""
-        names, path = rendered_names(self.config), self._kept / f"{i:06d}.png"
+        names = rendered_names(self.config)
         if i not in self._done:
             start = time.monotonic()
             tracked = self.config.eval.tracked_expression
@@ -226,10 +227,11 @@ class HeldOut:
             layers = jax.device_get(self.stage.layers(self.split.transforms[i], conditions))
             self.seconds.append(time.monotonic() - start)
             images = [_as_bytes(image) for image in rendered(names, layers, self._background)]
-            write_image(path, np.concatenate(images))
-            self._done.add(i)
+            if self._kept is not None:
+                write_image(self._kept / f"{i:06d}.png", np.concatenate(images))
+                self._done.add(i)
             return dict(zip(names, images, strict=True))
-        return dict(zip(names, np.split(read_image(path), len(names)), strict=True))
+        return dict(zip(names, np.split(read_image(self._kept / f"{i:06d}.png"), len(names)), strict=True))
 
     def render(self, i: int) -> Judged:
         """Frame `i` of the split."""
@@ -356,7 +358,7 @@ def settings(
     return pairs | ({"full": (images["full"], truth)} if "full" in images else {})
 
 
-def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStage) -> dict:
+def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStage, dataset: Dataset) -> dict:
     """What decides every render; those of another job are not reused."""
     data = pathlib.Path(config.data)
     files = (schema.TRANSFORMS["train"], schema.TRANSFORMS["val"], schema.AUDIO_WINDOWS, schema.LANDMARKS)
@@ -364,6 +366,9 @@ def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStag
         "workdir": str(workdir.absolute()),
         "stage": stage.name,
         "step": stage.step,
+        "parameters": stage.digest,
+        "background": hashlib.sha256(dataset.background.tobytes()).hexdigest(),
+        "occupancy": config.render.occupancy,
         "data": {name: sha256_of(data / name) for name in files if (data / name).exists()},
         "size": config.size,
         "tuning": config.train.tuning,

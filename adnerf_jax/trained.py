@@ -1,5 +1,6 @@
 """A trained stage, loaded to be used: `TrainedStage.load(workdir)`."""
 
+import hashlib
 import pathlib
 from typing import Any
 
@@ -73,6 +74,14 @@ class TrainedStage:
     def parameters(self) -> int:
         """How many numbers its networks have."""
         return sum(leaf.size for leaf in jax.tree.leaves((self._head, self._torso)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its parameters."""
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves((self._head, self._torso)):
+            found.update(np.asarray(leaf).tobytes())
+        return found.hexdigest()
 
     def framed(self, framing: Framing | None) -> "TrainedStage":
         """The same stage, rendering another picture; itself for None."""

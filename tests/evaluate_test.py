@@ -15,7 +15,7 @@ import tiny
 from adnerf_jax.avatar import Avatar
 from adnerf_jax.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.errors import UserError
-from adnerf_jax.evaluate import evaluate, rendered, rendered_names, settings
+from adnerf_jax.evaluate import HeldOut, evaluate, evaluation_job, rendered, rendered_names, settings
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.metrics import psnr
@@ -154,6 +154,26 @@ def test_parts_of_an_evaluation_are_judged_as_the_whole(trained, monkeypatch):
     evaluate(config, trained.torso)
     assert len(rendered_now) == 1 and not kept.exists()
     assert [(folder / name).read_bytes() for name in ("metrics.json", "frames.csv", "contact.png")] == whole
+
+
+def test_what_decides_a_render_tells_evaluations_apart(trained):
+    config = load_config(trained.torso)
+    stage, dataset = TrainedStage.load(trained.torso, config), load_dataset(trained.data)
+    job = evaluation_job(config, trained.torso, stage, dataset)
+    assert evaluation_job(load_config(trained.torso), trained.torso, stage, dataset) == job
+    other_background = dataset.replace(background=255 - dataset.background)
+    assert evaluation_job(config, trained.torso, stage, other_background) != job
+    more = stage.replace(_torso=jax.tree.map(lambda leaf: leaf + 1, stage._torso))
+    assert evaluation_job(config, trained.torso, more, dataset) != job
+    config.render.occupancy = 7
+    assert evaluation_job(config, trained.torso, stage, dataset) != job
+
+
+def test_held_out_frames_need_not_be_kept(trained):
+    config, dataset = load_config(trained.torso), load_dataset(trained.data)
+    held_out = HeldOut(config, TrainedStage.load(trained.torso, config), dataset, dataset.val)
+    assert list(held_out.render(0).pairs) == ["head_only", "head", "full"]
+    assert not (trained.torso / "eval.frames").exists()
 
 
 def test_other_speech_has_no_truth(trained):
