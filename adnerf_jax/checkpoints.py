@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -25,6 +26,26 @@ _policies = ocp.training.preservation_policies
 # Orbax logs each failure with its traceback; what the user can do about it is said here.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads that a damaged file cut short
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """False for reads of a damaged checkpoint that failed after the first of them was told."""
+    return not (record.exc_info and "tensorstore_spec=" in str(record.exc_info[1]))
+
+
+def _without_late_reads(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`sys.unraisablehook` without reads that end when the first failure has closed Orbax's event loop."""
+
+    def told(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (unraisable.object is None and isinstance(error, RuntimeError) and "loop is closed" in str(error)):
+            hook(unraisable)
+
+    return told
+
+
+logging.getLogger("asyncio").addFilter(_is_worth_telling)
+sys.unraisablehook = _without_late_reads(sys.unraisablehook)
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -252,7 +273,10 @@ def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_asid
         if processes.all_agree(reason is None):
             break
         damage.append((step, reason or "another process cannot read it"))
-        say(f"the checkpoint of step {step} in {workdir} is damaged ({damage[-1][1]}); the one before is taken")
+        say(
+            f"the checkpoint of step {step} in {workdir} is damaged ({damage[-1][1]})"
+            + ("; the one before is taken" if step != steps[-1] else "")
+        )
     else:
         step, reason = damage[0]
         raise UserError(

@@ -1,7 +1,9 @@
 """States on disk: whole, the newest ones, and refused with the name of what differs."""
 
+import logging
 import resource
 import shutil
+import types
 
 import chex
 import jax
@@ -151,11 +153,29 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_this_is_said(tmp_pa
     assert checkpoints.latest_step(tmp_path) == 1 and (tmp_path / "damaged/2").is_dir()
 
 
-def test_when_all_are_damaged_this_is_said(saved, tmp_path):
+def test_when_all_are_damaged_this_is_said(saved, tmp_path, capsys):
     copy = shutil.copytree(saved, tmp_path / "copy")
     damage(copy / "checkpoints/3", "a bit flipped")
     with pytest.raises(UserError, match=r"no checkpoint of it in .* can be read \(step 3: "):
         restore(copy, abstract(make_state()), what="it")
+    assert "the one before" not in capsys.readouterr().err
+
+
+def test_reads_that_end_after_the_first_failed_print_no_traceback(caplog):
+    told = []
+    hook = checkpoints._without_late_reads(told.append)
+    late = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
+    others = [
+        types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=print),
+        types.SimpleNamespace(exc_value=ValueError("another"), object=None),
+    ]
+    for unraisable in (late, *others):
+        hook(unraisable)
+    assert told == others
+    logger = logging.getLogger("asyncio")
+    for error in (ValueError("DATA_LOSS: manifest [tensorstore_spec='{}']"), ValueError("another")):
+        logger.error("Task exception was never retrieved", exc_info=error)
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["another"]
 
 
 def test_the_best_is_kept_beside_the_newest(tmp_path):
