@@ -25,12 +25,12 @@ _PARTS = ("params", "opt_state", "frozen", "scene")
 _policies = ocp.training.preservation_policies
 # Orbax logs each failure with its traceback; what the user can do about it is said here.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads that a damaged file cut short
 
 
 def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """False for reads of a damaged checkpoint that failed after the first of them was told."""
-    return not (record.exc_info and "tensorstore_spec=" in str(record.exc_info[1]))
+    """False for reads of a damaged checkpoint that failed, or were given up, after the first of them was told."""
+    failed = bool(record.exc_info) and "tensorstore_spec=" in str(record.exc_info[1])
+    return not (failed or "orbax/checkpoint" in record.getMessage())
 
 
 def _without_late_reads(hook: Callable[[Any], None]) -> Callable[[Any], None]:
