@@ -11,6 +11,8 @@ from adnerf_jax.types import Batch, Camera
 # How far from a pixel of a soft edge a pixel that shows the person alone is looked for: a share of the height, at least
 # so many pixels. The edge is soft over two bands (`preprocessing.matting`).
 _REACH, _LEAST_REACH = 0.012, 5
+# λ: how much the colour near by counts beside the filmed mixture.
+_NEAR_WEIGHT = 0.3
 
 
 class RaySampler:
@@ -99,9 +101,10 @@ def _mixed(
 ) -> np.ndarray:
     """Pixels of soft edges with something else behind them: αF + (1 − α)B with the person's colour F from near by.
 
-    A colour F solved from the filmed mixture would keep the clean background's light wherever α is a little too large,
-    and show it as a halo over any other. Where nothing near shows the person alone, the background's share of the
-    filmed colour is exchanged.
+    F solved from the filmed mixture alone would keep the clean background's light wherever α is a little too large, and
+    show it as a halo over any other. So F is what makes |αF + (1 − α)B − C|² + λ|F − N|² least, with the filmed colour
+    C and the colour N of the nearest pixels that show the person alone. Where there are none, the background's share of
+    the filmed colour is exchanged.
 
     Args:
       at: frame, row and column [E] each.
@@ -120,9 +123,10 @@ def _mixed(
     total = weights.sum((1, 2))
     person = np.einsum("eij,eijc->ec", weights, frames.images[around].astype(np.float32) / 255.0)
     person /= np.maximum(total, np.finfo(np.float32).tiny)[:, None]
-    through = 1 - share[:, None]
+    share, through = share[:, None], 1 - share[:, None]
+    solved = person + share * (filmed - share * person - through * clean) / (share**2 + _NEAR_WEIGHT)
     exchanged = np.clip(filmed + through * (behind - clean), 0, 1)
-    return np.where(total[:, None] > 0, share[:, None] * person + through * behind, exchanged)
+    return np.where(total[:, None] > 0, np.clip(share * solved + through * behind, 0, 1), exchanged)
 
 
 def _around_rect(u: np.ndarray, x, y, width, height, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
