@@ -35,10 +35,9 @@ from adnerf_jax.protocol import (
 from adnerf_jax.rendering import Layers
 from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
-from adnerf_jax.runs import flatten
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
-from adnerf_jax.shards import kept_frames, shard
+from adnerf_jax.shards import job_of, kept_frames, shard
 from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.synthesize import driven
 from adnerf_jax.trained import TrainedStage
@@ -362,18 +361,13 @@ def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStag
     """What decides every render; those of another job are not reused."""
     data = pathlib.Path(config.data)
     files = (schema.TRANSFORMS["train"], schema.TRANSFORMS["val"], schema.AUDIO_WINDOWS, schema.LANDMARKS)
-    return {
-        "workdir": str(workdir.absolute()),
-        "stage": stage.name,
-        "step": stage.step,
+    return job_of(stage, workdir, config) | {
         "parameters": stage.digest,
         "background": hashlib.sha256(dataset.background.tobytes()).hexdigest(),
-        "occupancy": config.render.occupancy,
         "data": {name: sha256_of(data / name) for name in files if (data / name).exists()},
         "size": config.size,
         "tuning": config.train.tuning,
         **{name: config.eval[name] for name in ("every", "tracked_expression", "attention")},
-        **{part: flatten(config[part].to_dict()) for part in ("model", "compat")},
     }
 
 

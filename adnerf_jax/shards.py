@@ -7,9 +7,14 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import write_json
+from adnerf_jax.runs import flatten
+from adnerf_jax.trained import TrainedStage
 
 _JOB = "job.json"
 
@@ -30,6 +35,18 @@ def shard(text: str | None, option: str) -> tuple[int, int]:
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise UserError(f"{option} is {text!r}: give 1/4, 2/4, 3/4, 4/4 to four processes")
     return int(part) - 1, int(parts)
+
+
+def job_of(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
+    """What decides any frame that a stage renders, beside what is asked of it."""
+    return {
+        "workdir": str(workdir.absolute()),
+        "stage": stage.name,
+        "step": stage.step,
+        "occupancy": config.render.occupancy,
+        # The command line may override these.
+        **{part: flatten(config[part].to_dict()) for part in ("model", "compat")},
+    }
 
 
 def kept_frames(folder: pathlib.Path, job: dict) -> set[int]:

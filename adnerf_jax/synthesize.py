@@ -14,9 +14,8 @@ from adnerf_jax.output import check_output, write_output
 from adnerf_jax.person import Person
 from adnerf_jax.pose_sources import mirrored
 from adnerf_jax.progress import Bar, say
-from adnerf_jax.runs import flatten
 from adnerf_jax.schema import FPS
-from adnerf_jax.shards import kept_frames, shard
+from adnerf_jax.shards import job_of, kept_frames, shard
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
 from adnerf_jax.utterance import count_frames
@@ -109,15 +108,8 @@ def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -
     settings = config.render
     files = {name: settings[name] for name in ("audio", "features", *_LOOK)}
     digests = {name: sha256_of(value) for name, value in files.items() if _is_file(value)}
-    return {
-        "workdir": str(workdir.absolute()),
-        "stage": stage.name,
-        "step": stage.step,
-        "files": digests,
-        **{name: settings[name] for name in (*_LOOK, *_WHEN, "label", "occupancy")},
-        # The command line may override these for a render.
-        **{part: flatten(config[part].to_dict()) for part in ("model", "compat")},
-    }
+    asked = {name: settings[name] for name in (*_LOOK, *_WHEN, "label")}
+    return job_of(stage, workdir, config) | {"files": digests} | asked
 
 
 def _is_file(value) -> bool:
