@@ -22,7 +22,6 @@ from adnerf_jax.schema import BACKGROUNDS, Split, first_of
 _VERSION = 1  # of decoding and layout
 _CHANNELS = 5  # red, green, blue, part, alpha of each pixel, side by side: one page is read for a ray
 _ARRAY, _INFO = "frames.npy", "info.json"
-_BLOCK = 1 << 24  # bytes
 _AHEAD = 64  # frames decoded before they are written
 
 
