@@ -99,3 +99,20 @@ def composite(weights: Array, colours: Array, t: Array, background: Array) -> Re
 def over(foreground: Array, opacity: Array, behind: Array) -> Array:
     """A premultiplied layer [..., 3] with its opacity [...] in front of `behind` [..., 3]."""
     return foreground + (1.0 - opacity)[..., None] * behind
+
+
+def both(front: Array, front_opacity: Array, back: Array, back_opacity: Array, abutting: bool) -> tuple[Array, Array]:
+    """One premultiplied layer of two: colour [..., 3] and opacity [...].
+
+    Args:
+      front, back: premultiplied colours [..., 3] with their opacities [...].
+      abutting: where both are partly transparent, they share an edge, each on its own side of it, and what they cover
+        adds up (Porter & Duff's "over" for disjoint coverage). Otherwise they are independent, as in the paper: two
+        halves then let a quarter of the background through.
+    """
+    left = 1.0 - front_opacity
+    if abutting:
+        shown = jnp.minimum(left, back_opacity)
+        share = shown / jnp.maximum(back_opacity, 1e-6)
+        return front + share[..., None] * back, front_opacity + shown
+    return over(front, front_opacity, back), 1.0 - left * (1.0 - back_opacity)

@@ -1,5 +1,7 @@
 """The `fast` family: a head of feature grids with a proposal, a planar torso."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -101,8 +103,11 @@ class PlanarTorso(nn.Module):
     Attributes:
       field: the picture that moves.
       audio_channels: numbers that the head's first code is reduced to.
+      abutting: in rendering, the neck ends where the head begins, and nothing shows between them (`compositing.both`).
+        Training takes them as independent: that leaves a gap for every error, which teaches both to fill it.
     """
 
+    abutting: ClassVar[bool] = True
     field: PlanarField
     audio_channels: int
 

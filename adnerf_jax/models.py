@@ -1,8 +1,8 @@
 """Head and torso of a configuration: which codes, field and sampler are put together. A family is this choice.
 
 A head has the methods `codes` (conditions to codes), `visible` (rays that can meet it) and `__call__` (rays to
-`Levels`); a torso has `visible` (pixels) and `__call__` (pixels to layers, finest last). `grid_models.py` and
-`volume_models.py` hold them.
+`Levels`); a torso has `visible` (pixels), `__call__` (pixels to layers, finest last) and `abutting` (how they meet the
+head's). `grid_models.py` and `volume_models.py` hold them.
 """
 
 import flax.linen as nn

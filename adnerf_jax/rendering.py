@@ -10,7 +10,7 @@ from flax import struct
 from jax import Array
 
 from adnerf_jax.cameras import pixel_grid
-from adnerf_jax.compositing import over
+from adnerf_jax.compositing import both, over
 from adnerf_jax.framing import Framing, as_framing
 from adnerf_jax.packing import map_where
 from adnerf_jax.types import Camera, Conditions, Occupancy, Scene
@@ -26,6 +26,7 @@ class Layers:
     Attributes:
       head: float32 [H, W, 3], head_opacity: float32 [H, W], depth: float32 [H, W] (Σ w·t of the head).
       torso: float32 [H, W, 3], torso_opacity: float32 [H, W]; zero in the head stage.
+      abutting: how they meet (`compositing.both`).
     """
 
     head: Array
@@ -33,20 +34,23 @@ class Layers:
     depth: Array
     torso: Array
     torso_opacity: Array
+    abutting: bool = struct.field(pytree_node=False, default=False)
 
     def head_over(self, background: Array) -> Array:
         """The head alone over a background [H, W, 3]."""
         return over(self.head, self.head_opacity, background)
 
     def person_over(self, background: Array) -> Array:
-        """Head and torso over a background: head_rgb · (1 − torso opacity) + torso foreground (paper, section 3.4)."""
-        return over(self.torso, self.torso_opacity, self.head_over(background))
+        """Torso over head over a background [H, W, 3] (paper, section 3.4)."""
+        return over(*self._person(), background)
 
     def straight(self) -> Array:
         """Head and torso in front of nothing, [H, W, 4]: colour not multiplied with the opacity beside it."""
-        colour = self.person_over(jnp.zeros_like(self.head))
-        opacity = 1.0 - (1.0 - self.head_opacity) * (1.0 - self.torso_opacity)
+        colour, opacity = self._person()
         return jnp.concatenate([colour / jnp.maximum(opacity, 1e-6)[..., None], opacity[..., None]], axis=-1)
+
+    def _person(self) -> tuple[Array, Array]:
+        return both(self.torso, self.torso_opacity, self.head, self.head_opacity, self.abutting)
 
 
 def _pixels(places: Array, width: int) -> Array:
@@ -180,7 +184,7 @@ def framed_renderer(
             return Layers(colour, opacity, depth, jnp.zeros_like(colour), jnp.zeros_like(opacity))
         first = codes[head.code_nets.names[0]]
         above = render_torso(torso, torso_params, scene, transform, first, picture, chunk, torso_occupancy)
-        return Layers(colour, opacity, depth, *above)
+        return Layers(colour, opacity, depth, *above, torso.abutting)
 
     return render
 

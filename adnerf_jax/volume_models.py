@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -188,8 +189,10 @@ class VolumeTorso(nn.Module):
       volume: the two fields.
       pose_levels: L of the encoding of angles and translation.
       swapped_angles: as the published code computes them (`cameras.euler_angles`).
+      abutting: the torso covers the head as any layer covers another, as published (`compositing.both`).
     """
 
+    abutting: ClassVar[bool] = False
     volume: Volume
     pose_levels: int
     swapped_angles: bool

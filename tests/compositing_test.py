@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adnerf_jax.compositing import alpha_weights, composite, composite_samples, over, reviving_relu
+from adnerf_jax.compositing import alpha_weights, both, composite, composite_samples, over, reviving_relu
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -70,6 +70,47 @@ class CompositeTest(chex.TestCase):
         background = rng.random((6, 3))
         rendered = composite(weights, rng.random((6, 4, 3)), rng.random((6, 4)), background)
         np.testing.assert_allclose(over(rendered.foreground, rendered.opacity, background), rendered.rgb, rtol=1e-6)
+
+
+class BothTest(chex.TestCase):
+    """Two layers as one; half red in front of half green."""
+
+    RED, GREEN = np.array([[0.5, 0, 0]], np.float32), np.array([[0, 0.5, 0]], np.float32)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_independent_layers_let_a_quarter_through(self):
+        both_independent = self.variant(lambda *layers: both(*layers, abutting=False))
+        colour, opacity = both_independent(self.RED, np.array([0.5]), self.GREEN, np.array([0.5]))
+        np.testing.assert_allclose(colour, [[0.5, 0.25, 0]])
+        np.testing.assert_allclose(opacity, [0.75])
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_abutting_layers_cover_the_pixel_that_they_share(self):
+        both_abutting = self.variant(lambda *layers: both(*layers, abutting=True))
+        colour, opacity = both_abutting(self.RED, np.array([0.5]), self.GREEN, np.array([0.5]))
+        np.testing.assert_allclose(colour, [[0.5, 0.5, 0]])
+        np.testing.assert_allclose(opacity, [1.0])
+        colour, opacity = both_abutting(self.RED, np.array([0.5]), 0.5 * self.GREEN, np.array([0.25]))
+        np.testing.assert_allclose(colour, [[0.5, 0.25, 0]])
+        np.testing.assert_allclose(opacity, [0.75])
+
+    def test_where_one_layer_is_opaque_or_absent_both_ways_agree(self):
+        rng = np.random.default_rng(5)
+        opacity = rng.random(8).astype(np.float32)
+        colour = opacity[:, None] * rng.random((8, 3), dtype=np.float32)
+        for other in (0.0, 1.0):
+            flat = np.full(8, other, np.float32)
+            layer = (flat[:, None] * rng.random((8, 3), dtype=np.float32), flat)
+            for layers in ((colour, opacity, *layer), (*layer, colour, opacity)):
+                for one, two in zip(both(*layers, abutting=True), both(*layers, abutting=False), strict=True):
+                    np.testing.assert_allclose(one, two, atol=1e-6)
+
+    def test_gradients_are_finite_where_nothing_is(self):
+        nothing, clear = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
+        for gradient in jax.grad(lambda *layers: both(*layers, abutting=True)[0].sum(), argnums=(0, 1, 2, 3))(
+            nothing, clear, nothing, clear
+        ):
+            assert np.isfinite(gradient).all()
 
 
 class CompositeSamplesTest(chex.TestCase):

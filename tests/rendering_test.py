@@ -129,6 +129,16 @@ def test_layers_lie_torso_over_head_over_background():
     background = image(0.0, 0.0, 1.0)
     np.testing.assert_allclose(layers.head_over(background), image(0.4, 0.0, 0.5))
     np.testing.assert_allclose(layers.person_over(background), image(0.3, 0.2, 0.375))
+    np.testing.assert_allclose(layers.straight()[..., 3], 0.625)
+    abutting = layers.replace(abutting=True)
+    np.testing.assert_allclose(abutting.person_over(background), image(0.4, 0.2, 0.25))
+    np.testing.assert_allclose(abutting.straight(), image(0.4 / 0.75, 0.2 / 0.75, 0.0, 0.75))
+
+
+def test_the_fast_familys_layers_abut_and_the_papers_do_not():
+    for variants, abutting in (("fast", True), ("smoke", False)):
+        config = tiny.config("torso", variants=variants)
+        assert build_torso(config.model.torso, config.compat).abutting == abutting
 
 
 def test_bytes_are_rounded_and_clipped():
