@@ -37,7 +37,7 @@ from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
-from adnerf_jax.shards import job_of, kept_frames, shard
+from adnerf_jax.shards import job_of, kept_frame, kept_frames, read_kept, shard
 from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.synthesize import driven
 from adnerf_jax.trained import TrainedStage
@@ -227,10 +227,10 @@ class HeldOut:
             self.seconds.append(time.monotonic() - start)
             images = [_as_bytes(image) for image in rendered(names, layers, self._background)]
             if self._kept is not None:
-                write_image(self._kept / f"{i:06d}.png", np.concatenate(images))
+                write_image(kept_frame(self._kept, i), np.concatenate(images))
                 self._done.add(i)
             return dict(zip(names, images, strict=True))
-        return dict(zip(names, np.split(read_image(self._kept / f"{i:06d}.png"), len(names)), strict=True))
+        return dict(zip(names, np.split(read_kept(self._kept, i, read_image), len(names)), strict=True))
 
     def render(self, i: int) -> Judged:
         """Frame `i` of the split."""
@@ -362,7 +362,6 @@ def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStag
     data = pathlib.Path(config.data)
     files = (schema.TRANSFORMS["train"], schema.TRANSFORMS["val"], schema.AUDIO_WINDOWS, schema.LANDMARKS)
     return job_of(stage, workdir, config) | {
-        "parameters": stage.digest,
         "background": hashlib.sha256(dataset.background.tobytes()).hexdigest(),
         "data": {name: sha256_of(data / name) for name in files if (data / name).exists()},
         "size": config.size,

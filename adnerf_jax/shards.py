@@ -6,9 +6,10 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax.errors import UserError
@@ -43,6 +44,7 @@ def job_of(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> di
         "workdir": str(workdir.absolute()),
         "stage": stage.name,
         "step": stage.step,
+        "parameters": stage.digest,
         "occupancy": config.render.occupancy,
         # The command line may override these.
         **{part: flatten(config[part].to_dict()) for part in ("model", "compat")},
@@ -72,6 +74,25 @@ def kept_frames(folder: pathlib.Path, job: dict) -> set[int]:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(path, job)
     return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
+
+
+def read_kept(folder: pathlib.Path, number: int, read: Callable[[pathlib.Path], np.ndarray]) -> np.ndarray:
+    """Frame `number` of a folder of kept frames.
+
+    Raises:
+      UserError: it is missing or damaged. A damaged one is deleted, so that the same command makes it again.
+    """
+    path = kept_frame(folder, number)
+    try:
+        return read(path)
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise UserError(f"{path} was damaged and is deleted: the same command makes it again, and goes on") from None
+
+
+def kept_frame(folder: pathlib.Path, number: int) -> pathlib.Path:
+    """Where frame `number` is kept."""
+    return folder / f"{number:06d}.png"
 
 
 @contextlib.contextmanager

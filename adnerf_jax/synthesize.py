@@ -15,7 +15,7 @@ from adnerf_jax.person import Person
 from adnerf_jax.pose_sources import mirrored
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.schema import FPS
-from adnerf_jax.shards import job_of, kept_frames, shard
+from adnerf_jax.shards import job_of, kept_frame, kept_frames, read_kept, shard
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
 from adnerf_jax.utterance import count_frames
@@ -73,7 +73,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     provenance = avatar.provenance if settings.label else None
     bar = Bar("render", len(mine), done=sum(i in done for i in mine))
     for i, frame in rendering.picked(lambda i: i in mine and i not in done):
-        write_image(folder / f"{i:06d}.png", frame, provenance=provenance)
+        write_image(kept_frame(folder, i), frame, provenance=provenance)
         bar.update()
     bar.close()
     if parts > 1:
@@ -85,7 +85,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     read = read_rgba if rendering.alpha else read_image
     made = write_output(
         out,
-        (read(folder / f"{i:06d}.png") for i in range(frames)),
+        (read_kept(folder, i, read) for i in range(frames)),
         rendering.width,
         rendering.height,
         alpha=rendering.alpha,

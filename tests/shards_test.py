@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.media.image import write_image
-from adnerf_jax.shards import kept_frames, shard
+from adnerf_jax.media.image import read_image, write_image
+from adnerf_jax.shards import kept_frame, kept_frames, read_kept, shard
 
 
 def test_frames_of_another_job_are_not_reused(tmp_path):
@@ -20,6 +20,18 @@ def test_frames_of_another_job_are_not_reused(tmp_path):
     (folder / "job.json").write_text("{")
     write_image(folder / "000001.png", np.zeros((2, 2, 3), np.uint8))
     assert kept_frames(folder, job) == set()
+
+
+def test_a_damaged_frame_is_made_again(tmp_path):
+    job, path = {"step": 3}, kept_frame(tmp_path / "video.mp4.frames", 4)
+    kept_frames(path.parent, job)
+    write_image(path, np.full((2, 2, 3), 9, np.uint8))
+    np.testing.assert_array_equal(read_kept(path.parent, 4, read_image), np.full((2, 2, 3), 9))
+    assert kept_frames(path.parent, job) == {4}
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match="000004.png was damaged and is deleted: the same command makes it again"):
+        read_kept(path.parent, 4, read_image)
+    assert kept_frames(path.parent, job) == set()
 
 
 def test_numbers_of_parts():

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_settings_that_change_the_picture_make_another_job(tmp_path):
-    stage = types.SimpleNamespace(name="head", step=3)
+    stage = types.SimpleNamespace(name="head", step=3, digest="abc")
     config = tiny.config("head", variants="smoke")
     job = render_job(stage, tmp_path, config)
     (tmp_path / "video.mp4.frames").mkdir()
@@ -42,6 +42,8 @@ def test_settings_that_change_the_picture_make_another_job(tmp_path):
         other = tiny.config("head", variants="smoke")
         other.update_from_flattened_dict({name: value})
         assert render_job(stage, tmp_path, other) != job
+    trained_anew = types.SimpleNamespace(name="head", step=3, digest="def")
+    assert render_job(trained_anew, tmp_path, tiny.config("head", variants="smoke")) != job
 
 
 def render_config(trained, out, **settings):
