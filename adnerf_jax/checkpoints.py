@@ -1,5 +1,6 @@
 """The only file that imports Orbax: a stage's state on disk, whole or not at all."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -7,6 +8,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -44,8 +46,12 @@ def _without_late_reads(hook: Callable[[Any], None]) -> Callable[[Any], None]:
     return told
 
 
-logging.getLogger("asyncio").addFilter(_is_worth_telling)
-sys.unraisablehook = _without_late_reads(sys.unraisablehook)
+@functools.cache
+def _expect_damage() -> None:
+    """What Orbax says of a damaged checkpoint beside its error is left out; from the first read on, once a process."""
+    logging.getLogger("asyncio").addFilter(_is_worth_telling)
+    sys.unraisablehook = _without_late_reads(sys.unraisablehook)
+    warnings.filterwarnings("ignore", message="Sharding info not provided")  # its sharding file is lost
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -258,6 +264,7 @@ def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_asid
     Raises:
       UserError: there is none, or `load` says so.
     """
+    _expect_damage()
     steps = _steps(workdir)
     if not steps:
         raise UserError(f"no checkpoint of {what} in {workdir}: train it first, or give the folder of a trained one")
