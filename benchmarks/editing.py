@@ -53,9 +53,9 @@ def main() -> None:
             f"{name} ±{_OFFSET:g}° about the rest pose: tracked against asked, RMS; where such poses were learned",
             f"{error:.2f}°; {learned:.2f}°",
         )
-    print_row(
-        "eye openness: measured against asked, correlation", f"{eyes(avatar, arguments.audio, arguments.frames):.3f}"
-    )
+    for pose, what in (("rest", "at the rest pose"), ("mirror", "while the head moves as in training")):
+        found = eyes(avatar, arguments.audio, arguments.frames, pose)
+        print_row(f"eye openness {what}: measured against asked, correlation", f"{found:.3f}")
     found = landmarks(avatar.render(arguments.audio, duration=arguments.frames / FPS))
     print_row("jitter of landmarks, rendered", told_jitter(found, np.arange(len(found.valid))))
     if arguments.data is None:
@@ -110,11 +110,11 @@ def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> t
     return tuple(pose_errors(head.transform[some], asked[some])["rotation"] for some in (slice(None), learned))
 
 
-def eyes(avatar: Avatar, audio: pathlib.Path, frames: int) -> float:
+def eyes(avatar: Avatar, audio: pathlib.Path, frames: int, pose: str) -> float:
     """Correlation of an openness that goes up and down once a second with the one measured."""
     seconds = frames / FPS
     keys = {"eyes": [[k / 2, float(k % 2 == 0)] for k in range(int(2 * seconds) + 2)]}
-    found = landmarks(avatar.render(audio, duration=seconds, eyes=keys))
+    found = landmarks(avatar.render(audio, duration=seconds, pose=pose, eyes=keys))
     curve = read_curves(keys, ("eyes",), "eyes")["eyes"]
     asked = np.array([curve(i / FPS) for i in range(len(found.valid))])
     return correlation(eye_openness(found.points).mean(1), asked)

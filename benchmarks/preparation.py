@@ -2,14 +2,17 @@
 
     python -m benchmarks.preparation --data runs/quickstart/dataset --truth runs/quickstart/subject/truth
     python -m benchmarks.preparation --data D --reference poses.json
+    python -m benchmarks.preparation --data D --parsing
 
-`poses.json` has `frames[img_id, transform_matrix]`, camera-to-head. Poses are compared after one constant alignment of
+The last asks the parsing network for each frame at its full size, and compares the part maps. `poses.json` has
+`frames[img_id, transform_matrix]`, camera-to-head. Poses are compared after one constant alignment of
 the two heads' axes; the row without flow is the tracking from landmarks alone, computed anew from the dataset's.
 """
 
 import argparse
 import json
 import pathlib
+import time
 
 import cv2
 import numpy as np
@@ -20,6 +23,7 @@ from adnerf_jax.face import parsing
 from adnerf_jax.face.landmarks import Landmarks, eye_openness, mouth_openness
 from adnerf_jax.face.tracking import track_head
 from adnerf_jax.media.image import read_image
+from adnerf_jax.progress import track
 from preprocessing.steps import canonical_face
 
 
@@ -93,13 +97,48 @@ def against_truth(data: pathlib.Path, truth: pathlib.Path) -> dict[str, float]:
     }
 
 
+def against_slow_parsing(data: pathlib.Path) -> tuple[dict[str, float], float]:
+    """Part maps against those of the network asked for each frame at its full size (`parsing.SLOW_BISENET`).
+
+    Returns:
+      intersection over union of head, torso (with neck) and background over all frames; seconds a frame of the slow
+      way.
+    """
+    found, index = Landmarks.load(data / schema.LANDMARKS), schema.load_index(data)
+    ids = np.sort(np.concatenate([index.train.img_id, index.val.img_id]))
+    # The slow way averages neighbours too, so that it needs frames in a row.
+    ids = ids[: np.append(np.flatnonzero(np.diff(ids) > 1), len(ids) - 1)[0] + 1]
+    landmarks = Landmarks(found.points[ids], found.valid[ids], found.blendshapes[ids])
+    slow = parsing.parse_video(
+        lambda numbers: ((i, read_image(data / schema.lossless_image(ids[i]))) for i in numbers),
+        landmarks,
+        parser=parsing.SLOW_BISENET,
+    )
+    overlap, total, start = np.zeros(3), np.zeros(3), time.monotonic()
+    for i, there in zip(ids, track(slow, "slow parsing", len(ids)), strict=True):
+        here = parsing.read_parts(data / schema.parsing_image(i))
+        one, other = (
+            np.stack([parts == parsing.HEAD, parts > parsing.HEAD, parts == parsing.BACKGROUND])
+            for parts in (here, there)
+        )
+        overlap, total = overlap + (one & other).sum((1, 2)), total + (one | other).sum((1, 2))
+    names = ("head", "torso", "background")
+    return dict(zip(names, (overlap / total).tolist(), strict=True)), (time.monotonic() - start) / len(ids)
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.preparation")
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--truth", type=pathlib.Path)
     parser.add_argument("--reference", type=pathlib.Path)
+    parser.add_argument("--parsing", action="store_true", help="compare part maps with the slow way's")
     options = parser.parse_args()
+    if options.parsing:
+        overlaps, seconds = against_slow_parsing(options.data)
+        print(f"part maps of this dataset and of the slow way ({seconds:.2f} s a frame), intersection over union:")
+        print(", ".join(f"{name} {value:.3f}" for name, value in overlaps.items()))
+        return
     reference = options.truth / "poses.json" if options.truth else options.reference
     if reference is None:
         parser.error("give --truth or --reference")

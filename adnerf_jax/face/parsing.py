@@ -4,6 +4,7 @@ Logits, not labels, are averaged over three frames and brought to the frame's si
 The network sees key frames only; between them the logits pass from one to the next in a straight line.
 """
 
+import functools
 import itertools
 import math
 import pathlib
@@ -207,16 +208,25 @@ def _take_nearest(parts: np.ndarray, unknown: np.ndarray, known: np.ndarray) -> 
     return np.where(unknown, of_label[nearest], parts)
 
 
-def bisenet_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarray) -> Iterator[np.ndarray]:
-    """Logits of the parts, float32 [H, W, 4], of some frames with their numbers; points [N, V, 2] px of all frames."""
+def bisenet_logits(
+    frames: Iterable[tuple[int, np.ndarray]], points: np.ndarray, side: int | None = None
+) -> Iterator[np.ndarray]:
+    """Logits of the parts, float32 [H, W, 4], of some frames with their numbers.
+
+    Args:
+      frames: number and uint8 RGB [H, W, 3] of each.
+      points: [N, V, 2] px of all frames.
+      side: px of the network's picture; as quick as the labels allow by default.
+    """
     params = face_parsing.load(weights.path("face_parsing"))
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         return
     views = place_views(points, first[1].shape[1], first[1].shape[0])
-    pixels = np.median([view.side for of_frame in views for view in of_frame])
-    side = _SMALL_SIDE if pixels <= _SMALL_SIDE else _SIDE
+    if side is None:
+        pixels = np.median([view.side for of_frame in views for view in of_frame])
+        side = _SMALL_SIDE if pixels <= _SMALL_SIDE else _SIDE
     for group in _batches(itertools.chain([first], frames), _BATCH):
         cells = iter(_run(params, [cut(rgb, view, side) for i, rgb in group for view in views[i]]))
         for i, rgb in group:
@@ -224,6 +234,8 @@ def bisenet_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarray)
 
 
 BISENET = Parser(bisenet_logits, _KEY_GAP)
+# The same network as its authors ask it, and of each frame: what quicker answers are measured against.
+SLOW_BISENET = Parser(functools.partial(bisenet_logits, side=512), 1)
 
 
 @jax.jit
