@@ -29,7 +29,7 @@ from adnerf_jax.eye_sources import EyeRange, EyeSource, eye_source
 from adnerf_jax.framing import framing
 from adnerf_jax.head_motion import NAMES, MotionRange, place
 from adnerf_jax.media.provenance import Provenance
-from adnerf_jax.output import check_output, write_output
+from adnerf_jax.output import check_not_source, check_output, write_output
 from adnerf_jax.pose_sources import Posed, PoseSource, displaced, pose_source, smoothed
 from adnerf_jax.progress import say
 from adnerf_jax.rendering import Layers, to_uint8
@@ -44,7 +44,9 @@ _CHECKED_AT_ONCE = 1000  # poses
 
 @jax.jit
 def _over(layers: Layers, background: jax.Array) -> jax.Array:
-    return to_uint8(layers.person_over(background.astype(jnp.float32) / 255.0))
+    # What an RGBA picture would show as nothing is the background itself, to the last bit.
+    nothing = to_uint8(layers.straight())[..., 3:] == 0
+    return jnp.where(nothing, background, to_uint8(layers.person_over(background.astype(jnp.float32) / 255.0)))
 
 
 @jax.jit
@@ -254,7 +256,9 @@ class Avatar:
         """
         path = pathlib.Path(path)
         check_output(path, alpha=False)
-        frames = self.render(speech, keep_sound=True, **look)
+        check_not_source(path, speech, *look.values())
+        # Pictures are written without the sound, which then need not be kept.
+        frames = self.render(speech, keep_sound=path.suffix.lower() != ".png", **look)
         return write_output(
             path,
             frames,

@@ -72,6 +72,8 @@ def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
         "random": lambda: random_parts(person, seed),
         "rest": lambda: still(person, rest_row(person.transforms)),
     }
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserError(f"poses are a word, a file or an array, not {repr(given)[:60]}")
     name = os.fspath(given)
     if name in words:
         return words[name]()

@@ -10,7 +10,7 @@ from adnerf_jax.avatar import Avatar
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import sha256_of
 from adnerf_jax.media.image import read_image, read_rgba, write_image
-from adnerf_jax.output import check_output, write_output
+from adnerf_jax.output import check_not_source, check_output, write_output
 from adnerf_jax.person import Person
 from adnerf_jax.pose_sources import mirrored
 from adnerf_jax.progress import Bar, say
@@ -50,10 +50,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         raise UserError("nothing to say: give a sound or video file with --config.render.audio=FILE")
     audio = pathlib.Path(settings.audio) if settings.audio else None
     out = pathlib.Path(settings.out) if settings.out else workdir / f"{pathlib.Path(given).stem}.mp4"
-    if audio and out.resolve() == audio.resolve():
-        raise UserError(
-            f"the video would replace the sound it is made from: give another --config.render.out than {out}"
-        )
+    check_not_source(out, settings.audio, settings.features, *(settings[name] for name in _LOOK))
     part, parts = shard(settings.shard, "config.render.shard")
     check_output(out, alpha=settings.background == "none")
     if audio and not settings.features:

@@ -61,7 +61,7 @@ class Validator:
             conditions = self._dataset.conditions(split.aud_id[row : row + 1])
             layers = render_layers(self._render, self._stage, state, split.transforms[row], conditions)
             truth = self._frames.showing(self._subject, row, self._dataset.background)
-            seen = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
+            seen = np.asarray(layers.straight())[..., 3]
             render = layers.person_over(background)
             errors.append(np.square(render - truth / 255.0).mean())
             rows.append(panels(truth, render, layers.depth, seen, state.scene))
