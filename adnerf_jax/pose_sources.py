@@ -231,6 +231,12 @@ def checked(transforms: np.ndarray, what: str) -> np.ndarray:
     return transforms.astype(np.float32)
 
 
+def later(source: PoseSource, frames: int) -> PoseSource:
+    """A source without its first frames."""
+    left = None if source.length is None else max(source.length - frames, 0)
+    return PoseSource(lambda: itertools.islice(source.start(), frames, None), left)
+
+
 def displaced(source: PoseSource, curves: dict[str, Curve]) -> PoseSource:
     """A source's poses, turned and shifted by curves of `head_motion.NAMES` over its time."""
     if not curves:
