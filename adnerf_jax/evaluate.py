@@ -38,7 +38,7 @@ from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
-from adnerf_jax.shards import job_of, kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
 from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.synthesize import driven
 from adnerf_jax.trained import TrainedStage
@@ -164,7 +164,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     if config.eval.report:
         strips = held_out.strips(rows)
         write_report(Evidence(workdir, config, result, rows, timing, stage.parameters, strips, films, dataset))
-    shutil.rmtree(kept)
+    discard(kept)
     for name, numbers in values.items():
         say(f"{name}: " + ", ".join(text.format(numbers[key]) for key, text in _TOLD.items() if key in numbers))
     more = (", report.html" if config.eval.report else "") + (", frames/" if saved else "")

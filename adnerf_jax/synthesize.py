@@ -1,7 +1,6 @@
 """`--mode=render`: any speech to a talking video, resumable and in parts: `synthesize(config, workdir)`."""
 
 import pathlib
-import shutil
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from adnerf_jax.person import Person
 from adnerf_jax.pose_sources import mirrored
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.schema import FPS
-from adnerf_jax.shards import job_of, kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
 from adnerf_jax.utterance import count_frames
@@ -89,7 +88,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         said=rendering.said,
         provenance=provenance,
     )
-    shutil.rmtree(folder)
+    discard(folder)
     say(f"wrote {made}")
     return made
 
