@@ -29,8 +29,8 @@ from adnerf_jax.eye_sources import EyeRange, EyeSource, eye_source
 from adnerf_jax.framing import framing
 from adnerf_jax.head_motion import NAMES, MotionRange, place
 from adnerf_jax.media.provenance import Provenance
-from adnerf_jax.output import check_output, write_output
-from adnerf_jax.pose_sources import Posed, PoseSource, displaced, pose_source, smoothed
+from adnerf_jax.output import check_not_source, check_output, write_output
+from adnerf_jax.pose_sources import Posed, PoseSource, displaced, later, pose_source, smoothed
 from adnerf_jax.progress import say
 from adnerf_jax.rendering import Layers, to_uint8
 from adnerf_jax.runs import load_config
@@ -44,12 +44,20 @@ _CHECKED_AT_ONCE = 1000  # poses
 
 @jax.jit
 def _over(layers: Layers, background: jax.Array) -> jax.Array:
-    return to_uint8(layers.person_over(background.astype(jnp.float32) / 255.0))
+    # What an RGBA picture would show as nothing is the background itself, to the last bit.
+    nothing = to_uint8(layers.straight())[..., 3:] == 0
+    return jnp.where(nothing, background, to_uint8(layers.person_over(background.astype(jnp.float32) / 255.0)))
 
 
 @jax.jit
 def _alone(layers: Layers) -> jax.Array:
     return to_uint8(layers.straight())
+
+
+def _same_file(one: Any, other: Any) -> bool:
+    """Whether both are names of one file."""
+    named = all(isinstance(given, (str, os.PathLike)) and pathlib.Path(given).exists() for given in (one, other))
+    return named and os.path.samefile(one, other)
 
 
 class Rendering(Iterator[np.ndarray]):
@@ -124,12 +132,11 @@ class Avatar:
 
     Args:
       stage: a head, or a torso with its head.
-      provenance: what written files say of their origin.
       zero_padded: speech windows of zeros before and after the sound, as in the published code.
     """
 
-    def __init__(self, stage: TrainedStage, provenance: Provenance, zero_padded: bool = False):
-        self.stage, self.provenance, self._zero_padded = stage, provenance, zero_padded
+    def __init__(self, stage: TrainedStage, zero_padded: bool = False):
+        self.stage, self._zero_padded = stage, zero_padded
         self._range = MotionRange.of(stage.person.transforms)
 
     @classmethod
@@ -147,10 +154,12 @@ class Avatar:
         if not (workdir / "config.json").exists() and (workdir / "torso" / "config.json").exists():
             workdir = workdir / "torso"
         config = load_config(workdir) if config is None else config
-        stage = TrainedStage.load(workdir, config)
-        name = "/".join(workdir.absolute().parts[-2:])
-        model = f"adnerf_jax ({config.family} family), {name}, step {stage.step}"
-        return cls(stage, Provenance(model), config.compat.zero_padding)
+        return cls(TrainedStage.load(workdir, config), config.compat.zero_padding)
+
+    @property
+    def provenance(self) -> Provenance:
+        """What written files say of their origin."""
+        return self.stage.provenance
 
     @property
     def look_ahead(self) -> float:
@@ -190,7 +199,7 @@ class Avatar:
           eyes: what they do (`eye_sources.eye_source`); of no effect where the person learned none, as in `paper`.
           size, crop: of the picture (`framing.framing`).
           seed: of what is random.
-          start, duration: seconds of the speech.
+          start, duration: seconds of the speech; where the poses are those of the same video, they begin there too.
           features: DeepSpeech features of the speech, for a person who learned from those.
           keep_sound: chunks are kept until `said.sound` is read.
 
@@ -207,6 +216,8 @@ class Avatar:
         )
         framed = framing(person.camera, place(self._range.rest), camera, size, crop)
         poses = pose_source(pose, person, seed)
+        if start and _same_file(pose, speech):
+            poses = later(poses, round(start * speech_features.FPS))
         if None not in (poses.length, said.frames) and poses.length < said.frames:
             raise UserError(
                 f"there are {poses.length} poses, and {said.frames} frames to render: give a pose for each, or speech "
@@ -254,7 +265,9 @@ class Avatar:
         """
         path = pathlib.Path(path)
         check_output(path, alpha=False)
-        frames = self.render(speech, keep_sound=True, **look)
+        check_not_source(path, speech, *look.values())
+        # Pictures are written without the sound, which then need not be kept.
+        frames = self.render(speech, keep_sound=path.suffix.lower() != ".png", **look)
         return write_output(
             path,
             frames,

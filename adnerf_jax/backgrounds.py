@@ -53,6 +53,8 @@ def background_source(given: Any, person: Person, framed: Framing | None) -> Bac
         if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or not given.size:
             raise UserError(f"a background is uint8 [H, W, 3], not {given.dtype} {list(given.shape)}")
         return _always(cover(given, width, height))
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserError(f"a background is a word, a colour, a file or an array, not {repr(given)[:60]}")
     name = os.fspath(given)
     if name == "none":
         return None
@@ -119,8 +121,12 @@ def _video(path: pathlib.Path, width: int, height: int) -> BackgroundSource:
 
     def start() -> Iterator[np.ndarray]:
         while True:
+            empty = True
             for frame in read_frames(path, FPS, size=inner):
+                empty = False
                 yield _middle(frame, width, height)
+            if empty:
+                raise UserError(f"{path} shows no picture that could stand behind: give another background")
 
     return start
 

@@ -43,7 +43,7 @@ def read_curves(given: Any, names: Sequence[str], what: str) -> dict[str, Curve]
 
     Args:
       given: a mapping of names to a number or to keys [[seconds, value], …]; text `yaw=10,pitch=-5`; a `.json` file of
-        such a mapping; a `.csv` file with a column for each name and, if not a row a frame, a column `time`.
+        such a mapping; a `.csv` file with a column for each name and, if not a row a frame, a column `time` or `frame`.
       names: that may be there.
       what: the curves' role, for messages ("offset").
 
@@ -100,6 +100,8 @@ def _columns(path: pathlib.Path, what: str) -> dict[str, np.ndarray]:
     times = np.arange(len(rows)) / FPS
     if "time" in header:
         times = rows[:, header.index("time")]
+    elif "frame" in header:
+        times = rows[:, header.index("frame")] / FPS
     return {
         name: np.stack([times, rows[:, k]], axis=1) for k, name in enumerate(header) if name not in ("time", "frame")
     }
@@ -112,7 +114,7 @@ def read_table(path: str | os.PathLike, what: str) -> tuple[list[str], np.ndarra
       UserError: no such file, no table of numbers, or numbers that are not finite.
     """
     try:
-        lines = list(csv.reader(io.StringIO(pathlib.Path(path).read_text())))
+        lines = list(csv.reader(io.StringIO(pathlib.Path(path).read_text(encoding="utf-8-sig"))))
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}") from None
     except (UnicodeDecodeError, csv.Error):
@@ -121,6 +123,8 @@ def read_table(path: str | os.PathLike, what: str) -> tuple[list[str], np.ndarra
     header = [name.strip() for name in lines[0]] if lines else []
     if len(lines) < 2 or any(len(line) != len(header) for line in lines):
         raise UserError(f"{what} {path}: expected a line of names, then lines of as many numbers")
+    if all(map(_is_number, header)):
+        raise UserError(f"{what} {path}: its first line is numbers, and must be names")
     try:
         rows = np.array(lines[1:], np.float64)
     except ValueError:
@@ -129,3 +133,11 @@ def read_table(path: str | os.PathLike, what: str) -> tuple[list[str], np.ndarra
         row = int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
         raise UserError(f"{what} {path}: line {row + 2} holds a number that is not finite")
     return header, rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

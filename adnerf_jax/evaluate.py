@@ -21,6 +21,7 @@ from adnerf_jax.face_metrics import Sound
 from adnerf_jax.files import sha256_of, write_json
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import read_image, write_image
+from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.openface import read_units, unit_errors
 from adnerf_jax.progress import say, track
 from adnerf_jax.protocol import (
@@ -37,7 +38,7 @@ from adnerf_jax.reporting.evaluation import Evidence, Strip, write_report
 from adnerf_jax.reporting.films import Film
 from adnerf_jax.schema import Split
 from adnerf_jax.scoring import Scorer, as_written, make_scorer
-from adnerf_jax.shards import job_of, kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
 from adnerf_jax.sync_confidence import SOUND_RATE
 from adnerf_jax.synthesize import driven
 from adnerf_jax.trained import TrainedStage
@@ -116,7 +117,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     sounds = dict.fromkeys(("head_only", "head", "full"), sound)
     if cross is not None:
         films |= {"cross": folder / "cross.mp4"} if config.eval.report else {}
-        more, windows = judge_cross(stage, cross, scorer, saved, films.get("cross"))
+        more, windows = judge_cross(stage, cross, scorer, saved, films.get("cross"), held_out.provenance)
         seconds += more
         sounds["cross"] = sound and Sound(sound.model, sound.face, windows)
     samples = {}
@@ -154,7 +155,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         "settings": values,
     }
     write_table(folder / "frames.csv", rows)
-    write_image(folder / "contact.png", sheet)
+    write_image(folder / "contact.png", sheet, provenance=held_out.provenance)
     write_json(folder / "metrics.json", result)
     timing = {"total_seconds": time.monotonic() - start}
     if seconds:  # not all frames had been rendered before; the first one here includes compilation
@@ -163,7 +164,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     if config.eval.report:
         strips = held_out.strips(rows)
         write_report(Evidence(workdir, config, result, rows, timing, stage.parameters, strips, films, dataset))
-    shutil.rmtree(kept)
+    discard(kept)
     for name, numbers in values.items():
         say(f"{name}: " + ", ".join(text.format(numbers[key]) for key, text in _TOLD.items() if key in numbers))
     more = (", report.html" if config.eval.report else "") + (", frames/" if saved else "")
@@ -196,6 +197,7 @@ class HeldOut:
 
     Attributes:
       digest: of every truth that was judged.
+      provenance: what pictures and films of the renders say of their origin; None: nothing (`config.render.label`).
       seconds: that each render took.
     """
 
@@ -210,6 +212,7 @@ class HeldOut:
     ):
         self.config, self.stage, self.dataset, self.split = config, stage, dataset, split
         self.digest, self.seconds = hashlib.sha256(), []
+        self.provenance = stage.provenance if config.render.label else None
         self._kept, self._done = kept, set(done)
         self._background = dataset.background.astype(np.float32) / 255.0
 
@@ -274,7 +277,7 @@ def judge_held_out(
         if film is not None:
             every, sound = held_out.config.eval.every, dataset.path / schema.SOUND
             size = 2 * dataset.camera.width, dataset.camera.height
-            film = open_files.enter_context(Film(film, *size, split.aud_id, every, sound))
+            film = open_files.enter_context(Film(film, *size, split.aud_id, every, sound, held_out.provenance))
         for i in track(range(len(split)), "evaluation"):
             frame = held_out.render(i)
             held_out.digest.update(truth_bytes(_as_bytes(frame.truth), frame.parts))
@@ -288,14 +291,20 @@ def judge_held_out(
             if i in shown:
                 sheet.append(list(pictures.values()))
             for name, image in pictures.items() if saved else ():
-                write_image(saved / name / f"{split.img_id[i]:06d}.png", image)
+                origin = None if name == "truth" else held_out.provenance
+                write_image(saved / name / f"{split.img_id[i]:06d}.png", image, provenance=origin)
             if film:
                 film.add(pictures["truth"], list(pictures.values())[-1])
     return contact_sheet(sheet)
 
 
 def judge_cross(
-    stage: TrainedStage, said: Utterance, scorer: Scorer, saved: pathlib.Path | None, film: pathlib.Path | None
+    stage: TrainedStage,
+    said: Utterance,
+    scorer: Scorer,
+    saved: pathlib.Path | None,
+    film: pathlib.Path | None,
+    provenance: Provenance | None,
 ) -> tuple[list[float], np.ndarray]:
     """Renders and scores other speech, a file's, in the poses of a talking video.
 
@@ -307,7 +316,7 @@ def judge_cross(
     with contextlib.ExitStack() as open_files:
         if film is not None:
             size = background.shape[1::-1]
-            film = open_files.enter_context(Film(film, *size, range(said.frames), 1, said.sound))
+            film = open_files.enter_context(Film(film, *size, range(said.frames), 1, said.sound, provenance))
         for i, around in enumerate(track(said.audio(), "evaluation, other speech", said.frames)):
             windows.append(around[speech.FRAMES_BEFORE].copy())  # a view would keep its neighbours
             start = time.monotonic()
@@ -316,7 +325,7 @@ def judge_cross(
             image = layers.person_over(background)
             scorer.add_alone("cross", i, i, image)
             if saved is not None:
-                write_image(saved / "cross" / f"{i:06d}.png", _as_bytes(image))
+                write_image(saved / "cross" / f"{i:06d}.png", _as_bytes(image), provenance=provenance)
             if film is not None:
                 film.add(_as_bytes(image))
     return seconds, np.stack(windows)

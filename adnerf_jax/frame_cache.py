@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -53,16 +54,27 @@ def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
 
 def _folder(dataset: Dataset, split: Split) -> pathlib.Path:
     name = hashlib.sha256(repr((split.img_id.tolist(), dataset.camera)).encode()).hexdigest()[:16]
-    if os.access(dataset.path, os.W_OK):
-        return dataset.path / ".frames" / name
+    beside = dataset.path / ".frames"
+    if os.access(dataset.path, os.W_OK) and not beside.is_symlink():
+        return beside / name
     where = hashlib.sha256(os.fsencode(dataset.path.absolute())).hexdigest()[:16]
     return cache_folder() / "frames" / f"{where}-{name}"
 
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Held by one process at a time, also over a network where the file system can."""
-    with path.open("w") as file:
+    """Held by one process at a time, also over a network where the file system can.
+
+    Raises:
+      UserError: a link stands there, as a hostile dataset could bring one.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path} is a link, which no run made: delete it") from None
+    with os.fdopen(descriptor, "r+") as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

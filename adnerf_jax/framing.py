@@ -32,6 +32,7 @@ _MOST_ORBIT = 60.0  # degrees
 _HORIZON = 1e-3
 # What a pixel of a picture takes while it is rendered and put together: floats of all layers, twice.
 _BYTES_PER_PIXEL = 200
+_LARGEST = 16384  # pixels a side that H.264 allows for
 
 
 @struct.dataclass
@@ -263,4 +264,6 @@ def _size(given: Any, width: float, height: float) -> tuple[int, int]:
             f"size {sides[0]}x{sides[1]} takes about {sides[0] * sides[1] * _BYTES_PER_PIXEL / 2**30:.0f} GiB to "
             f"render, this machine has {memory / 2**30:.0f} GiB: ask for fewer pixels"
         )
+    if max(sides) > _LARGEST:
+        raise UserError(f"size {given!r}: a picture has at most {_LARGEST} pixels on each side")
     return sides[0], sides[1]

@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,22 @@ def check_output(path: pathlib.Path, alpha: bool) -> pathlib.Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is in the way of the pictures: move it, or give another name")
     return folder
+
+
+def check_not_source(path: pathlib.Path, *sources: Any) -> None:
+    """That a video does not replace what it is made from.
+
+    Args:
+      path: of the video.
+      sources: names of files, and anything else, which is left out.
+
+    Raises:
+      UserError: it would.
+    """
+    for source in sources:
+        if isinstance(source, (str, os.PathLike)) and path.exists() and pathlib.Path(source).exists():
+            if path.samefile(source):
+                raise UserError(f"{path} would replace {source}, which it is made from: give it another name")
 
 
 def write_output(

@@ -72,6 +72,8 @@ def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
         "random": lambda: random_parts(person, seed),
         "rest": lambda: still(person, rest_row(person.transforms)),
     }
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserError(f"poses are a word, a file or an array, not {repr(given)[:60]}")
     name = os.fspath(given)
     if name in words:
         return words[name]()
@@ -227,6 +229,12 @@ def checked(transforms: np.ndarray, what: str) -> np.ndarray:
         if not which.all():
             raise UserError(f"{what}: pose {int(np.flatnonzero(~which)[0])} {told}")
     return transforms.astype(np.float32)
+
+
+def later(source: PoseSource, frames: int) -> PoseSource:
+    """A source without its first frames."""
+    left = None if source.length is None else max(source.length - frames, 0)
+    return PoseSource(lambda: itertools.islice(source.start(), frames, None), left)
 
 
 def displaced(source: PoseSource, curves: dict[str, Curve]) -> PoseSource:

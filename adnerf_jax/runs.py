@@ -88,7 +88,8 @@ def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
     old = read_json(workdir / _FILE, "configuration")
     if not isinstance(old, dict):
         raise UserError(f"{workdir / _FILE} is no configuration: delete that folder, or use another --workdir")
-    _check_same(old, config, workdir)
+    # Data and head are known by what they are, wherever they lie (`check_description`).
+    _check_same(old, config, workdir, free=("data", "head_checkpoint"))
 
 
 def _check_same(old: Mapping[str, Any], config: ConfigDict, workdir: pathlib.Path, free: tuple[str, ...] = ()) -> None:

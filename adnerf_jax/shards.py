@@ -69,11 +69,20 @@ def kept_frames(folder: pathlib.Path, job: dict) -> set[int]:
         except (OSError, json.JSONDecodeError):
             same = False
         if not same:
-            if folder.exists() and not path.exists():
+            # An empty folder is what a full disk or a kill leaves before the job is described.
+            if folder.exists() and not path.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
                 raise UserError(f"{folder} is in the way and no render made it: move it, or write elsewhere")
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
             write_json(path, job)
     return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
+
+
+def discard(folder: pathlib.Path) -> None:
+    """Deletes kept frames, what describes their job last: until then a later run knows whose they are."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name != _JOB:
+            path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_kept(folder: pathlib.Path, number: int, read: Callable[[pathlib.Path], np.ndarray]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """`--mode=render`: any speech to a talking video, resumable and in parts: `synthesize(config, workdir)`."""
 
 import pathlib
-import shutil
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -10,12 +9,12 @@ from adnerf_jax.avatar import Avatar
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import sha256_of
 from adnerf_jax.media.image import read_image, read_rgba, write_image
-from adnerf_jax.output import check_output, write_output
+from adnerf_jax.output import check_not_source, check_output, write_output
 from adnerf_jax.person import Person
 from adnerf_jax.pose_sources import mirrored
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.schema import FPS
-from adnerf_jax.shards import job_of, kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
 from adnerf_jax.trained import TrainedStage
 from adnerf_jax.types import Conditions
 from adnerf_jax.utterance import count_frames
@@ -50,10 +49,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         raise UserError("nothing to say: give a sound or video file with --config.render.audio=FILE")
     audio = pathlib.Path(settings.audio) if settings.audio else None
     out = pathlib.Path(settings.out) if settings.out else workdir / f"{pathlib.Path(given).stem}.mp4"
-    if audio and out.resolve() == audio.resolve():
-        raise UserError(
-            f"the video would replace the sound it is made from: give another --config.render.out than {out}"
-        )
+    check_not_source(out, settings.audio, settings.features, *(settings[name] for name in _LOOK))
     part, parts = shard(settings.shard, "config.render.shard")
     check_output(out, alpha=settings.background == "none")
     if audio and not settings.features:
@@ -92,7 +88,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         said=rendering.said,
         provenance=provenance,
     )
-    shutil.rmtree(folder)
+    discard(folder)
     say(f"wrote {made}")
     return made
 

@@ -94,6 +94,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
         config.train.validate_frames,
         workdir / "validation",
         config.render.chunk,
+        family=config.family,
         subject=SUBJECTS[config.subject],
         smooth=not config.compat.rough_validation,
     )

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, sharding
 from adnerf_jax.framing import Framing, as_framing
+from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.occupancy import seen_box, survey
 from adnerf_jax.person import Person, survey_rows
 from adnerf_jax.rendering import Layers, framed_renderer
@@ -26,6 +27,7 @@ class TrainedStage:
     Attributes:
       name: `head` or `torso`.
       step: updates that it was trained for.
+      provenance: what files that it renders say of their origin.
       person: camera, poses and background.
       scene: constants of the person.
       occupancies: where head and torso are, None for models that know by themselves.
@@ -33,6 +35,7 @@ class TrainedStage:
 
     name: str
     step: int
+    provenance: Provenance
     person: Person
     scene: Scene
     _head: Any
@@ -61,6 +64,7 @@ class TrainedStage:
         return cls(
             name=config.stage,
             step=step,
+            provenance=Provenance.of(config.family, pathlib.Path(workdir), step),
             person=person,
             scene=parts["scene"],
             _head=head_params,

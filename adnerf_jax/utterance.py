@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -63,7 +64,7 @@ def utterance(
     Raises:
       UserError: nothing to say, no sound, or features that the person did not learn from.
     """
-    if start < 0 or (duration is not None and duration <= 0):
+    if not 0 <= start < math.inf or (duration is not None and not 0 < duration < math.inf):
         raise UserError(f"{start:g} s and {duration} s: a start is 0 or later, a duration longer than 0")
     if features is not None:
         windows = cut_windows(speech.load_deepspeech(features), start, duration)

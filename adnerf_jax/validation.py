@@ -10,6 +10,7 @@ import numpy as np
 from adnerf_jax import processes
 from adnerf_jax.datasets import Dataset, load_frames
 from adnerf_jax.media.image import write_image
+from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.metrics import psnr_of
 from adnerf_jax.rendering import Layers, make_renderer
 from adnerf_jax.schema import Split
@@ -27,6 +28,7 @@ class Validator:
       count: how many of them, evenly spaced.
       folder: where the pictures go.
       chunk: rays evaluated at once.
+      family: of the models, which the pictures name as their origin.
       subject: the parts that the stage's target shows.
       smooth: whether attention smooths the audio code.
     """
@@ -40,12 +42,14 @@ class Validator:
         folder: pathlib.Path,
         chunk: int,
         *,
+        family: str,
         subject: Sequence[int],
         smooth: bool = True,
     ):
         rows = np.unique(np.linspace(0, max(len(held_out) - 1, 0), count).astype(int)) if len(held_out) else []
         self._frames = load_frames(dataset, held_out.take(np.asarray(rows, int)))
         self._dataset, self._stage, self._folder, self._subject = dataset, stage, folder, subject
+        self._family = family
         self._render = make_renderer(stage.head, stage.torso, dataset.camera, chunk, smooth)
 
     def save(self, state: TrainState, step: int) -> tuple[pathlib.Path, float | None]:
@@ -61,13 +65,14 @@ class Validator:
             conditions = self._dataset.conditions(split.aud_id[row : row + 1])
             layers = render_layers(self._render, self._stage, state, split.transforms[row], conditions)
             truth = self._frames.showing(self._subject, row, self._dataset.background)
-            seen = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
+            seen = np.asarray(layers.straight())[..., 3]
             render = layers.person_over(background)
             errors.append(np.square(render - truth / 255.0).mean())
             rows.append(panels(truth, render, layers.depth, seen, state.scene))
         path = self._folder / f"{step:06d}.png"
         if rows and processes.is_main():
-            write_image(path, np.concatenate(rows, axis=0))
+            origin = Provenance.of(self._family, self._folder.parent, step)
+            write_image(path, np.concatenate(rows, axis=0), provenance=origin)
         return path, psnr_of(float(np.mean(errors))) if errors else None
 
 

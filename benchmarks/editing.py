@@ -165,7 +165,7 @@ def edges(avatar: Avatar, dataset: Dataset, truth: pathlib.Path, frames: int) ->
         )
         share = np.minimum(head + torso, 1.0)
         layers = jax.device_get(avatar.stage.layers(split.transforms[0], dataset.conditions(split.aud_id)))
-        opacity = 1.0 - (1.0 - layers.head_opacity) * (1.0 - layers.torso_opacity)
+        opacity = np.asarray(layers.straight())[..., 3]
         found["matte"].append(np.abs(opacity - share).mean())
         soft = (share > 0.02) & (share < 0.98)
         filmed = read_image(dataset.path / schema.original_image(i)).astype(np.float32)

@@ -25,6 +25,7 @@ from adnerf_jax.evaluate import HeldOut, evaluate, judge_cross
 from adnerf_jax.face_metrics import Sound
 from adnerf_jax.files import write_bytes, write_json
 from adnerf_jax.media.image import read_image, write_image
+from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.metrics import crop
 from adnerf_jax.progress import exit_status, say
@@ -132,7 +133,7 @@ def figure9(stage: pathlib.Path, voices: Sequence[pathlib.Path], workdir: pathli
         said = utterance(trained, path, duration=seconds, zero_padded=config.compat.zero_padding)
         scorer, _ = make_scorer("", True, min(dataset.camera.height, dataset.camera.width))
         films[name] = workdir / "figure9" / f"{name}.mp4"
-        _, windows = judge_cross(trained, said, scorer, None, films[name])
+        _, windows = judge_cross(trained, said, scorer, None, films[name], trained.provenance)
         sounds = {} if known is None else {"cross": Sound(known.model, known.face, windows)}
         table[name] = scorer.finish(sounds, {})[0]["cross"]
         shown = set(np.linspace(0, len(windows) - 1, _FRAMES + 2).astype(int)[1:-1])
@@ -198,7 +199,8 @@ def _write(
 ) -> None:
     """A page, a picture of all rows, and the numbers."""
     strips = {who: np.concatenate(images, axis=1) for who, images in rows.items()}
-    write_image(workdir / f"{name}.png", np.concatenate(list(strips.values()), axis=0))
+    origin = Provenance("adnerf_jax, benchmarks.paper_figures")
+    write_image(workdir / f"{name}.png", np.concatenate(list(strips.values()), axis=0), provenance=origin)
     write_json(workdir / f"{name}.json", table)
     measures = list(dict.fromkeys(measure for values in table.values() for measure in values))
     lines = [[m, *(number(values[m]) if m in values else "" for values in table.values())] for m in measures]

@@ -196,7 +196,10 @@ def analyse(key: pathlib.Path, files: Sequence[pathlib.Path], out: pathlib.Path,
     Raises:
       UserError: a file that is no csv of this study, or a participant who counts twice.
     """
-    clips = read_json(key, "key")["clips"]
+    told = read_json(key, "key")
+    if not isinstance(told, dict) or not isinstance(told.get("clips"), dict):
+        raise UserError(f"{key} is not the key of a study: give the one that `make` wrote beside its folder")
+    clips = told["clips"]
     ratings = [row for path in files for row in _ratings(path, clips)]
     seen = [(row["participant"], row["clip"]) for row in ratings]
     if len(set(seen)) != len(seen):

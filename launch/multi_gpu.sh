@@ -11,7 +11,7 @@ if [ $# -lt 2 ]; then
   sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
-workdir=$1 data=$2
+workdir=$(realpath -m -- "$1") data=$(realpath -m -- "$2")
 shift 2
 cd "$(dirname "$0")/.."
 exec .venv/bin/python run.py --config=configs/head.py --workdir="$workdir" --config.data="$data" "$@"

@@ -13,6 +13,7 @@ from adnerf_jax.head_motion import moved
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import read_rgba
 from adnerf_jax.media.video import probe, read_frames
+from adnerf_jax.pose_sources import recorded
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -74,12 +75,33 @@ def test_where_the_person_is_not_a_new_background_is_exactly_itself(avatar, trai
     assert rgba.shape == (32, 32, 4)
     nothing = rgba[..., 3] == 0
     assert 0.02 < nothing.mean() < 0.98
-    # An opacity below half a 255th is none, and changes a colour by less than half of one.
-    assert (np.abs(over.astype(int) - picture)[nothing] <= 1).all()
-    assert (over[nothing] == picture[nothing]).mean() > 0.9
+    np.testing.assert_array_equal(over[nothing], picture[nothing])
     share = rgba[..., 3:].astype(float) / 255
     mixed = share * rgba[..., :3] + (1 - share) * picture
     np.testing.assert_allclose(over, mixed, atol=2.0)  # opacity and colour rounded to 1/255 each
+
+
+def test_a_driving_video_is_heard_and_followed_from_one_moment_on(avatar, trained, tmp_path, monkeypatch):
+    video = avatar.write(tmp_path / "driving.mp4", trained.sound)
+    rest = avatar.stage.person.transforms[0]
+    poses = np.stack([moved(rest, np.array([2.0 * i, 0, 0, 0, 0, 0])) for i in range(8)])
+    monkeypatch.setattr("adnerf_jax.driving_video.video_poses", lambda path, person: recorded(poses))
+    monkeypatch.setattr(Avatar, "_watched", lambda self, source, frames: asked.append(source) or source)
+    asked = []
+    avatar.render(video, pose=str(video), start=0.12)
+    avatar.render(trained.sound, pose=str(video), start=0.12)
+    followed, own = (next(source.start()).transform for source in asked)
+    np.testing.assert_array_equal(followed, poses[3])
+    np.testing.assert_array_equal(own, poses[0])
+
+
+def test_a_video_does_not_replace_what_it_is_made_from(avatar, trained, tmp_path):
+    source = avatar.write(tmp_path / "source.mp4", trained.sound, duration=0.08)
+    before = source.read_bytes()
+    for given in (dict(speech=source), dict(speech=trained.sound, background=str(source))):
+        with pytest.raises(UserError, match="source.mp4 would replace .*source.mp4, which it is made from"):
+            avatar.write(tmp_path / "source.mp4", **given)
+    assert source.read_bytes() == before
 
 
 def test_the_head_stays_where_it_is_when_only_the_size_changes(avatar, trained):

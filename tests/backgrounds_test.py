@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax import backgrounds
 from adnerf_jax.backgrounds import background_source, cover
 from adnerf_jax.errors import UserError
 from adnerf_jax.framing import framing
@@ -72,6 +73,14 @@ def test_a_video_goes_round_and_round(tmp_path):
     np.testing.assert_allclose(means, (levels * 3)[:8], atol=4)  # a lossy codec
 
 
+def test_a_video_without_a_picture_ends(tmp_path, monkeypatch):
+    with VideoWriter(tmp_path / "v.mp4", 64, 48) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.setattr(backgrounds, "read_frames", lambda *args, **options: iter(()))
+    with pytest.raises(UserError, match="v.mp4 shows no picture"):
+        first(tmp_path / "v.mp4")
+
+
 def test_in_another_framing():
     framed = framing(tiny.camera(), np.array([0, 0, -tiny.DEPTH]), "zoom=2", size="40x20")
     assert first("original", framed=framed)[0].shape == (20, 40, 3)
@@ -88,6 +97,7 @@ def test_what_is_no_background(tmp_path):
         (tmp_path / "b.png", "b.png: it is missing or damaged"),
         (tmp_path / "b.mp4", "b.mp4 is not a sound or video file"),
         (ORIGINAL.astype(float), r"a background is uint8 \[H, W, 3\], not float64"),
+        ((0, 255, 0), r"a background is a word, a colour, a file or an array, not \(0, 255, 0\)"),
     ):
         with pytest.raises(UserError, match=message):
             background_source(given, PERSON, None)

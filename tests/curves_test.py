@@ -48,6 +48,12 @@ def test_what_is_no_curve(given, message):
         read_curves(given, NAMES, "offset")
 
 
+def test_frames_are_places_in_time(tmp_path):
+    (tmp_path / "c.csv").write_text("\ufeffframe,yaw\n10,0\n20,10\n", encoding="utf-8")
+    curve = read_curves(tmp_path / "c.csv", NAMES, "offset")["yaw"]
+    np.testing.assert_allclose([curve(10 / 25), curve(15 / 25), curve(20 / 25)], [0, 5, 10], atol=1e-9)  # float64
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -56,6 +62,7 @@ def test_what_is_no_curve(given, message):
         ("yaw,pitch\n1\n", "as many numbers"),
         ("yaw\nmuch\n", "not a number"),
         ("yaw\n1\nnan\n", "line 3 holds a number that is not finite"),
+        ("1,2\n3,4\n", "its first line is numbers, and must be names"),
     ],
 )
 def test_what_is_no_table(tmp_path, text, message):

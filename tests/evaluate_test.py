@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 
+import av
 import cv2
 import jax
 import numpy as np
@@ -200,7 +201,9 @@ def test_other_speech_has_no_truth(trained):
         shown = cv2.imread(str(folder / f"cross/{k:06d}.png"))[..., ::-1].astype(int)
         assert np.abs(shown - image).max() <= 1
     # What another evaluation left does not stay beside the new numbers.
-    assert (trained.torso / "eval/cross.mp4").exists()
+    with av.open(str(trained.torso / "eval/cross.mp4")) as film:
+        assert "Synthetic media" in film.metadata["comment"] and "torso, step" in film.metadata["comment"]
+    assert b"Synthetic media" in (trained.torso / "eval/contact.png").read_bytes()
     config.eval.update(cross=None, save_frames=False, report=False)
     evaluate(config, trained.torso)
     assert not folder.exists()

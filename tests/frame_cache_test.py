@@ -100,3 +100,21 @@ def test_a_frame_that_is_missing_is_named(data):
     (data / "parsing/3.png").unlink()
     with pytest.raises(UserError, match="lacks parsing/3.png"):
         read(data)
+
+
+def test_links_of_a_hostile_dataset_are_not_followed(data, tmp_path, monkeypatch):
+    read(data)
+    lock = next((data / ".frames").glob("*.lock"))
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    lock.unlink()
+    lock.symlink_to(victim)
+    with pytest.raises(UserError, match="lock is a link"):
+        read(data)
+    assert victim.read_text() == "mine"
+    shutil.rmtree(data / ".frames")
+    (tmp_path / "other").mkdir()
+    (data / ".frames").symlink_to(tmp_path / "other")
+    monkeypatch.setenv("ADNERF_CACHE", str(tmp_path / "cache"))
+    read(data)
+    assert not list((tmp_path / "other").iterdir())

@@ -128,6 +128,7 @@ def test_the_background_is_cut_at_the_same_places():
         (dict(view="yaw=much"), "expected yaw=number"),
         (dict(size="big"), "expected pixels of the longer side"),
         (dict(size=4), "at least 16 pixels"),
+        (dict(size="20000x16"), "at most 16384 pixels"),
         (dict(size="1000000"), "GiB to render, this machine has"),
         (dict(crop="0,0,2,1"), "is not a part of the picture"),
         (dict(crop="0,0,1,nan"), "is not a part of the picture"),

@@ -53,7 +53,7 @@ def test_what_touches_no_number_may_change(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", 1), ("train.rays", 256), ("optim.decay_steps", 3), ("model.head.width", 8), ("data", "elsewhere")],
+    [("seed", 1), ("train.rays", 256), ("optim.decay_steps", 3), ("model.head.width", 8)],
 )
 def test_other_settings_are_named(tmp_path, name, value):
     config = tiny.config("head")
@@ -62,6 +62,15 @@ def test_other_settings_are_named(tmp_path, name, value):
         config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=rf"other settings: {name} \(there .*, here {value}\)"):
         check_continues(config, tmp_path)
+
+
+def test_data_and_head_may_lie_elsewhere(tmp_path):
+    """What they are is checked against the checkpoint's description."""
+    config = tiny.config("torso")
+    save_config(config, tmp_path)
+    with config.unlocked():
+        config.update({"data": "elsewhere", "head_checkpoint": "moved/head"})
+    check_continues(config, tmp_path)
 
 
 def test_the_options_that_a_run_goes_on_with(tmp_path):

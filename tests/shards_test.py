@@ -5,7 +5,7 @@ import pytest
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.media.image import read_image, write_image
-from adnerf_jax.shards import kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.shards import discard, kept_frame, kept_frames, read_kept, shard
 
 
 def test_frames_of_another_job_are_not_reused(tmp_path):
@@ -39,6 +39,15 @@ def test_numbers_of_parts():
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
         with pytest.raises(UserError, match="config.eval.shard is .*give 1/4, 2/4, 3/4, 4/4"):
             shard(text, "config.eval.shard")
+
+
+def test_what_a_full_disk_leaves_is_gone_on_with(tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/.job.json.part").touch()
+    assert kept_frames(tmp_path / "frames", {"step": 1}) == set()
+    write_image(kept_frame(tmp_path / "frames", 0), np.zeros((2, 2, 3), np.uint8))
+    discard(tmp_path / "frames")
+    assert not (tmp_path / "frames").exists()
 
 
 def test_what_no_render_made_is_not_deleted(tmp_path):

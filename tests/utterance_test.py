@@ -185,7 +185,18 @@ def test_empty_and_corrupt_files(tmp_path):
             utterance(STAGE, tmp_path / name)
 
 
-@pytest.mark.parametrize("times", [dict(start=-1.0), dict(duration=0.0), dict(duration=-2.0)])
+@pytest.mark.parametrize(
+    "times",
+    [
+        dict(start=-1.0),
+        dict(start=np.inf),
+        dict(start=np.nan),
+        dict(duration=0.0),
+        dict(duration=-2.0),
+        dict(duration=np.inf),
+        dict(duration=np.nan),
+    ],
+)
 def test_seconds_that_cannot_be(times):
     with pytest.raises(UserError, match="a start is 0 or later"):
         utterance(STAGE, TONE, **times)

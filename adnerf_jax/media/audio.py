@@ -149,7 +149,14 @@ def _resampled(
                 yield from ((out.time, out.to_ndarray()) for out in resampler.resample(None))
                 resampler = _resampler(rate, channels)
             template = properties
-            yield from ((out.time, out.to_ndarray()) for out in resampler.resample(frame))
+            try:
+                resampled = resampler.resample(frame)
+            except av.error.FFmpegError:
+                raise UserError(
+                    f"the sound of {container.name} has {frame.layout.nb_channels} channels in a layout that cannot be "
+                    f"mixed down: give it in one or two channels"
+                ) from None
+            yield from ((out.time, out.to_ndarray()) for out in resampled)
         yield from ((out.time, out.to_ndarray()) for out in resampler.resample(None))
 
 

@@ -1,5 +1,6 @@
 """What a file says of its origin: that it is synthetic, and made by which model."""
 
+import pathlib
 import struct
 import zlib
 from xml.sax.saxutils import quoteattr
@@ -20,6 +21,12 @@ class Provenance:
     """
 
     model: str
+
+    @classmethod
+    def of(cls, family: str, workdir: pathlib.Path, step: int) -> "Provenance":
+        """The origin of what the stage in a workdir renders after so many steps."""
+        name = "/".join(workdir.absolute().parts[-2:])
+        return cls(f"adnerf_jax ({family} family), {name}, step {step}")
 
     @property
     def sentence(self) -> str:

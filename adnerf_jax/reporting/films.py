@@ -7,6 +7,7 @@ import numpy as np
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.media.audio import has_sound
+from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.schema import FPS
 
@@ -27,10 +28,18 @@ class Film:
         stays on.
       every: frames of the clip from one to the next.
       sound: file whose sound runs along, from place 0 on; one without sound leaves the film silent.
+      provenance: what the film says of its origin; None: nothing.
     """
 
     def __init__(
-        self, path: pathlib.Path, width: int, height: int, times: Sequence[int], every: int, sound: pathlib.Path | None
+        self,
+        path: pathlib.Path,
+        width: int,
+        height: int,
+        times: Sequence[int],
+        every: int,
+        sound: pathlib.Path | None,
+        provenance: Provenance | None = None,
     ):
         places = film_places(times, every)
         self._holds = np.diff(places, append=places[-1] + 1)
@@ -42,6 +51,7 @@ class Film:
             FPS / every,
             sound=sound if sound is not None and _audible(sound) else None,
             sound_start=float(times[0]) / FPS,
+            tags=None if provenance is None else provenance.tags(),
         )
 
     def add(self, *images: np.ndarray) -> None:
