@@ -42,7 +42,7 @@ def adjust_landmarks(head: HeadTrack, found: Landmarks, camera: Pinhole) -> np.n
     _, points = bundle.adjust(
         seen.of_frames(keys, len(frames)), poses.take(keys), points, np.full(len(RIGID), 0.3), camera, floor
     )
-    poses, _ = bundle.follow(seen, poses, points, camera, floor)
+    poses = bundle.follow(seen, poses, points, camera, floor)
     adjusted = head.transform.copy()
     adjusted[frames] = camera_to_head(poses)
     return adjusted

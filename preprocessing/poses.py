@@ -1,6 +1,8 @@
 """Head poses of a whole clip: from landmarks, then by optical flow and bundle adjustment (paper, section 3.6)."""
 
-from collections.abc import Callable
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -18,12 +20,18 @@ ROUNDS = 2  # better poses find better correspondences; a third changes nothing
 LEAST_POINTS = 30  # that the median frame must show, or the landmarks' poses stay
 # Standard deviations in cm: of a point's depth as guessed from the mesh, of a vertex from the landmarks' mean face.
 _POINT_PRIOR, _VERTEX_PRIOR = 3.0, 0.3
+_FLOW, _LANDMARKS = 0, 1  # groups of observations
 # Least noise. Landmarks err alike in neighbouring frames and with the pose, which their scatter does not show.
 _FLOW_NOISE, _LANDMARK_NOISE = 0.05, 0.005  # px; part of the face's extent
 
 
 def refine_track(
-    head: HeadTrack, found: Landmarks, clip: Clip, head_of: Callable[[int], np.ndarray], camera: Pinhole
+    head: HeadTrack,
+    found: Landmarks,
+    clip: Clip,
+    head_of: Callable[[int], np.ndarray],
+    camera: Pinhole,
+    folder: pathlib.Path,
 ) -> tuple[HeadTrack, Facts]:
     """Improves a track by dense correspondences between the frames.
 
@@ -33,6 +41,7 @@ def refine_track(
       clip: the frames.
       head_of: gives the head's mask, bool [H, W], of a frame.
       camera: intrinsics.
+      folder: where there is room for what was seen of the points, 15 KB a frame; nothing stays.
 
     Returns:
       the track, and what the manifest says of it; the given track where the head shows too few points to follow.
@@ -50,42 +59,62 @@ def refine_track(
     points = np.concatenate([*start, shape[RIGID]])
     prior = np.repeat([_POINT_PRIOR, _VERTEX_PRIOR], [count, len(RIGID)])
     floor = np.array([_FLOW_NOISE, _LANDMARK_NOISE * np.median(extents)])
-    vertices = flow.Matches(
-        np.repeat(frames, len(RIGID)),
-        np.tile(count + np.arange(len(RIGID)), len(frames)),
-        found.points[frames][:, RIGID, :2].reshape(-1, 2).astype(np.float64),
-    )
     spread = frames[np.linspace(0, len(frames) - 1, min(KEY_FRAMES, len(frames))).round().astype(int)]
     keys = np.union1d(spread, [anchor.frame for anchor in anchors])
     for number in range(1, ROUNDS + 1):
         pictures = track(clip.pick(frames), f"optical flow {number}/{ROUNDS}", len(frames))
         matches = flow.match(pictures, anchors, points, poses, camera, extents)
-        if np.median(np.bincount(matches.frame, minlength=len(found.valid))[frames]) < LEAST_POINTS:
-            say("pose: too little of the head can be followed from frame to frame; the landmarks' poses are kept")
-            return kept
-        seen = bundle.Observations.join(matches, vertices)
-        adjusted, points = bundle.adjust(
-            seen.of_frames(keys, len(found.valid)), poses.take(keys), points, prior, camera, floor
-        )
-        poses = Poses(poses.rotation.copy(), poses.translation.copy())
-        poses.rotation[keys], poses.translation[keys] = adjusted
-        poses, missed = bundle.follow(seen, poses, points, camera, floor)
-    is_flow = seen.group == 0
-    by_motion = estimate_focal(
-        seen.take(is_flow).of_frames(keys, len(found.valid)), poses.take(keys), points, camera, floor[:1]
-    )
+        with tempfile.TemporaryFile(dir=folder) as file:
+            seen = bundle.Observations.spool(file, _with_vertices(matches, frames, found, count))
+            shown = sum(
+                np.bincount(part.frame[part.group == _FLOW], minlength=len(found.valid)) for part in seen.parts()
+            )
+            if np.median(shown[frames]) < LEAST_POINTS:
+                say("pose: too little of the head can be followed from frame to frame; the landmarks' poses are kept")
+                return kept
+            of_keys = seen.of_frames(keys, len(found.valid))
+            adjusted, points = bundle.adjust(of_keys, poses.take(keys), points, prior, camera, floor)
+            poses = Poses(poses.rotation.copy(), poses.translation.copy())
+            poses.rotation[keys], poses.translation[keys] = adjusted
+            poses = bundle.follow(seen, poses, points, camera, floor)
+            reprojection, facts = _reprojection(seen, poses, points, camera)
+    followed = of_keys.take(of_keys.group == _FLOW)
+    by_motion = estimate_focal(followed, poses.take(keys), points, camera, floor[:1])
     poses = _with_axes_of(shape[RIGID], points[count:], poses)
-    reprojection = np.full(len(head.valid), np.nan)
-    rows = seen.frame[is_flow]
-    totals, counts = (np.bincount(rows, w, len(head.valid)) for w in (missed[is_flow], None))
-    reprojection[counts > 0] = (totals / np.maximum(counts, 1))[counts > 0]
     refined = head.replace(transform=camera_to_head(poses), reprojection_px=reprojection)
-    return refined, {
-        "reprojection_px": round(float(missed[is_flow].mean()), 3),
-        "reprojection_median_px": round(float(np.median(missed[is_flow])), 3),
-        "landmark_reprojection_px": round(float(missed[~is_flow].mean()), 3),
-        "flow_points": round(float(np.median(counts[frames]))),
-        "focal_by_motion": by_motion.to_json(),
+    flow_points = round(float(np.median(shown[frames])))
+    return refined, {**facts, "flow_points": flow_points, "focal_by_motion": by_motion.to_json()}
+
+
+def _with_vertices(
+    matches: Iterable[flow.Matches], frames: np.ndarray, found: Landmarks, first: int
+) -> Iterator[tuple[int, flow.Matches]]:
+    """Each frame's matches, and after them its rigid landmarks as points from number `first` on."""
+    vertices = first + np.arange(len(RIGID))
+    for row, followed in zip(frames, matches, strict=True):
+        yield _FLOW, followed
+        yield _LANDMARKS, flow.Matches(np.full(len(RIGID), row), vertices, found.points[row, RIGID, :2])
+
+
+def _reprojection(
+    seen: bundle.Observations, poses: Poses, points: np.ndarray, camera: Pinhole
+) -> tuple[np.ndarray, Facts]:
+    """By how many px the followed points are missed in each frame, [N], NaN where there are none; and in all."""
+    frames = len(poses.rotation)
+    total, count = np.zeros((2, frames)), np.zeros((2, frames))
+    for part in seen.parts():
+        missed = bundle.missed_lengths(part, poses, points, camera)
+        for group in (_FLOW, _LANDMARKS):
+            own = part.group == group
+            total[group] += np.bincount(part.frame[own], missed[own], frames)
+            count[group] += np.bincount(part.frame[own], minlength=frames)
+    sample = seen.sample()
+    median = np.median(bundle.missed_lengths(sample, poses, points, camera)[sample.group == _FLOW])
+    mean = total.sum(1) / count.sum(1)
+    return np.where(count[_FLOW] > 0, total[_FLOW] / np.maximum(count[_FLOW], 1), np.nan), {
+        "reprojection_px": round(float(mean[_FLOW]), 3),
+        "reprojection_median_px": round(float(median), 3),
+        "landmark_reprojection_px": round(float(mean[_LANDMARKS]), 3),
     }
 
 

@@ -194,7 +194,7 @@ def track_pose(job: Job, records: Records) -> Facts:
     def head_of(i: int) -> np.ndarray:
         return face_parsing.read_parts(job.out / schema.parsing_image(i)) == face_parsing.HEAD
 
-    head, facts = refine_track(head, found, job.clip, head_of, camera)
+    head, facts = refine_track(head, found, job.clip, head_of, camera, job.out)
     _save_arrays(job.out / schema.TRACK, focal=job.focal, **dataclasses.asdict(head))
     return {"usable": int(head.valid.sum()), **facts}
 

@@ -69,7 +69,8 @@ def test_points_are_found_again_after_a_turn_and_a_change_of_light(plane):
     both = Poses(*(np.concatenate(pair) for pair in zip(start, turned, strict=True)))
     shape = CAMERA.unproject(anchor.pixels.astype(float), np.full(len(anchor.pixels), -95.0)) - start.translation
     off = both.stepped(np.array([[0.0] * 6, [0.01, -0.01, 0.01, 0.1, 0.1, 0.0]]))
-    found = flow.match([(0, first), (1, plane(turned, 0.7))], [anchor], shape, off, CAMERA, np.array([120.0, 120.0]))
+    frames = [(0, first), (1, plane(turned, 0.7))]
+    found = flow.Matches.join(*flow.match(frames, [anchor], shape, off, CAMERA, np.array([120.0, 120.0])))
     np.testing.assert_array_equal(found.pixels[found.frame == 0], anchor.pixels)
     second = found.frame == 1
     expected = CAMERA.project(turned.move(shape)[0])[found.point[second]]
@@ -83,5 +84,5 @@ def test_a_frame_turned_too_far_is_not_compared(plane):
     anchor = flow.make_anchor(0, plane(pose(0, 0, 0)), np.ones((SIZE, SIZE), bool), points, np.full((468, 3), -95.0))
     both = Poses(*(np.concatenate(p) for p in zip(pose(0, 0, 0), pose(40, 0, 0), strict=True)))
     shape = np.zeros((len(anchor.pixels), 3))
-    found = flow.match([(1, plane(pose(40, 0, 0)))], [anchor], shape, both, CAMERA, np.full(2, 120.0))
+    (found,) = flow.match([(1, plane(pose(40, 0, 0)))], [anchor], shape, both, CAMERA, np.full(2, 120.0))
     assert len(found.frame) == 0

@@ -44,5 +44,5 @@ def test_a_head_with_nothing_to_follow_keeps_the_landmarks_poses(tmp_path, turni
     head = HeadTrack(camera_to_head(turning), np.ones(6, bool), np.full(6, 0.7), np.zeros((468, 3)))
     found = Landmarks(points, np.ones(6, bool), np.zeros((6, 52), np.float32))
     clip = Clip(probe(tmp_path / "v.mp4"), 0.0, 0.24, 64, 64)
-    kept, facts = module.refine_track(head, found, clip, lambda i: np.ones((64, 64), bool), CAMERA)
+    kept, facts = module.refine_track(head, found, clip, lambda i: np.ones((64, 64), bool), CAMERA, tmp_path)
     assert kept is head and facts == {"reprojection_px": 0.7, "flow_points": 0}

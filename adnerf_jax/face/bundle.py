@@ -3,11 +3,14 @@
 Gauss-Newton with Geman and McClure's robust weights. The points are eliminated (Schur complement), so that the system
 has six unknowns a key frame; the number of key frames is bounded, which bounds time and memory for clips of any length.
 The other frames follow with the points as they are, tied over time by a smoothness term: a system of three blocks a
-frame, solved in time linear in their number.
+frame, solved in time linear in their number. All frames' observations, hundreds a frame, lie in a file and are read in
+parts.
 """
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solveh_banded
@@ -20,12 +23,18 @@ from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix
 _ITERATIONS = 12
 ROBUST = 3.0  # standard deviations of the residuals at which an observation loses three quarters of its weight
 _AT_ONCE = 100_000  # observations whose derivatives are held in memory
+_SAMPLE = 500_000  # observations that are enough to know their noise by
 _DAMPING = 1e-6
 _STILL = 1e-5  # radians and cm: where no pose moves by more, the iterations have ended
 # Accelerations a frame that the smoothness term expects. A third of what a head that speaks has: errors of points in
 # one frame are alike, so that hundreds of points count for more than they should. Three times looser, jitter is .57°
 # against .50° on a real clip and .10° against .07° on one whose truth is .05°; three times tighter, quick nods are cut.
 _TURNING, _SHIFTING = math.radians(0.1), 0.01  # radians, cm
+
+
+_RECORD = np.dtype(
+    [("frame", np.int32), ("point", np.int32), ("pixels", np.float32, 2), ("group", np.int8)], align=True
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,41 +57,68 @@ class Observations:
     def join(cls, *matches: Matches) -> "Observations":
         """Observations of several kinds, a group each."""
         group = np.repeat(np.arange(len(matches)), [len(m.frame) for m in matches])
-        return cls(*(np.concatenate(column) for column in zip(*matches, strict=True)), group)
+        return cls(*Matches.join(*matches), group)
+
+    @classmethod
+    def spool(cls, file: BinaryIO, matches: Iterable[tuple[int, Matches]]) -> "Observations":
+        """Observations in a file that is mapped into memory, where those of a long clip take none of the process's own.
+
+        Args:
+          file: empty, to be written and read; open for as long as the observations are in use.
+          matches: (their group, matches).
+        """
+        count = 0
+        for group, found in matches:
+            rows = np.zeros(len(found.frame), _RECORD)
+            rows["frame"], rows["point"], rows["pixels"], rows["group"] = *found, group
+            file.write(rows.tobytes())
+            count += len(rows)
+        file.flush()
+        rows = np.asarray(np.memmap(file, _RECORD, "r", shape=count)) if count else np.zeros(0, _RECORD)
+        return cls(*(rows[name] for name in _RECORD.names))
+
+    def __len__(self) -> int:
+        return len(self.frame)
 
     def take(self, rows: np.ndarray | slice) -> "Observations":
         """Some of them."""
         return Observations(self.frame[rows], self.point[rows], self.pixels[rows], self.group[rows])
 
+    def parts(self) -> Iterator["Observations"]:
+        """All of them, a bounded number at a time."""
+        return (self.take(slice(k, k + _AT_ONCE)) for k in range(0, len(self), _AT_ONCE))
+
+    def sample(self) -> "Observations":
+        """Evenly spaced ones, all where they are few: to know medians by."""
+        return self.take(slice(None, None, -(-len(self) // _SAMPLE) or None))
+
     def of_frames(self, frames: np.ndarray, count: int) -> "Observations":
         """Those in some of `count` frames, whose rows are numbered anew."""
         number = np.full(count, -1)
         number[frames] = np.arange(len(frames))
-        chosen = self.take(number[self.frame] >= 0)
-        return dataclasses.replace(chosen, frame=number[chosen.frame])
+        kept = [part.take(number[part.frame] >= 0) for part in self.parts()] or [self]
+        columns = ([getattr(part, field.name) for part in kept] for field in dataclasses.fields(self))
+        joined = Observations(*map(np.concatenate, columns))
+        return dataclasses.replace(joined, frame=number[joined.frame])
 
 
-def robust_weights(residual: np.ndarray, group: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights in 1/px² of residuals [M, 2], and each group's noise.
+def group_noise(length: np.ndarray, group: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """Each group's noise, [G] σ in px for each coordinate, from the median of its residuals' lengths.
 
     Args:
-      residual: px.
+      length: [M] px.
       group: int [M].
       floor: [G] px, noise that is at least assumed.
-
-    Returns:
-      [M]: (1 + (r / c)²)⁻² / σ², c = 3 σ; and [G] σ in px for each coordinate, from the median.
     """
+    # The median length of a two-dimensional Gaussian is 1.1774 σ.
+    medians = [np.median(length[group == g]) / 1.1774 if (group == g).any() else 0.0 for g in range(len(floor))]
+    return np.maximum(medians, floor)
+
+
+def robust_weights(residual: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Weights [M] in 1/px² of residuals [M, 2] px whose noise is σ [M] px: (1 + (r / c)²)⁻² / σ², c = 3 σ."""
     length = np.linalg.norm(residual, axis=-1)
-    noise = np.array(
-        [
-            # The median length of a two-dimensional Gaussian is 1.1774 σ.
-            max(np.median(length[group == g]) / 1.1774 if (group == g).any() else 0.0, floor[g])
-            for g in range(len(floor))
-        ]
-    )
-    sigma = noise[group]
-    return 1.0 / (1.0 + (length / (ROBUST * sigma)) ** 2) ** 2 / sigma**2, noise
+    return 1.0 / (1.0 + (length / (ROBUST * sigma)) ** 2) ** 2 / sigma**2
 
 
 def adjust(
@@ -113,7 +149,8 @@ def adjust(
     by_frame, by_point = _sums(observations.frame, frames), _sums(observations.point, len(points))
     for _ in range(iterations):
         moved, residual = _residuals(observations, poses, points, camera)
-        weight, _ = robust_weights(residual, observations.group, floor)
+        sigma = group_noise(np.linalg.norm(residual, axis=-1), observations.group, floor)[observations.group]
+        weight = robust_weights(residual, sigma)
         to_pose, to_point = _slopes(observations, poses, points, moved, camera)
         blocks, right = _normal_equations(by_frame, weight, to_pose, residual)
         inner, inner_right = _normal_equations(by_point, weight, to_point, residual)
@@ -139,9 +176,7 @@ def adjust(
     return poses, points
 
 
-def follow(
-    observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole, floor: np.ndarray
-) -> tuple[Poses, np.ndarray]:
+def follow(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole, floor: np.ndarray) -> Poses:
     """Poses of all frames, in order of time, given the points; smooth where the observations leave it open.
 
     Args:
@@ -150,33 +185,23 @@ def follow(
       points: [P, 3] cm in the head's frame.
       camera: intrinsics.
       floor: [G] px, noise that is at least assumed of each group.
-
-    Returns:
-      the poses, and by how much each observation is missed, [M] px.
     """
-    frames, count = len(poses.rotation), len(observations.frame)
+    frames, sample = len(poses.rotation), observations.sample()
     stiff = 1.0 / np.array([_TURNING] * 3 + [_SHIFTING] * 3) ** 2
-    parts = [observations.take(slice(k, k + _AT_ONCE)) for k in range(0, count, _AT_ONCE)]
-    by_frame = [_sums(part.frame, frames) for part in parts]
-
-    def missed() -> np.ndarray:
-        return np.concatenate([_residuals(part, poses, points, camera)[1] for part in parts])
-
     for _ in range(_ITERATIONS):
-        residual = missed()
-        weight, _ = robust_weights(residual, observations.group, floor)
+        noise = group_noise(missed_lengths(sample, poses, points, camera), sample.group, floor)
         matrix, vector = np.zeros((frames, 6, 6)), np.zeros((frames, 6))
-        for k, part in enumerate(parts):
-            rows = slice(k * _AT_ONCE, (k + 1) * _AT_ONCE)
-            moved, _ = _residuals(part, poses, points, camera)
+        for part in observations.parts():
+            moved, residual = _residuals(part, poses, points, camera)
             slope, _ = _slopes(part, poses, points, moved, camera)
-            more = _normal_equations(by_frame[k], weight[rows], slope, residual[rows])
+            weight = robust_weights(residual, noise[part.group])
+            more = _normal_equations(_sums(part.frame, frames), weight, slope, residual)
             matrix, vector = matrix + more[0], vector + more[1]
         step = -_solve_smooth(matrix, vector, acceleration(poses), stiff)
         poses = poses.stepped(step)
         if np.abs(step).max() < _STILL:
             break
-    return poses, np.linalg.norm(missed(), axis=-1)
+    return poses
 
 
 def _sums(row: np.ndarray, count: int) -> csr_array:
@@ -208,9 +233,10 @@ def acceleration(poses: Poses) -> np.ndarray:
     return np.hstack([np.diff(turn, axis=0), np.diff(poses.translation, n=2, axis=0)])
 
 
-def missed_by(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole) -> np.ndarray:
-    """By how much points [P, 3] cm in these poses miss where they were seen: [M, 2] px."""
-    return _residuals(observations, poses, points, camera)[1]
+def missed_lengths(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole) -> np.ndarray:
+    """By how much points [P, 3] cm in these poses miss where they were seen: [M] px."""
+    missed = [np.linalg.norm(_residuals(part, poses, points, camera)[1], axis=-1) for part in observations.parts()]
+    return np.concatenate([np.zeros(0), *missed])
 
 
 def _residuals(

@@ -6,7 +6,7 @@ what is left. Whenever the head comes back to a pose, it meets the same points a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -53,12 +53,17 @@ class Matches(NamedTuple):
     Attributes:
       frame: int [M], row of the frame.
       point: int [M], number of the point.
-      pixels: float64 [M, 2].
+      pixels: float32 [M, 2].
     """
 
     frame: np.ndarray
     point: np.ndarray
     pixels: np.ndarray
+
+    @classmethod
+    def join(cls, *matches: "Matches") -> "Matches":
+        """Those of several, one after the other."""
+        return cls(*(np.concatenate(column) for column in zip(*matches, strict=True)))
 
 
 def choose_anchors(rotation: np.ndarray, count: int = ANCHORS) -> np.ndarray:
@@ -152,8 +157,8 @@ def match(
     poses: Poses,
     camera: Pinhole,
     extents: np.ndarray,
-) -> Matches:
-    """Finds the anchors' points in frames.
+) -> Iterator[Matches]:
+    """Finds the anchors' points in frames, one frame after the other.
 
     Args:
       frames: (row of the pose, uint8 RGB [H, W, 3]).
@@ -165,23 +170,22 @@ def match(
     """
     turns = turn_between(poses.rotation, poses.rotation[[a.frame for a in anchors]])
     starts = np.cumsum([0, *(len(a.pixels) for a in anchors)])
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    none = Matches(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2), np.float32))
     for row, rgb in frames:
         picture = even_contrast(rgb, extents[row])
+        found = [none]
         for k in np.argsort(turns[row])[:ANCHORS_PER_FRAME]:
             anchor = anchors[k]
             if turns[row, k] > _WIDEST_TURN or len(anchor.pixels) < 3:
                 continue
             numbers = np.arange(starts[k], starts[k + 1])
             if anchor.frame == row:
-                found.append((np.full(len(numbers), row), numbers, anchor.pixels.astype(np.float64)))
+                found.append(Matches(np.full(len(numbers), row), numbers, anchor.pixels))
                 continue
             expected = camera.project(poses.take([row]).move(points[numbers])[0])
             seen, good = _flow(anchor, picture, expected, extents[row])
-            found.append((np.full(good.sum(), row), numbers[good], seen[good].astype(np.float64)))
-    if not found:
-        return Matches(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2)))
-    return Matches(*(np.concatenate(column) for column in zip(*found, strict=True)))
+            found.append(Matches(np.full(good.sum(), row), numbers[good], seen[good]))
+        yield Matches.join(*found)
 
 
 def _flow(anchor: Anchor, picture: np.ndarray, expected: np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:

@@ -71,10 +71,9 @@ def estimate_focal(
     """
     rows = np.linspace(0, len(poses.rotation) - 1, min(_FRAMES, len(poses.rotation))).round().astype(int)
     seen, poses = seen.of_frames(rows, len(poses.rotation)), poses.take(rows)
-    missed = bundle.missed_by(seen, poses, points, camera)
-    _, noise = bundle.robust_weights(missed, seen.group, floor)
-    noise = noise * _NOISE_MARGIN
-    fits = np.linalg.norm(missed, axis=-1) < bundle.ROBUST * noise[seen.group]
+    missed = bundle.missed_lengths(seen, poses, points, camera)
+    noise = bundle.group_noise(missed, seen.group, floor) * _NOISE_MARGIN
+    fits = missed < bundle.ROBUST * noise[seen.group]
     sightings = np.bincount(seen.point, minlength=len(points))
     share = np.bincount(seen.point, fits, len(points)) / np.maximum(sightings, 1)
     rigid = (share >= _RIGID_SHARE) & (sightings >= _LEAST_SIGHTINGS)
@@ -108,7 +107,7 @@ def _costs(
             now = Poses(now.rotation, now.translation * [1, 1, before / _INVERSES[k]])
             before, there = _INVERSES[k], camera._replace(focal=camera.focal / _INVERSES[k])
             now, shape = bundle.adjust(seen, now, shape, prior, there, noise, _ITERATIONS)
-            length = np.linalg.norm(bundle.missed_by(seen, now, shape, there), axis=-1) / noise[seen.group]
+            length = bundle.missed_lengths(seen, now, shape, there) / noise[seen.group]
             cost = length**2 / (1 + (length / bundle.ROBUST) ** 2)  # Geman and McClure's
             costs[k] = np.bincount(stretch, cost, _STRETCHES)
     return costs
