@@ -8,6 +8,7 @@ Input is 16-bit little-endian PCM, 16 kHz, mono. Output is an mp4 that can be wa
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from adnerf_jax.progress import exit_status, say
 from adnerf_jax.schema import FPS
 
 _CHUNK = 640 * 2  # bytes that are waited for: one frame of sound
+_LOOKED_AT = 50  # frames, after which it is known whether they are made as fast as they last
 
 
 def main(argv: Sequence[str], source: BinaryIO | None = None, sink: BinaryIO | None = None) -> int:
@@ -53,22 +55,54 @@ def stream(workdir: str, form: str, look: dict[str, str], source: BinaryIO, sink
 
     if look.get("background") == "none":
         raise UserError("a live stream has no transparency: give a background")
-    avatar = Avatar.load(workdir)
-    frames = avatar.stream(pcm_chunks(source), keep_sound=form == "mp4", **look)
+    avatar, pace = Avatar.load(workdir), Pace()
+    frames = avatar.stream(pace.waited_for(pcm_chunks(source)), keep_sound=form == "mp4", **look)
     say(f"{frames.width}x{frames.height} at {FPS:g} frames a second, {avatar.look_ahead:.2f} s behind the sound")
     try:
         if form == "raw":
-            for frame in frames:
+            for frame in pace.watched(frames):
                 sink.write(frame.tobytes())
                 sink.flush()
             return
         tags = avatar.provenance.tags()
         with VideoWriter(sink, frames.width, frames.height, FPS, sound=frames.said.sound, tags=tags) as writer:
-            for frame in frames:
+            for frame in pace.watched(frames):
                 writer.write(frame)
                 sink.flush()
     except BrokenPipeError:
         say("nobody watches any more")
+
+
+class Pace:
+    """Says once that frames take longer to make than they last, so that the picture falls behind the sound."""
+
+    def __init__(self):
+        self._waited = 0.0
+
+    def waited_for(self, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The chunks; the time until they come is not the machine's."""
+        while True:
+            start = time.monotonic()
+            chunk = next(chunks, None)
+            self._waited += time.monotonic() - start
+            if chunk is None:
+                return
+            yield chunk
+
+    def watched(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The frames, with what happens to them."""
+        begun = 0.0
+        for i, frame in enumerate(frames):
+            if i == _LOOKED_AT:  # the first ones compile
+                begun = time.monotonic() - self._waited
+            elif i == 2 * _LOOKED_AT:
+                each = (time.monotonic() - self._waited - begun) / _LOOKED_AT
+                if each * FPS > 1:
+                    say(
+                        f"warning: a frame takes {each:.3f} s to make and lasts {1 / FPS:g} s, so the picture falls "
+                        f"behind: give a smaller --size"
+                    )
+            yield frame
 
 
 def pcm_chunks(source: BinaryIO) -> Iterator[np.ndarray]:

@@ -1,60 +1,55 @@
-"""Long speech: a live stream for an hour, or minutes into an mp4; memory must stay flat, sound and picture together.
+"""Long speech: live for an hour, or minutes of it into an mp4 by a command that is killed twice; memory must stay flat.
 
-    python -m benchmarks.long_render --workdir W/torso --minutes 60 --live
+    python -m benchmarks.long_render --workdir W/torso --minutes 60 --size 64 --live
     python -m benchmarks.long_render --workdir W/torso --minutes 10 --size 128 --out long.mp4
 
-prints a line for each tenth of the speech: milliseconds a frame (of them for the speech features) and the process's
-memory; for a file then the seconds at which its picture and its sound end. The speech is noise that comes and goes.
+prints a line for each tenth of the speech: milliseconds a frame and the process's anonymous memory. Live, then what a
+frame's way from sound to picture is made of. For a file, `--mode=render` is killed when half the frames are there,
+begun again and killed while it joins all of them, and begun once more; printed are how many of some kept frames differ
+from those of a run without a kill, and when picture and sound end. The speech is noise that comes and goes.
 """
 
 import argparse
+import os
 import pathlib
-import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import av
 import numpy as np
 
-from adnerf_jax import Avatar
-from adnerf_jax.avatar import Rendering
+from adnerf_jax import Avatar, speech
+from adnerf_jax.errors import UserError
 from adnerf_jax.media.audio import write_wav
-from adnerf_jax.output import write_output
+from adnerf_jax.media.formats import LIVE_MP4
+from adnerf_jax.media.image import read_image
+from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.schema import FPS
-from adnerf_jax.speech import SAMPLE_RATE, SAMPLES_PER_FRAME
+from adnerf_jax.shards import kept_frame
+from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
+
+_LOOK = 0.1  # seconds between two looks at a process
+_COMPARED = 10  # every so many frames
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a torso")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--size", help="of the picture; by default as learned")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--live", action="store_true", help="stream, and keep nothing")
     how.add_argument("--out", type=pathlib.Path, help="write a video")
     arguments = parser.parse_args()
-    avatar = Avatar.load(arguments.workdir)
     frames = round(arguments.minutes * 60 * FPS)
-    print("| minutes | ms a frame | of them speech features | resident MiB |\n|---|---|---|---|")
     if arguments.live:
-        for _ in reported(avatar.stream(babble(frames), size=arguments.size), frames):
-            pass
-        return
-    sound = arguments.out.with_suffix(".wav")
-    write_wav(sound, np.concatenate(list(babble(frames))), SAMPLE_RATE)
-    rendering = avatar.render(sound, size=arguments.size)
-    write_output(
-        arguments.out,
-        reported(rendering, frames),
-        rendering.width,
-        rendering.height,
-        alpha=False,
-        said=rendering.said,
-        provenance=avatar.provenance,
-    )
-    with av.open(str(arguments.out)) as container:
-        ends = [float(((s.start_time or 0) + s.duration) * s.time_base) for s in container.streams]
-    print(f"picture ends at {ends[0]:.3f} s, sound at {ends[1]:.3f} s")
+        live(arguments.workdir, frames, arguments.size)
+    else:
+        killed(arguments.workdir, frames, arguments.size, arguments.out)
+    rate = matrix_rate()
+    print(f"{rate:.0f} GFLOP/s; scaled to {REFERENCE_GFLOPS:g}: times {rate / REFERENCE_GFLOPS:.2f}")
 
 
 def babble(frames: int) -> Iterator[np.ndarray]:
@@ -62,22 +57,111 @@ def babble(frames: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(0)
     for i in range(frames):
         loudness = 0.05 * (1.0 + np.sin(0.9 * i)) * (i % 60 < 45)
-        yield (loudness * rng.standard_normal(SAMPLES_PER_FRAME)).astype(np.float32)
+        yield (loudness * rng.standard_normal(speech.SAMPLES_PER_FRAME)).astype(np.float32)
 
 
-def reported(rendering: Rendering, frames: int) -> Iterator[np.ndarray]:
-    """The frames, with a line after each tenth of them."""
+def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
+    """Streams into an mp4 that nobody keeps, and prints the tables."""
+    avatar = Avatar.load(workdir)
+    stream = avatar.stream(babble(frames), keep_sound=True, size=size)
     listening = Stopwatch()
-    said = rendering.said
-    rendering.said = said.replace(audio=lambda: listening.over(said.audio()))
+    said = stream.said
+    stream.said = said.replace(audio=lambda: listening.over(said.audio()))
+    seconds = []  # of speech features, picture and encoding
+    print("| minutes | speech features, ms a frame | picture | encoding | anonymous MiB |\n|---|---|---|---|---|")
+    with (
+        open(os.devnull, "wb") as sink,
+        VideoWriter(sink, stream.width, stream.height, FPS, sound=said.sound) as writer,
+    ):
+        for _ in range(10):
+            tenth = []
+            for _ in range(frames // 10):
+                start = time.monotonic()
+                frame = next(stream)
+                made = time.monotonic()
+                writer.write(frame)
+                heard = listening.taken()
+                tenth.append((heard, made - start - heard, time.monotonic() - made))
+            seconds.append(tenth)
+            speech_ms, picture_ms, encoding_ms = 1000 * np.mean(tenth, axis=0)
+            minutes = writer.frames / FPS / 60
+            print(
+                f"| {minutes:.1f} | {speech_ms:.2f} | {picture_ms:.2f} | {encoding_ms:.2f} | {anonymous_mib():.0f} |",
+                flush=True,
+            )
+    steady = np.concatenate(seconds[1:])  # the first tenth compiles
+    worst, mean = 1000 * np.percentile(steady, 99.9, axis=0), 1000 * steady.mean(0)
+    encoder = speech.get_encoder(avatar.stage.person.speech)
+    print("\n| from sound to picture | ms |\n|---|---|")
+    for what, value in (
+        ("sound of the later frames that a frame is smoothed with", 1000 * speech.FRAMES_AFTER / FPS),
+        ("sound of the later half of a window", 1000 * (speech.WINDOW // 2 - 1) / speech.RATE),
+        ("sound until a chunk of features is full, at most", 1000 * speech.CHUNK / speech.RATE),
+        ("sound after a chunk that its features need", 1000 * encoder.right_seconds),
+        ("together: `look_ahead`", 1000 * avatar.look_ahead),
+    ):
+        print(f"| {what} | {value:.0f} |")
+    print(f"| features of a chunk: the slowest of 1,000 frames | {worst[0]:.0f} |")
+    print(f"| picture: mean (slowest of 1,000) | {mean[1]:.1f} ({worst[1]:.0f}) |")
+    print(f"| encoding: mean (slowest of 1,000) | {mean[2]:.1f} ({worst[2]:.0f}) |")
+    print(f"| until a fragment of the mp4 leaves, at most | {1000 * int(LIVE_MP4.options['g']) / FPS:.0f} |")
+
+
+def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Path) -> None:
+    """Renders a file with two kills on the way, and prints what came of it.
+
+    Raises:
+      UserError: a run ended before it could be killed, or failed.
+    """
+    look = {} if size is None else {"size": size}
+    sound, folder = out.with_suffix(".wav"), out.with_name(out.name + ".frames")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(sound, np.concatenate(list(babble(frames))), speech.SAMPLE_RATE)
+    settings = {"audio": sound, "out": out, **look}
+    command = [sys.executable, "run.py", "--mode=render", "--config=configs/torso.py", f"--workdir={workdir}"]
+    command += [f"--config.render.{name}={value}" for name, value in settings.items()]
+    print("| minutes | ms a frame | anonymous MiB |\n|---|---|---|")
+    for stop in (frames // 2, frames):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        watch(process, folder, frames, stop)
+        if process.poll() is not None:
+            raise UserError(f"{' '.join(command)} ended with {process.returncode} before it could be killed")
+        process.kill()
+        process.wait()
+        print(f"killed with {count(folder)} of {frames} frames kept", flush=True)
+    rendering = Avatar.load(workdir).render(sound, **look)
+    picked = rendering.picked(lambda i: i % _COMPARED == 0)
+    differ = [not np.array_equal(frame, read_image(kept_frame(folder, i))) for i, frame in picked]
+    print(f"{len(differ)} of the kept frames compared with those of a run without a kill: {sum(differ)} differ")
+    subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
+    with av.open(str(out)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        ends = [float(((s.start_time or 0) + s.duration) * s.time_base) for s in (video, audio)]
+        shown = video.frames
+    print(f"{out}: {shown} frames; picture ends at {ends[0]:.3f} s, sound at {ends[1]:.3f} s")
+
+
+def watch(process: subprocess.Popen, folder: pathlib.Path, frames: int, stop: int) -> None:
+    """Waits until so many frames are kept or the process ends, with a line for each tenth of all frames."""
+    there = begun = count(folder)
     tenth, since = max(frames // 10, 1), time.monotonic()
-    for i, (_, frame) in enumerate(rendering.picked(lambda _: True), 1):
-        yield frame
-        if i % tenth == 0:
+    while process.poll() is None and there < stop:
+        time.sleep(_LOOK)
+        there = count(folder)
+        if there // tenth > begun // tenth:
             now = time.monotonic()
-            each, heard = 1000 * (now - since) / tenth, 1000 * listening.taken() / tenth
-            print(f"| {i / FPS / 60:.1f} | {each:.1f} | {heard:.1f} | {resident():.0f} |", flush=True)
-            since = now
+            each = 1000 * (now - since) / (there - begun)
+            print(f"| {there / FPS / 60:.1f} | {each:.1f} | {anonymous_mib(process.pid):.0f} |", flush=True)
+            begun, since = there, now
+
+
+def count(folder: pathlib.Path) -> int:
+    """Frames kept in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.name[0].isdigit() for entry in entries)
+    except FileNotFoundError:
+        return 0
 
 
 class Stopwatch:
@@ -100,12 +184,6 @@ class Stopwatch:
         """Seconds since it was last asked."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
-
-
-def resident() -> float:
-    """MiB of memory that the process holds now."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 if __name__ == "__main__":

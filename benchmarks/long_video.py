@@ -17,7 +17,7 @@ import numpy as np
 from adnerf_jax import schema
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, probe, read_frames
-from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
+from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
 
 _RATE = 16000
 _EVERY = 0.2  # seconds between two looks at the process
@@ -43,18 +43,13 @@ def prepare_watched(video: pathlib.Path, out: pathlib.Path, parsing: str) -> flo
     """
     command = [sys.executable, "-m", "preprocessing", f"--video={video}", f"--out={out}", f"--parsing={parsing}"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    peak = 0
+    sizes = []
     while process.poll() is None:
-        try:
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            break
-        sizes = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]
-        peak = max([peak, *sizes])
+        sizes.append(anonymous_mib(process.pid))
         time.sleep(_EVERY)
     if process.wait():
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return peak / 1024
+    return float(np.nanmax(sizes))
 
 
 def main() -> None:

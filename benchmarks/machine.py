@@ -1,5 +1,6 @@
 """How fast this machine is, so that seconds measured on one can be compared with seconds on another."""
 
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,3 +52,12 @@ def gather_rate(table: int = 2**15, count: int = 2**20) -> float:
     # Eight rows are added up for each result, as the corners of a cell are.
     gather = jax.jit(lambda values, rows: sum(jnp.take(values, rows[i], axis=0, mode="clip") for i in range(8)))
     return count / best_seconds(lambda: gather(values, rows.reshape(8, -1)), 20)
+
+
+def anonymous_mib(process: int | str = "self") -> float:
+    """MiB of memory that a process holds now and no file backs (`RssAnon`, Linux); NaN where it has ended."""
+    try:
+        lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), float("nan"))

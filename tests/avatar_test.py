@@ -2,6 +2,7 @@
 
 import io
 import struct
+import types
 
 import av
 import numpy as np
@@ -222,6 +223,23 @@ def test_a_microphone_is_piped_in(avatar, trained, tmp_path, capsys, form):
     frames = list(read_frames(tmp_path / "live.mp4"))
     assert len(frames) == 8 and probe(tmp_path / "live.mp4").has_audio
     assert np.abs(frames[3].astype(int) - expected[3]).mean() < 12  # a lossy codec, few pixels
+
+
+@pytest.mark.parametrize(("making", "waiting", "warnings"), [(0.05, 0.0, 1), (0.03, 0.0, 0), (0.03, 0.2, 0)])
+def test_a_picture_that_falls_behind_is_told_once(monkeypatch, capsys, making, waiting, warnings):
+    now = 0.0
+    monkeypatch.setattr(stream_demo, "time", types.SimpleNamespace(monotonic=lambda: now))
+
+    def chunks():
+        nonlocal now
+        for _ in range(300):
+            now += waiting
+            yield np.zeros(640, np.int16)
+
+    pace = stream_demo.Pace()
+    for _ in pace.watched(pace.waited_for(chunks())):
+        now += making
+    assert capsys.readouterr().err.count("warning: a frame takes 0.050 s to make and lasts 0.04 s") == warnings
 
 
 def test_mistakes_of_the_demo_are_one_line(trained, tmp_path, capsys):
