@@ -174,7 +174,7 @@ def _fast(config: ConfigDict) -> None:
     config.train.micro_batches = 1
     config.render.chunk = 4096
     if config.stage == "head":
-        config.train.steps = 2400
+        config.train.steps = 2600
         config.train.rays = 1024
         config.train.frames_per_step = 8
         config.train.regions = ConfigDict({"head": 0.45, "face": 0.2, "mouth": 0.3, "frame": 0.05})

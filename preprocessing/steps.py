@@ -6,7 +6,6 @@ A step is given the job and the records of the steps before it, and returns what
 import collections
 import concurrent.futures
 import dataclasses
-import io
 import math
 import pathlib
 import zipfile
@@ -336,6 +335,5 @@ def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _save_arrays(path: pathlib.Path, array: np.ndarray | None = None, **arrays: Any) -> None:
     """Writes an `.npy` of one array or an `.npz` of several, atomically."""
-    buffer = io.BytesIO()
-    np.save(buffer, array) if array is not None else np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array) if array is not None else np.savez(file, **arrays)

@@ -47,7 +47,7 @@ class TestFigures:
         assert [folder.name for folder in last.values()] == ["torso", "torso", "head"]
         assert trained[3][2] == (family, "expression")
         # As many rays for one field as for two; what is fast as it is configured.
-        assert [count for _, count, _ in trained] == ([800] * 4 + [1600] if steps else [2400, 600, 2400, 600, 2400])
+        assert [count for _, count, _ in trained] == ([800] * 4 + [1600] if steps else [2600, 600, 2600, 600, 2600])
 
     def test_no_face_in_the_truth(self, trained, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(paper_figures, "compared", lambda *_: {"a": trained.torso})
