@@ -41,7 +41,8 @@ def frames_to_judge(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split,
     split = held_out.take(slice(None, None, config.eval.every))
     if not len(split):
         raise UserError(f"{config.data} has no held-out frames to evaluate on: the clip is too short")
-    return trained_on, split, f"{len(split)} {described}, every {config.eval.every}"
+    thinned = f", one in {config.eval.every}" if config.eval.every > 1 else ""
+    return trained_on, split, f"{len(split)} {described}{thinned}"
 
 
 def known_sound(dataset: Dataset, trained_on: Split) -> Sound | None:

@@ -160,7 +160,7 @@ def judged(tmp_path):
     digest = hashlib.sha256()
     for image, parts in zip(frames.images, frames.parts, strict=True):
         digest.update(truth_bytes(image, parts))
-    text = "2 held-out frames, the last 1/11 of the clip, every 1"
+    text = "2 held-out frames, the last 1/11 of the clip"
     protocol = described(text, 1, dataset, digest.hexdigest(), "none", None, {}, {})
     folder = stage(tmp_path / "ours", 30.0, count=tiny.VAL, **(protocol | {"measures": {"psnr": "dB"}}))
     config = tiny.config("torso", data)

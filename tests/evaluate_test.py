@@ -61,7 +61,7 @@ def test_what_an_evaluation_writes(trained):
     assert result["model"] == {"family": "fast", "stage": "torso", "subject": "person", "step": 40}
     assert result["versions"]["jax"] == jax.__version__
     protocol = result["protocol"]
-    assert protocol["frames"] == "2 held-out frames, the last 1/11 of the clip, every 1"
+    assert protocol["frames"] == "2 held-out frames, the last 1/11 of the clip"
     assert list(protocol["measures"]) == ["psnr", "psnr_face", "ssim", "seam_error"]
     left_out = {"ms_ssim", "lpips_alex", "lpips_vgg", "faces", "sync_confidence", "au_error", "cross"}
     assert set(protocol["left_out"]) == left_out

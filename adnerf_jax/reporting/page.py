@@ -25,8 +25,8 @@ svg{max-width:36rem}
 svg text{font:13px system-ui,sans-serif;fill:#39434f}svg text.title{font-size:14px;font-weight:600;fill:#1c2430}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:.6rem 1.2rem}
 details{margin:.6rem 0}summary{cursor:pointer}dt{font-weight:600;font-size:.9rem}dd{margin:0 0 .4rem}
-@media print{body{max-width:none;padding:0;font-size:10pt}.wide{overflow:visible}video{display:none}
-h2{break-after:avoid}th,td{padding:.15rem .4rem}.grid{grid-template-columns:1fr 1fr}}
+@media print{body{max-width:none;padding:0;font-size:10pt}.wide{overflow:visible}section:has(video){display:none}
+h2,h3{break-after:avoid}tr{break-inside:avoid}th,td{padding:.15rem .4rem}.grid{grid-template-columns:1fr 1fr}}
 """
 
 
