@@ -16,7 +16,7 @@ import numpy as np
 
 from adnerf_jax.datasets import Dataset, Frames, decode_frame, frame_files
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import cache_folder, read_json, sha256_of, write_json
+from adnerf_jax.files import cache_folder, part_of, read_json, sha256_of, write_json
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.schema import BACKGROUNDS, Split, first_of
 
@@ -42,7 +42,9 @@ def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
     folder = _folder(dataset, split)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stamp = _stamp(dataset, split)
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_suffix(".lock")) as held:
+        if held:
+            _sweep(folder)
         info = _usable(folder, stamp)
         if info is None:
             info = _build(dataset, split, folder, stamp)
@@ -62,8 +64,8 @@ def _folder(dataset: Dataset, split: Split) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Held by one process at a time, also over a network where the file system can.
+def _locked(path: pathlib.Path) -> Iterator[bool]:
+    """Held by one process at a time, also over a network; yields False where the file system has no locks.
 
     Raises:
       UserError: a link stands there, as a hostile dataset could bring one.
@@ -75,9 +77,17 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
             raise
         raise UserError(f"{path} is a link, which no run made: delete it") from None
     with os.fdopen(descriptor, "r+") as file:
+        held = False
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            held = True
+        yield held
+
+
+def _sweep(folder: pathlib.Path) -> None:
+    """Removes what builds of this folder that were killed have left; while its lock is held none is going on."""
+    for left in folder.parent.glob(f"*{folder.name}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _sources(dataset: Dataset, split: Split) -> Iterator[pathlib.Path]:
@@ -114,7 +124,7 @@ def _usable(folder: pathlib.Path, stamp: str) -> dict[str, str] | None:
 
 def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> dict[str, str]:
     """Decodes all frames into a new folder that takes the place of the old one when it is whole."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    temporary = part_of(folder)
     sources = hashlib.sha256()
     camera = dataset.camera
     shape = (len(split), camera.height, camera.width, _CHANNELS)

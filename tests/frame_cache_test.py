@@ -84,6 +84,19 @@ def test_a_damaged_cache_is_made_again(data, how):
     assert same == digest
 
 
+def test_what_killed_builds_left_is_removed(data):
+    read(data)
+    name = next((data / ".frames").glob("*.lock")).stem
+    left = [data / ".frames" / f"{name}.1.part", data / ".frames" / f".{name}.0a1b2c3d.part"]
+    for folder in left:
+        folder.mkdir()
+        (folder / "frames.npy").write_bytes(b"half")
+    other = data / ".frames/.other.0a1b2c3d.part"
+    other.mkdir()
+    read(data)
+    assert other.exists() and not any(folder.exists() for folder in left)
+
+
 def test_without_room_there_is_an_error_and_nothing_is_left(data):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
