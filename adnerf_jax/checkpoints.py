@@ -258,12 +258,13 @@ def description(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
 
 
 def _steps(workdir: str | pathlib.Path) -> list[int]:
-    """Finished checkpoints, newest first; by their names alone, so that damage is met when one is read."""
+    """Finished checkpoints that process 0 sees, newest first.
+
+    By their names alone, so that damage is met when one is read.
+    """
     folder = directory(workdir)
-    # Listed when no process can be writing the first one yet.
-    if not processes.all_agree(folder.is_dir()):
-        return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
+    there = folder.iterdir() if folder.is_dir() else ()
+    return processes.as_main(sorted((int(p.name) for p in there if p.is_dir() and p.name.isdecimal()), reverse=True))
 
 
 def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_aside: bool = False) -> T:
