@@ -271,8 +271,10 @@ def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_asid
     """What `load` makes of the newest checkpoint that it can read.
 
     Raises:
-      UserError: there is none, `load` says so, or the machine refuses to read it, which is no damage.
+      UserError: there is none, `load` says so, hosts are not joined, or the machine refuses to
+        read it, which is no damage.
     """
+    processes.check_joined()
     _expect_damage()
     steps = _steps(workdir)
     if not steps:

@@ -146,6 +146,15 @@ def alone() -> bool:
     return jax.process_count() == 1 or distributed.global_state.client is None
 
 
+def check_joined() -> None:
+    """Raises UserError where JAX shows other hosts that were not joined: Orbax reads nothing there."""
+    if alone() and jax.process_count() > 1:
+        raise UserError(
+            f"JAX counts {jax.process_count()} hosts of a TPU slice, which only a training joins: give each host "
+            f"its own chips, as by TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 for four of them"
+        )
+
+
 def as_main(value: T) -> T:
     """Process 0's `value`, of JSON, in all processes: on a network file system not all may see the same."""
     if alone():

@@ -117,6 +117,8 @@ def test_hosts_of_a_pod_that_have_not_joined_wait_for_nobody(monkeypatch):
     assert processes.all_agree(True) and not processes.all_agree(False) and processes.as_main([7]) == [7]
     processes.wait_for_all("here")
     assert sharding.make_mesh().size == len(processes.jax.local_devices())
+    with pytest.raises(UserError, match="counts 2 hosts .* give each host its own chips"):
+        processes.check_joined()
 
 
 def test_the_own_number():
