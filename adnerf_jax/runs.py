@@ -88,13 +88,15 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
     try:
         return ConfigDict(saved).lock()
     except ValueError as error:  # names with dots
-        raise UserError(f"{path} is no configuration of a stage ({error}): bring it back, or train again") from None
+        raise UserError(
+            f"{path} is no configuration of a stage ({_told(error)}): bring it back, or train again"
+        ) from None
 
 
 def _check_types(values: Mapping[str, Any], schema: ConfigDict, where: str) -> None:
     """Raises UserError for the first value of another type than the schema has; `where` begins its message."""
     for key, value, wanted in _mistyped(values, schema):
-        raise UserError(f"{where}{key} is {_told(repr(value))}, but it must be {wanted}: set it right")
+        raise UserError(f"{where}{_told(key)} is {_told(repr(value))}, but it must be {wanted}: set it right")
 
 
 def _mistyped(values: Mapping[str, Any], schema: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
