@@ -130,7 +130,10 @@ def _dispatch(command: Command) -> None:
         with processes.together():
             _train(config, workdir, home, command.dry_run)
         return
+    from adnerf_jax.train import check_model
+
     config = apply_overrides(load_config(workdir), config, command.overrides, workdir)
+    check_model(config)
     if mode == "eval":
         from adnerf_jax.evaluate import evaluate
 

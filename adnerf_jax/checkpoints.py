@@ -1,5 +1,6 @@
 """The only file that imports Orbax: a stage's state on disk, whole or not at all."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -24,6 +25,13 @@ from adnerf_jax.types import Scene
 
 T = TypeVar("T")
 _PARTS = ("params", "opt_state", "frozen", "scene")
+# Failures of the machine that say nothing about the files.
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "let this user read its files"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise `ulimit -n`"),
+    errno.ENOMEM: "free some memory",
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk, or mount the network storage anew"),
+}
 _policies = ocp.training.preservation_policies
 # Orbax logs each failure with its traceback; what the user can do about it is said here.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -250,49 +258,76 @@ def description(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
 
 
 def _steps(workdir: str | pathlib.Path) -> list[int]:
-    """Finished checkpoints, newest first; by their names alone, so that damage is met when one is read."""
+    """Finished checkpoints that process 0 sees, newest first.
+
+    By their names alone, so that damage is met when one is read.
+    """
     folder = directory(workdir)
-    # Listed when no process can be writing the first one yet.
-    if not processes.all_agree(folder.is_dir()):
-        return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
+    there = folder.iterdir() if folder.is_dir() else ()
+    return processes.as_main(sorted((int(p.name) for p in there if p.is_dir() and p.name.isdecimal()), reverse=True))
 
 
 def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_aside: bool = False) -> T:
     """What `load` makes of the newest checkpoint that it can read.
 
     Raises:
-      UserError: there is none, or `load` says so.
+      UserError: there is none, `load` says so, hosts are not joined, or the machine refuses to
+        read it, which is no damage.
     """
+    processes.check_joined()
     _expect_damage()
     steps = _steps(workdir)
     if not steps:
         raise UserError(f"no checkpoint of {what} in {workdir}: train it first, or give the folder of a trained one")
     damage = []
     for step in steps:
-        result, reason = None, None
+        result, reason, remedy = None, None, None
+        folder = directory(workdir) / str(step)
         try:
-            result = load(directory(workdir) / str(step), step)
+            result = load(folder, step)
         except UserError:
             raise
         except Exception as error:  # whatever JSON, zarr and Orbax make of a damaged file
-            reason = _one_line(error)
+            reason, remedy = _refusal(error, folder) or (_one_line(error), None)
         if processes.all_agree(reason is None):
             break
+        if not processes.all_agree(remedy is None):
+            raise UserError(
+                f"the checkpoint of step {step} in {workdir} cannot be read, which need not be damage "
+                f"({reason or 'another process says why'}): {remedy or 'do what that one says'}, and run the same "
+                f"command again"
+            )
         damage.append((step, reason or "another process cannot read it"))
         say(
-            f"the checkpoint of step {step} in {workdir} is damaged ({damage[-1][1]})"
-            + ("; the one before is taken" if step != steps[-1] else "")
+            f"the checkpoint of step {step} in {workdir} is damaged ({damage[-1][1]}): "
+            + ("" if set_aside else f"move {folder} away; ")
+            + (f"the one of step {steps[len(damage)]} is taken" if step != steps[-1] else "there is none before it")
         )
     else:
         step, reason = damage[0]
         raise UserError(
-            f"no checkpoint of {what} in {workdir} can be read (step {step}: {reason}): delete that folder and train "
-            f"it again"
+            f"no checkpoint of {what} in {workdir} can be read (step {step}: {reason}): move that folder away, and "
+            f"train it again"
         )
     if set_aside and damage:
         _set_aside(pathlib.Path(workdir), [step for step, _ in damage])
     return result
+
+
+def _refusal(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None:
+    """What failed and what to do where a checkpoint could not be read for another reason than damage; else None."""
+    if not folder.is_dir():
+        return f"{folder} is not there any more", "let all processes see the same storage, and nothing be deleted there"
+    at: BaseException | None = error
+    while at is not None:  # Orbax hides what happened behind its own errors
+        if isinstance(at, (MemoryError, jax.errors.JaxRuntimeError)):
+            return _one_line(at), "free some memory of the machine and its devices"
+        for code, remedy in _REMEDIES.items():
+            # TensorStore gives the system's words without its number.
+            if getattr(at, "errno", None) == code or f": {os.strerror(code)}" in str(at):
+                return os.strerror(code), remedy
+        at = at.__cause__ or at.__context__
+    return None
 
 
 def _set_aside(workdir: pathlib.Path, steps: list[int]) -> None:
@@ -381,6 +416,6 @@ def _digest_of(meta: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """The beginning of what an error says."""
     return " ".join(f"{type(error).__name__} {error}".split())[:160]

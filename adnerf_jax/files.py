@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,15 @@ def explain_os_error(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
+def part_of(path: pathlib.Path) -> pathlib.Path:
+    """A new name beside `path`, with its suffix, for what is not whole yet.
+
+    By chance, as process ids are the same in containers that share a disk; nothing is made, so that the file or folder
+    gets the usual permissions from whoever makes it.
+    """
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path` (same suffix); renames it to `path` on success.
@@ -31,7 +41,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = part_of(path)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -16,7 +16,7 @@ import numpy as np
 
 from adnerf_jax.datasets import Dataset, Frames, decode_frame, frame_files
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import cache_folder, read_json, sha256_of, write_json
+from adnerf_jax.files import cache_folder, part_of, read_json, sha256_of, write_json
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.schema import BACKGROUNDS, Split, first_of
 
@@ -42,11 +42,16 @@ def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
     folder = _folder(dataset, split)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stamp = _stamp(dataset, split)
-    with _locked(folder.with_suffix(".lock")):
-        info = _usable(folder, stamp)
-        if info is None:
-            info = _build(dataset, split, folder, stamp)
-        packed = np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False)
+    lock = folder.with_suffix(".lock")
+    with _locked(lock, fcntl.LOCK_SH):
+        found = _read(folder, stamp)
+    if found is None:
+        with _locked(lock, fcntl.LOCK_EX) as held:
+            if held:
+                _sweep(folder)
+            # Another process may have made them while this one waited.
+            found = _read(folder, stamp) or _build(dataset, split, folder, stamp)
+    info, packed = found
     pixels = np.asarray(packed)
     frames = Frames(split, pixels[..., :3], pixels[..., 3], pixels[..., 4])
     return frames, _digest(dataset, info["sources"])
@@ -62,8 +67,10 @@ def _folder(dataset: Dataset, split: Split) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Held by one process at a time, also over a network where the file system can.
+def _locked(path: pathlib.Path, how: int) -> Iterator[bool]:
+    """Held by those who read (`LOCK_SH`) or one that writes (`LOCK_EX`), also over a network.
+
+    Yields False where the file system has no locks.
 
     Raises:
       UserError: a link stands there, as a hostile dataset could bring one.
@@ -75,9 +82,17 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
             raise
         raise UserError(f"{path} is a link, which no run made: delete it") from None
     with os.fdopen(descriptor, "r+") as file:
+        held = False
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            fcntl.flock(file, how)
+            held = True
+        yield held
+
+
+def _sweep(folder: pathlib.Path) -> None:
+    """Removes what builds of this folder that were killed have left; while its lock is held none is going on."""
+    for left in folder.parent.glob(f"*{folder.name}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _sources(dataset: Dataset, split: Split) -> Iterator[pathlib.Path]:
@@ -96,25 +111,34 @@ def _stamp(dataset: Dataset, split: Split) -> str:
     return stamp.hexdigest()
 
 
-def _usable(folder: pathlib.Path, stamp: str) -> dict[str, str] | None:
-    """What is known of the frames in a folder; None where they are of other files, or not what was written."""
+def _read(folder: pathlib.Path, stamp: str) -> tuple[dict[str, str], np.ndarray] | None:
+    """What is known of the frames in a folder, and they; None where they are of other files, or not as written."""
     if not (folder / _INFO).exists():
         return None
     try:
         info = read_json(folder / _INFO, "frame cache")
     except UserError:
         return None
-    if not isinstance(info, dict) or info.get("stamp") != stamp or not (folder / _ARRAY).exists():
+    if not isinstance(info, dict) or info.pop("digest", None) != _digest_of(info) or info["stamp"] != stamp:
         return None
-    if sha256_of(folder / _ARRAY) != info.get("array"):
-        say(f"{folder} is damaged: the frames are decoded again")
+    if not (folder / _ARRAY).exists() or sha256_of(folder / _ARRAY) != info["array"]:
         return None
-    return info
+    return info, _mapped(folder)
 
 
-def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> dict[str, str]:
+def _digest_of(info: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+
+
+def _mapped(folder: pathlib.Path) -> np.ndarray:
+    return np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False)
+
+
+def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> tuple[dict[str, str], np.ndarray]:
     """Decodes all frames into a new folder that takes the place of the old one when it is whole."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    if folder.exists():
+        say(f"{folder} is damaged, or of files that have changed: the frames are decoded again")
+    temporary = part_of(folder)
     sources = hashlib.sha256()
     camera = dataset.camera
     shape = (len(split), camera.height, camera.width, _CHANNELS)
@@ -141,12 +165,12 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
                     bar.update()
             bar.close()
         info = {"stamp": stamp, "sources": sources.hexdigest(), "array": sha256_of(temporary / _ARRAY)}
-        write_json(temporary / _INFO, info)
+        write_json(temporary / _INFO, {**info, "digest": _digest_of(info)})
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return info
+    return info, _mapped(folder)
 
 
 def _digest(dataset: Dataset, sources: str) -> str:

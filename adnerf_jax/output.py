@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adnerf_jax.errors import UserError
+from adnerf_jax.files import part_of
 from adnerf_jax.media.formats import video_format
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.provenance import Provenance
@@ -98,7 +99,7 @@ def write_output(
 
 def _write_pictures(folder: pathlib.Path, frames: Iterable[np.ndarray], provenance: Provenance | None) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    temporary = part_of(folder)
     temporary.mkdir()
     try:
         for i, frame in enumerate(frames):

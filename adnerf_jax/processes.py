@@ -4,9 +4,11 @@ import contextlib
 import glob
 import importlib.util
 import itertools
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from jax.experimental import multihost_utils
 from adnerf_jax.errors import UserError
 from adnerf_jax.progress import silence
 
+T = TypeVar("T")
 # A process that does not answer for so long is taken for dead; those that wait for it at the end give up after it.
 _DEAD_AFTER = 30
 _PATIENCE = 3600  # seconds that processes wait for each other while one of them prepares
@@ -135,9 +138,37 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def alone() -> bool:
+    """Whether this process meets no other: it is the only one, or has not joined the others (`start`).
+
+    The latter with the hosts of a TPU pod, whose devices JAX shows without it.
+    """
+    return jax.process_count() == 1 or distributed.global_state.client is None
+
+
+def check_joined() -> None:
+    """Raises UserError where JAX shows other hosts that were not joined: Orbax reads nothing there."""
+    if alone() and jax.process_count() > 1:
+        raise UserError(
+            f"JAX counts {jax.process_count()} hosts of a TPU slice, which only a training joins: give each host "
+            f"its own chips, as by TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 for four of them"
+        )
+
+
+def as_main(value: T) -> T:
+    """Process 0's `value`, of JSON, in all processes: on a network file system not all may see the same."""
+    if alone():
+        return value
+    client, key = distributed.global_state.client, f"adnerf_jax/{next(_meetings)}"
+    if is_main():
+        client.key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(client.blocking_key_value_get(key, _PATIENCE * 1000))
+
+
 def all_agree(value: bool) -> bool:
     """Whether `value` holds in all processes."""
-    if jax.process_count() == 1:
+    if alone():
         return value
     wait_for_all("to agree")
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
@@ -149,7 +180,7 @@ def wait_for_all(name: str) -> None:
     By JAX's coordination service: its public barrier is a collective, and on CPUs those give up when one process comes
     to its first one more than 30 seconds before another, as it may when that one has frames to decode.
     """
-    if jax.process_count() > 1:
+    if not alone():
         number = next(_meetings)
         distributed.global_state.client.wait_at_barrier(f"adnerf_jax {number} {name}", _PATIENCE * 1000)
 

@@ -2,7 +2,7 @@
 
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,6 +11,7 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.files import read_json, write_json
 from adnerf_jax.progress import say
 from adnerf_jax.versions import versions_of
+from configs import common
 
 _FILE = "config.json"
 # What may change between a run and its continuation: nothing of it touches the numbers of the steps done.
@@ -30,6 +31,11 @@ _FREE_TRAIN = tuple(
         "on_nan",
     )
 )
+# What a saved configuration must have beside its model; all else that an older one lacks is taken from today's.
+_NEEDED = ("seed", "data", "size", "subject", "variants", "train.rays") + tuple(
+    f"train.{name}" for name in ("sampler_weight", "attention_from", "revive_until")
+)
+_TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -58,7 +64,7 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
     """The configuration that a stage was trained with.
 
     Raises:
-      UserError: `workdir` is not the folder of a stage.
+      UserError: `workdir` is not the folder of a stage, or a setting is missing or of another type.
     """
     path = pathlib.Path(workdir) / _FILE
     if not path.exists():
@@ -73,7 +79,47 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
     )
     if not whole:
         raise UserError(f"{path} is no configuration of a stage: check --workdir, or train it again")
-    return ConfigDict(saved).lock()
+    schema = common.get_config(saved["stage"], "fast" if saved["family"] == "fast" else "")
+    _check_types(saved, schema, f"{path}: ")
+    present, wanted = flatten(saved), flatten(schema.to_dict())
+    for key in wanted:
+        if key not in present and (key in _NEEDED or key.startswith("model.")):
+            raise UserError(f"{path} lacks {key}: it is damaged, or another version's; bring it back, or train again")
+    try:
+        return ConfigDict(saved).lock()
+    except ValueError as error:  # names with dots
+        raise UserError(
+            f"{path} is no configuration of a stage ({_told(error)}): bring it back, or train again"
+        ) from None
+
+
+def _check_types(values: Mapping[str, Any], schema: ConfigDict, where: str) -> None:
+    """Raises UserError for the first value of another type than the schema has; `where` begins its message."""
+    for key, value, wanted in _mistyped(values, schema):
+        raise UserError(f"{where}{_told(key)} is {_told(repr(value))}, but it must be {wanted}: set it right")
+
+
+def _mistyped(values: Mapping[str, Any], schema: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Settings that are not of the schema's types: dotted name, value, and what it must be, in words."""
+    for key, value in values.items():
+        name = prefix + str(key)
+        if key not in schema:
+            if prefix == "train.regions." and not _is_a(value, float):  # any regions, all with a share
+                yield name, value, _TYPES[float]
+        elif isinstance(schema[key], ConfigDict):
+            if isinstance(value, Mapping):
+                yield from _mistyped(value, schema[key], f"{name}.")
+            else:
+                yield name, value, "a group of settings"
+        elif not (_is_a(value, schema.get_type(key)) or value is None and schema[key] is None):
+            yield name, value, _TYPES[schema.get_type(key)]
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value of JSON or of a command line can stand for the type of a setting."""
+    if kind is tuple:
+        return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+    return type(value) is kind or kind is float and type(value) is int
 
 
 def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -192,12 +238,17 @@ def apply_overrides(saved: ConfigDict, given: ConfigDict, overrides: Mapping[str
       workdir: for messages.
 
     Raises:
-      UserError: another stage or family.
+      UserError: another stage or family, or a value of another type.
     """
     if given.stage != saved.stage:
         raise UserError(f"{workdir} holds a {saved.stage} stage: use --config=configs/{saved.stage}.py")
     if given.variants and given.family != saved.family:
         raise UserError(f"{workdir} was trained in the {saved.family} family, --config asks for {given.family}")
+    for key, value in overrides.items():
+        *groups, name = key.split(".")
+        for group in reversed(groups):
+            name, value = group, {name: value}
+        _check_types({name: value}, given, "config.")
     merged = ConfigDict(saved.to_dict())
     for part in ("compat", "render", "eval"):
         merged[part] = ConfigDict({**given[part].to_dict(), **merged.get(part, {})})

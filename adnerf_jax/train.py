@@ -250,7 +250,7 @@ def check_settings(config: ConfigDict) -> None:
     if config.train.steps < 1:
         raise UserError(f"config.train.steps is {config.train.steps}: it must be at least 1")
     shares = dict(config.train.regions)
-    if min(shares.values()) < 0 or not 0 < sum(shares.values()) < np.inf:
+    if min(shares.values(), default=0) < 0 or not 0 < sum(shares.values()) < np.inf:
         raise UserError(f"config.train.regions is {shares}: shares must not be negative, and not all 0")
     check_model(config)
     if config.train.rays < config.train.frames_per_step:

@@ -26,6 +26,10 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.person import Person
 from adnerf_jax.runs import apply_overrides, check_continues, load_config
 from adnerf_jax.scenes import make_scene
+from adnerf_jax.shards import shard
+from adnerf_jax.stages import make_stage
+from adnerf_jax.train import check_model
+from adnerf_jax.types import Camera
 
 JUNK = (
     None, True, -1, 0, 3.7, 1e308, float("nan"), float("inf"), 2**31, 10**30, "", "0", "../../x", "/etc/passwd", "a\nb",
@@ -106,9 +110,13 @@ def read_data(data: pathlib.Path) -> None:
     RaySampler(dataset, frames, **settings).batch(0)
 
 
-def read_settings(workdir: pathlib.Path, given) -> None:
-    """What rendering and a continued training read of the settings."""
-    apply_overrides(load_config(workdir), given, {}, workdir)
+def read_settings(workdir: pathlib.Path, given, camera: Camera) -> None:
+    """What rendering and a continued training read of the settings, and the models that are made of them."""
+    config = apply_overrides(load_config(workdir), given, {}, workdir)
+    for part in ("render", "eval"):
+        shard(config[part].shard, f"config.{part}.shard")
+    check_model(config)
+    make_stage(config, camera)
     check_continues(given, workdir)
 
 
@@ -126,14 +134,14 @@ def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folde
     sandbox = folder / "sandbox"
     data = shutil.copytree(data, sandbox / "data", ignore=shutil.ignore_patterns(".frames"))
     workdir = shutil.copytree(workdir, sandbox / "run", ignore=shutil.ignore_patterns("events.*", "eval", "validation"))
-    given = load_config(workdir)
+    given, camera = load_config(workdir), Person.load(workdir).camera
     newest = checkpoints.directory(workdir) / str(checkpoints.latest_step(workdir))
     targets: list[tuple[str, list[pathlib.Path], Callable, Callable]] = [
         ("index", [data / name for name in schema.TRANSFORMS.values()], mutate_json, lambda: read_data(data)),
         ("manifest", [data / schema.MANIFEST], mutate_json, lambda: read_data(data)),
         ("array", [data / schema.AUDIO_WINDOWS, data / schema.EYES], mutate_array, lambda: read_data(data)),
         ("landmarks", [data / schema.LANDMARKS], mutate_bytes, lambda: read_data(data)),
-        ("settings", [workdir / "config.json"], mutate_json, lambda: read_settings(workdir, given)),
+        ("settings", [workdir / "config.json"], mutate_json, lambda: read_settings(workdir, given, camera)),
         ("person", [workdir / "person.npz"], mutate_bytes, lambda: Person.load(workdir)),
         ("checkpoint", [p for p in newest.rglob("*") if p.is_file()], mutate_bytes, lambda: read_checkpoint(workdir)),
     ]

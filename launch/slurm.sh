@@ -5,7 +5,8 @@
 #
 # from the repository, with requirements-cuda.txt installed in .venv; WORKDIR and DATASET on storage that all nodes
 # mount. JAX finds the processes by Slurm's variables. Two minutes before the time limit, or when the job is preempted, every
-# process gets SIGTERM, saves, and ends with status 75: the job is then put back into the queue.
+# process gets SIGTERM, saves, and ends with status 75. Then, and when a process was lost (76, or 134 of JAX's runtime), the
+# job is put back into the queue and goes on from the newest checkpoint.
 #SBATCH --job-name=adnerf
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -19,16 +20,18 @@
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 workdir=$1 data=$2
 shift 2
 
 status=0
-srun --kill-on-bad-exit=1 .venv/bin/python run.py \
+# Not killed with the first that ends: the others notice within a minute, and say in their own words how they end.
+srun --kill-on-bad-exit=0 .venv/bin/python run.py \
   --config=configs/head.py --workdir="$workdir" --config.data="$data" "$@" || status=$?
-if [ "$status" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# srun gives the highest status of all: one process's bad input (2) can hide behind the others' 76, so not for ever.
+case $status in
+  75 | 76 | 134) [ "${SLURM_RESTART_COUNT:-0}" -ge 100 ] || scontrol requeue "$SLURM_JOB_ID" ;;
+esac
 exit "$status"

@@ -4,12 +4,13 @@
 #     launch/tpu_pod.sh NAME ZONE WORKDIR DATASET [run.py arguments]
 #
 # The repository must lie in ~/adnerf_jax on every host, with requirements-tpu.txt installed in .venv; workdir and
-# dataset on storage that all hosts mount. JAX finds the other hosts by itself. Status 75 is a preemption: the script starts the
-# command again until the training is done.
+# dataset on storage that all hosts mount. JAX finds the other hosts by itself. After SIGTERM (status 75) or the loss of a
+# process (76, or 134 of JAX's runtime) the command is started again, until the training is done. A slice that was
+# preempted (spot) is gone, and ssh fails: make it again under the same name, and start this script again.
 set -euo pipefail
 
 if [ $# -lt 4 ]; then
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 name=$1 zone=$2 workdir=$3 data=$4
@@ -18,9 +19,11 @@ shift 4
 printf -v arguments ' %q' --config=configs/head.py --workdir="$workdir" --config.data="$data" "$@"
 command="cd ~/adnerf_jax && .venv/bin/python run.py$arguments"
 
-status=75
-while [ "$status" -eq 75 ]; do
+while true; do
   status=0
   gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$command" || status=$?
+  case $status in
+    75 | 76 | 134) sleep 30 ;;
+    *) exit "$status" ;;
+  esac
 done
-exit "$status"

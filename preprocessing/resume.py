@@ -98,7 +98,8 @@ class Ledger:
         """Removes what `files.atomic_path` was writing when a run was killed."""
         for pattern in (".*.part*", "*/.*.part*"):
             for path in self._path.parent.glob(pattern):
-                path.unlink()
+                if not path.is_dir():  # as of frames being decoded (`.frames/`)
+                    path.unlink()
 
     def _save(self) -> None:
         ordered = {name: self.records[name] for name in self._steps if name in self.records}

@@ -1,7 +1,9 @@
 """States on disk: whole, the newest ones, and refused with the name of what differs."""
 
 import contextlib
+import errno
 import logging
+import os
 import resource
 import shutil
 import types
@@ -147,7 +149,8 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_this_is_said(tmp_pa
     step, parts = checkpoints.restore_for_use(tmp_path, whole)
     assert step == 1
     chex.assert_trees_all_equal(parts["params"], states[0].params)
-    assert "the checkpoint of step 2 in" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"move {tmp_path / 'checkpoints/2'} away; the one of step 1 is taken" in told
     restored = restore(tmp_path, abstract(states[0]), what="this run")
     chex.assert_trees_all_equal(restored, states[0])
     assert "damaged checkpoints were moved to" in capsys.readouterr().err
@@ -159,7 +162,50 @@ def test_when_all_are_damaged_this_is_said(saved, tmp_path, capsys):
     damage(copy / "checkpoints/3", "a bit flipped")
     with pytest.raises(UserError, match=r"no checkpoint of it in .* can be read \(step 3: "):
         restore(copy, abstract(make_state()), what="it")
-    assert "the one before" not in capsys.readouterr().err
+    assert "is taken" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files.: raise `ulimit -n`, and run"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied.: let this user read"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle.: check the disk"),
+        (ValueError('PERMISSION_DENIED: Failed to open: "d/1": Permission denied [spec]'), "let this user read"),
+        (MemoryError(), "MemoryError.: free some memory"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), "RESOURCE_EXHAUSTED.*: free some memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_damage(tmp_path, monkeypatch, error, message):
+    save(tmp_path, *(make_state(step) for step in (1, 2)))
+
+    def hidden(*_):
+        try:
+            raise error
+        except Exception:
+            raise KeyError("no handler")  # noqa: B904 - as Orbax does
+
+    monkeypatch.setattr(checkpoints.ocp, "load_checkpointables", hidden)
+    with pytest.raises(UserError, match=f"step 2 in .* need not be damage .*{message}"):
+        restore(tmp_path, abstract(make_state()), what="it")
+    assert checkpoints.latest_step(tmp_path) == 2 and not (tmp_path / "damaged").exists()
+
+
+def test_files_that_may_not_be_read_are_no_damage(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    save(tmp_path, *(make_state(step) for step in (1, 2)))
+    for file in (tmp_path / "checkpoints/2/params/d").iterdir():
+        file.chmod(0)
+    with pytest.raises(UserError, match="Permission denied.: let this user read its files"):
+        restore(tmp_path, abstract(make_state()), what="it")
+
+
+def test_a_checkpoint_that_goes_away_is_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, make_state())
+    monkeypatch.setattr(checkpoints.ocp, "load_checkpointables", lambda folder, _: shutil.rmtree(folder)["meta"])
+    with pytest.raises(UserError, match="is not there any more"):
+        restore(tmp_path, abstract(make_state()), what="it")
 
 
 def test_reads_that_end_after_the_first_failed_print_no_traceback(caplog):

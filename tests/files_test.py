@@ -1,11 +1,12 @@
 """Files that are whole or absent, and JSON that says where it is broken."""
 
 import errno
+import os
 
 import pytest
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path, cache_folder, explain_os_error, read_json, write_bytes, write_json
+from adnerf_jax.files import atomic_path, cache_folder, explain_os_error, part_of, read_json, write_bytes, write_json
 
 
 def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path):
@@ -26,6 +27,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_names_of_unfinished_files_differ_and_results_get_the_usual_permissions(tmp_path):
+    target = tmp_path / "a.json"
+    assert part_of(target) != part_of(target)
+    before = os.umask(0o027)
+    try:
+        write_bytes(target, b"1")
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == 0o640
 
 
 def test_json_comes_back(tmp_path):

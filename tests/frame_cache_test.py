@@ -1,9 +1,11 @@
 """Decoded frames in a mapped file: the same as decoded, made once, made again when they must be."""
 
+import fcntl
 import json
 import os
 import resource
 import shutil
+import threading
 
 import chex
 import numpy as np
@@ -63,8 +65,8 @@ def test_a_changed_picture_is_decoded_again(data):
     assert not np.array_equal(frames.images[3], before)
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut", "no info", "info of another shape"])
-def test_a_damaged_cache_is_made_again(data, how):
+@pytest.mark.parametrize("how", ["flipped", "cut", "no info", "info flipped", "info of another shape"])
+def test_a_damaged_cache_is_made_again(data, capsys, how):
     frames, digest = read(data)
     frames = frames.replace(images=np.array(frames.images), parts=np.array(frames.parts), alpha=np.array(frames.alpha))
     (array,) = (p for p in files(data) if p.name == "frames.npy")
@@ -77,11 +79,49 @@ def test_a_damaged_cache_is_made_again(data, how):
         array.write_bytes(content[:-1])
     elif how == "no info":
         info.unlink()
+    elif how == "info flipped":
+        known = json.loads(info.read_text())
+        known["sources"] = "0" + known["sources"][1:] if known["sources"][0] != "0" else "1" + known["sources"][1:]
+        info.write_text(json.dumps(known))
     else:
         info.write_text(json.dumps([1]))
     again, same = read(data)
     chex.assert_trees_all_equal(again, frames)
     assert same == digest
+    assert capsys.readouterr().err.count("is damaged, or of files that have changed") == 1
+
+
+def test_many_read_at_once_and_nobody_while_they_are_made(data, monkeypatch):
+    locks, flock = [], fcntl.flock
+    monkeypatch.setattr(frame_cache.fcntl, "flock", lambda file, how: locks.append(how) or flock(file, how))
+    read(data)
+    assert locks == [fcntl.LOCK_SH, fcntl.LOCK_EX]
+    with next((data / ".frames").glob("*.lock")).open() as other:
+        flock(other, fcntl.LOCK_SH)
+        read(data)  # beside another reader
+        assert locks[2:] == [fcntl.LOCK_SH]
+        flock(other, fcntl.LOCK_EX)
+        reader = threading.Thread(target=read, args=[data], daemon=True)
+        reader.start()
+        reader.join(1)
+        assert reader.is_alive()
+        flock(other, fcntl.LOCK_UN)
+        reader.join(30)
+        assert not reader.is_alive()
+
+
+def test_what_killed_builds_left_is_removed(data):
+    read(data)
+    name = next((data / ".frames").glob("*.lock")).stem
+    left = [data / ".frames" / f"{name}.1.part", data / ".frames" / f".{name}.0a1b2c3d.part"]
+    for folder in left:
+        folder.mkdir()
+        (folder / "frames.npy").write_bytes(b"half")
+    other = data / ".frames/.other.0a1b2c3d.part"
+    other.mkdir()
+    (data / ".frames" / name / "info.json").unlink()
+    read(data)
+    assert other.exists() and not any(folder.exists() for folder in left)
 
 
 def test_without_room_there_is_an_error_and_nothing_is_left(data):

@@ -1,5 +1,6 @@
 """The launch guides: their shells read them, and what they name is there."""
 
+import os
 import pathlib
 import subprocess
 
@@ -14,6 +15,44 @@ def test_scripts_can_be_read_and_explain_themselves(script):
     assert subprocess.run(["bash", "-n", str(script)], capture_output=True).returncode == 0
     told = subprocess.run(["bash", str(script)], capture_output=True, text=True)
     assert told.returncode == 2 and f"launch/{script.name}" in told.stderr and "#!" not in told.stderr
+
+
+def launch(script: str, folder: pathlib.Path, statuses: list[int], **environment: str) -> tuple[int, list[str]]:
+    """Runs a script with stand-ins for a cluster's commands; its status, and what it called.
+
+    Args:
+      script: its name.
+      folder: for the stand-ins.
+      statuses: that the training ends with, one time after another.
+    """
+    (folder / "left").write_text("".join(f"{status}\n" for status in statuses))
+    for name in ("srun", "gcloud", "scontrol", "sleep"):
+        end = "" if name in ("scontrol", "sleep") else 'status=$(head -n1 left); sed -i 1d left; exit "$status"\n'
+        (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >> called\n{end}')
+        (folder / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"} | environment
+    command = ["bash", str(ROOT / "launch" / script), "a", "b", "c", "d"]
+    status = subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode
+    return status, (folder / "called").read_text().splitlines()
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 75, 76, 134])
+def test_a_slurm_job_is_queued_again_when_it_can_go_on(tmp_path, status):
+    ended, called = launch("slurm.sh", tmp_path, [status])
+    assert ended == status and "--kill-on-bad-exit=0" in called[0]
+    assert called[1:] == (["scontrol requeue 7"] if status >= 75 else [])
+
+
+def test_a_slurm_job_is_not_queued_for_ever(tmp_path):
+    assert len(launch("slurm.sh", tmp_path, [76], SLURM_RESTART_COUNT="100")[1]) == 1
+
+
+@pytest.mark.parametrize(("statuses", "ended"), [([75, 76, 134, 0], 0), ([75, 2], 2), ([255], 255)])
+def test_a_pod_starts_again_when_it_can_go_on(tmp_path, statuses, ended):
+    status, called = launch("tpu_pod.sh", tmp_path, statuses)
+    assert status == ended and [line.split()[0] for line in called] == ["gcloud", "sleep"] * (len(statuses) - 1) + [
+        "gcloud"
+    ]
 
 
 def test_the_job_set_is_consistent():

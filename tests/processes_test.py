@@ -1,8 +1,10 @@
 """How processes find each other: what the environment says."""
 
+import itertools
+
 import pytest
 
-from adnerf_jax import processes
+from adnerf_jax import processes, sharding
 from adnerf_jax.errors import UserError
 from adnerf_jax.processes import explicit, index_of, on_cluster
 
@@ -76,6 +78,47 @@ def test_others_that_cannot_be_found(monkeypatch):
     monkeypatch.setattr(processes.jax.distributed, "initialize", unreachable)
     with pytest.raises(UserError, match="did not find each other .DEADLINE_EXCEEDED: timed out.: check that host"):
         processes.start("a:1", 2, 1, {})
+
+
+class Store:
+    """What the coordination service keeps."""
+
+    def __init__(self):
+        self.values, self.met = {}, []
+
+    def key_value_set(self, key, value):
+        self.values[key] = value
+
+    def blocking_key_value_get(self, key, milliseconds):
+        return self.values[key]
+
+    def wait_at_barrier(self, name, milliseconds):
+        self.met.append(name)
+
+
+def test_process_0_decides(monkeypatch):
+    store = Store()
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.distributed.global_state, "client", store)
+    told = []
+    for index, seen in ((0, [40, 20]), (1, [20])):
+        monkeypatch.setattr(processes, "_meetings", itertools.count(3))
+        monkeypatch.setattr(processes.jax, "process_index", lambda index=index: index)
+        told.append(processes.as_main(seen))
+    assert told == [[40, 20]] * 2 and list(store.values) == ["adnerf_jax/3"]
+    processes.wait_for_all("here")
+    assert store.met == ["adnerf_jax 4 here"]
+
+
+def test_hosts_of_a_pod_that_have_not_joined_wait_for_nobody(monkeypatch):
+    """As in an evaluation in parts: JAX counts the pod's processes, but has no service by which to meet them."""
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.jax, "devices", lambda: [])
+    assert processes.all_agree(True) and not processes.all_agree(False) and processes.as_main([7]) == [7]
+    processes.wait_for_all("here")
+    assert sharding.make_mesh().size == len(processes.jax.local_devices())
+    with pytest.raises(UserError, match="counts 2 hosts .* give each host its own chips"):
+        processes.check_joined()
 
 
 def test_the_own_number():

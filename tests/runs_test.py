@@ -8,6 +8,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from adnerf_jax.errors import UserError
+from adnerf_jax.files import write_json
 from adnerf_jax.runs import apply_overrides, check_continues, flatten, load_config, run_folder, save_config
 from configs import common
 
@@ -112,6 +113,45 @@ def test_an_older_run_is_evaluated_with_the_settings_there_are_now():
         saved.eval = ConfigDict({"every": 3})
     merged = apply_overrides(saved, common.get_config("head", "fast"), {"eval.lpips": "vgg"}, "w")
     assert (merged.eval.every, merged.eval.lpips, merged.eval.faces) == (3, "vgg", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("render.shard", 3.7, "text"),
+        ("train.rays", True, "a whole number"),
+        ("render.start", "0", "a number"),
+        ("model.head.codes", ["audio", 1], "a list of names"),
+        ("model.head.grid", [], "a group of settings"),
+        ("train.regions.head", None, "a number"),
+        ("render.clamp", 1, "true or false"),
+    ],
+)
+def test_types_are_checked(tmp_path, name, value, wanted):
+    config = tiny.config("head")
+    message = rf"{name} is .*, but it must be {wanted}: set it right"
+    with pytest.raises(UserError, match=f"^config.{message}"):
+        apply_overrides(config, config, {name: value}, "w")
+    saved = config.to_dict()
+    *groups, last = name.split(".")
+    holder = saved
+    for group in groups:
+        holder = holder[group]
+    holder[last] = value
+    write_json(tmp_path / "config.json", saved)
+    with pytest.raises(UserError, match=f"config.json: {message}"):
+        load_config(tmp_path)
+
+
+def test_a_model_without_one_of_its_settings_is_refused(tmp_path):
+    saved = tiny.config("head").to_dict()
+    del saved["model"]["head"]["grid"]["levels"], saved["render"]["label"]
+    write_json(tmp_path / "config.json", saved)
+    with pytest.raises(UserError, match="lacks model.head.grid.levels: it is damaged"):
+        load_config(tmp_path)
+    saved["model"]["head"]["grid"]["levels"] = 3
+    write_json(tmp_path / "config.json", saved)
+    assert "label" not in load_config(tmp_path).render
 
 
 def test_published_mistakes_are_overridden_all_together_and_then_one_by_one():

@@ -90,6 +90,35 @@ def test_refuses_views_beyond_their_storage(tmp_path, torch, view):
         torch_pickle.load(write_zip(tmp_path / "c.tar", data_pkl, storages))
 
 
+def deep(depth: int = 200) -> bytes:
+    """The opcodes of a tuple of two times the same tuple, and so on: its hash takes 2^depth steps, as does its text."""
+    return b")" + b"q\x00h\x00\x86" * depth
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"}" + deep() + b"Ns.", "keys that are not plain"),
+        (b"}(" + deep() + b"Nu.", "keys that are not plain"),
+        (b"(" + deep() + b"Nd.", "keys that are not plain"),
+        (b"ccollections\nOrderedDict\n(]" + deep() + b"N\x86atR.", "keys that are not plain"),
+        (b"\x8f(" + deep() + b"\x90.", "opcode 0x8f"),
+        (b"(" + deep() + b"\x91.", "opcode 0x91"),
+        (deep() + b"Q.", "other than a whole tensor storage"),
+        (b"U\x07storageQ.", "other than a whole tensor storage"),
+        (b"(U\x07storageU\x03<f4" + deep() + b"U\x03cpuK\x01tQ.", "other than a whole tensor storage"),
+        (b"(U\x07storageU\x03<f4U\x010U\x03cpu\x88tQ.", "other than a whole tensor storage"),
+        (b"(U\x07storageU\x03|O8U\x010U\x03cpuK\x01tQ.", "storage '0' is of an impossible type"),
+        (b"(U\x07storageU\x03<f4U\x010U\x03cpuJ\xff\xff\xff\xfftQ.", "storage '0' is of an impossible type or size"),
+        (b"(U\x07storageU\x03<f4U\x010U\x03cpuK\x01tQ}U\x03keyK\x01sb.", "sets attributes on something other"),
+    ],
+)
+def test_refuses_at_once_what_would_take_for_ever(tmp_path, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        torch_pickle.load(write_zip(tmp_path / "c.tar", b"\x80\x02" + content, {}))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
 def test_memory_follows_what_a_file_holds(tmp_path):
     # An empty list, put at place 2^28 − 1 of the unpickler's memory: pickle in C takes 4 GiB for it.
     with zipfile.ZipFile(tmp_path / "x.tar", "w") as archive:

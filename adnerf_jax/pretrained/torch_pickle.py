@@ -12,6 +12,7 @@ import pathlib
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -32,6 +33,13 @@ _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
 }
 _PLAIN = (bool, int, float, str, bytes, type(None))
+# What torch.save has written in any version of Python. No sets, and nothing that makes objects but by REDUCE.
+_OPCODES = (
+    "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL "
+    "REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING "
+    "BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS"
+).split()
 
 
 class _Refused(Exception):
@@ -64,18 +72,66 @@ def _allowed_names() -> dict[tuple[str, str], Any]:
     def rebuild_parameter(tensor, *_):
         return tensor
 
+    def ordered(pairs=()):
+        _check_keys(key for key, _ in pairs)
+        return collections.OrderedDict(pairs)
+
     names = {("torch", name): np.dtype(code).str for name, code in _STORAGE_DTYPES.items()}
-    names["collections", "OrderedDict"] = collections.OrderedDict
+    names["collections", "OrderedDict"] = ordered
     names["torch._utils", "_rebuild_tensor_v2"] = rebuild_tensor
     names["torch._utils", "_rebuild_parameter"] = rebuild_parameter
     names["torch", "Size"] = lambda sizes: tuple(sizes)
     return names
 
 
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Refuses keys of a dictionary that are not plain, before they are hashed: tuples in tuples may take for ever."""
+    if not all(isinstance(key, _PLAIN) for key in keys):
+        raise _Refused("a dictionary has keys that are not plain")
+
+
+def _check_built(stack: list[Any]) -> None:
+    """Attributes may be set on dictionaries alone, as the metadata of a `state_dict` are."""
+    if not isinstance(stack[-2], collections.OrderedDict):
+        raise _Refused("it sets attributes on something other than a dictionary")
+
+
+class _Dispatch(dict):
+    def __missing__(self, code: int):
+        raise _Refused(f"it has the pickle opcode {code:#04x}, which is not needed to hold tensors")
+
+
+def _dispatch() -> _Dispatch:
+    """The function for each opcode that may come; some look at what is on the stack first."""
+    checks = {
+        "BUILD": _check_built,
+        "SETITEM": lambda stack: _check_keys(stack[-2:-1]),
+        "SETITEMS": lambda stack: _check_keys(stack[::2]),
+        "DICT": lambda stack: _check_keys(stack[::2]),
+    }
+
+    def checked(load, check):
+        def load_checked(unpickler) -> None:
+            check(unpickler.stack)
+            load(unpickler)
+
+        return load_checked
+
+    table = _Dispatch()
+    for name in _OPCODES:
+        code = getattr(pickle, name)[0]
+        load = pickle._Unpickler.dispatch[code]
+        table[code] = checked(load, checks[name]) if name in checks else load
+    return table
+
+
 class _Unpickler(pickle._Unpickler):  # in Python: the one in C sets memory aside for any place that a file names
+    dispatch = _dispatch()
+
     def __init__(self, file: BinaryIO):
         super().__init__(file)
         self._names = _allowed_names()
+        self._storage_types = [np.dtype(code).str for code in _STORAGE_DTYPES.values()]
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -85,10 +141,14 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C sets memory asid
             raise _Refused(f"it asks for {module}.{name}, which is not needed to hold tensors") from None
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _location, count, *view = pid
-        if kind != "storage" or any(v is not None for v in view):
+        # "storage", type, key, device, number of elements; None in the legacy format, where it is no view.
+        kinds = [type(part) for part in pid] if type(pid) is tuple else []
+        if kinds not in ([str] * 4 + [int], [str] * 4 + [int, type(None)]) or pid[0] != "storage":
             raise _Refused("it refers to something other than a whole tensor storage")
-        storage = _Storage(str(key), str(dtype), int(count))
+        _, dtype, key, _, count, *_ = pid
+        if dtype not in self._storage_types or count < 0:
+            raise _Refused(f"storage {key[:20]!r} is of an impossible type or size")
+        storage = _Storage(key, dtype, count)
         if self.storages.setdefault(storage.key, storage) != storage:
             raise _Refused(f"storage {storage.key} is described in two ways")
         return storage
@@ -122,8 +182,6 @@ def _resolve(value: Any, data: dict[str, bytes], seen: dict[int, Any]) -> Any:
     if isinstance(value, _Tensor):
         result = _as_array(value, data)
     elif isinstance(value, dict):
-        if not all(isinstance(key, _PLAIN) for key in value):
-            raise _Refused("a dictionary has keys that are not plain")
         result = {key: _resolve(item, data, seen) for key, item in value.items()}
     elif isinstance(value, list | tuple):
         result = type(value)([_resolve(item, data, seen) for item in value])
@@ -170,6 +228,8 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     value = unpickler.load()
     data = {}
     for key in _Unpickler(file).load():
+        if not isinstance(key, str) or key not in unpickler.storages:
+            raise _Refused("it holds a storage that no tensor is in")
         storage = unpickler.storages[key]
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.count:
@@ -200,4 +260,5 @@ def load(path: str | pathlib.Path) -> Any:
         raise UserError(f"checkpoint not found: {path}") from None
     except Exception as error:  # an unpickler can fail in any way on a damaged or hostile file
         reason = error if isinstance(error, _Refused) else f"it is damaged ({type(error).__name__}: {error})"
+        reason = " ".join(str(reason).split())[:200]
         raise UserError(f"{path} is not a PyTorch checkpoint that can be read safely: {reason}") from error
