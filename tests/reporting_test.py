@@ -148,6 +148,15 @@ def test_a_film_of_every_other_frame_keeps_time(tmp_path):
     assert shown == [40, 100, 100, 160, 220]
 
 
+def test_a_film_of_few_frames_holds_them(tmp_path):
+    assert film_places([0, 100], 100).tolist() == [0, 4]
+    for name, times in (("two", [0, 100]), ("one", [7])):
+        with Film(tmp_path / f"{name}.mp4", 16, 16, times, 100_000, None) as film:
+            for _ in times:
+                film.add(np.zeros((16, 16, 3), np.uint8))
+    assert probe(tmp_path / "two.mp4").duration == 5 and probe(tmp_path / "one.mp4").duration == 1
+
+
 def test_what_interrupted_training_took(tmp_path):
     assert training_seconds(tmp_path) == 0.0
     (tmp_path / "config.json").write_text(json.dumps(tiny.config("head", rays=100).to_dict()))

@@ -171,14 +171,16 @@ def fill_gaps(known: np.ndarray, valid: np.ndarray) -> np.ndarray:
     Returns:
       float [N, ...]; zeros where nothing is valid.
     """
-    at = np.flatnonzero(valid)
-    if not len(at):
-        return np.zeros((len(valid), *known.shape[1:]), known.dtype)
-    place = np.interp(np.arange(len(valid)), at, np.arange(len(at)))
-    low = place.astype(int)
-    high = np.minimum(low + 1, len(at) - 1)
-    share = (place - low).astype(known.dtype).reshape(-1, *[1] * (known.ndim - 1))
-    return known[low] * (1 - share) + known[high] * share
+    at, gaps = np.flatnonzero(valid), np.flatnonzero(~valid)
+    filled = np.zeros((len(valid), *known.shape[1:]), known.dtype)
+    if len(at):
+        place = np.interp(gaps, at, np.arange(len(at)))
+        low = place.astype(int)
+        high = np.minimum(low + 1, len(at) - 1)
+        share = (place - low).astype(known.dtype).reshape(-1, *[1] * (known.ndim - 1))
+        filled[at] = known
+        filled[gaps] = known[low] * (1 - share) + known[high] * share
+    return filled
 
 
 def _distance(points: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -11,11 +11,16 @@ from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.schema import FPS
 
+_APART = round(FPS)  # frames of the clip from one of a film to the next at most: players want a picture a second
+
 
 def film_places(times: Sequence[int], every: int) -> np.ndarray:
-    """Which frame of a film, whose frames are `every` frames of the clip apart, each frame at `times` [N] becomes."""
+    """Which frame of a film, whose frames are `every` frames of the clip apart, each frame at `times` [N] becomes.
+
+    Frames that are farther apart than a second are held.
+    """
     times = np.asarray(times)
-    return (times - times[0]) // every
+    return (times - times[0]) // min(every, _APART)
 
 
 class Film:
@@ -48,7 +53,7 @@ class Film:
             path,
             width,
             height,
-            FPS / every,
+            FPS / min(every, _APART),
             sound=sound if sound is not None and _audible(sound) else None,
             sound_start=float(times[0]) / FPS,
             tags=None if provenance is None else provenance.tags(),

@@ -1,0 +1,62 @@
+"""How long commands take that do one step each, the first time and the second, when their programs lie compiled.
+
+    python -m benchmarks.start_up --data D --audio S.wav --workdir W
+
+prints a line for each command: `--help`, a step of training of both stages, an evaluated frame, a rendered frame.
+Reading the data, saving and, the first time, compiling are in it.
+"""
+
+import argparse
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
+
+_STAGES = ("head", "torso")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, type=pathlib.Path)
+    parser.add_argument("--audio", required=True, type=pathlib.Path)
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/start_up"))
+    arguments = parser.parse_args()
+    head, torso = (arguments.workdir / name for name in _STAGES)
+    training = "--config.train.steps=1", f"--config.data={arguments.data}"
+    last = "--config=configs/torso.py", f"--workdir={torso}"
+    commands = {
+        "`--help`": ["--help"],
+        "training, head": ["--config=configs/head.py:fast", f"--workdir={head}", *training],
+        "training, torso": [
+            "--config=configs/torso.py:fast",
+            f"--workdir={torso}",
+            *training,
+            f"--config.head_checkpoint={head}",
+        ],
+        "evaluation": ["--mode=eval", *last, "--config.eval.every=100000"],
+        "rendering": [
+            "--mode=render",
+            *last,
+            f"--config.render.audio={arguments.audio}",
+            "--config.render.duration=0.04",
+        ],
+    }
+    seconds = {name: [] for name in commands}
+    for _ in range(2):
+        shutil.rmtree(arguments.workdir, ignore_errors=True)
+        for name, command in commands.items():
+            start = time.monotonic()
+            subprocess.run([sys.executable, "run.py", *command], check=True, capture_output=True)
+            seconds[name].append(time.monotonic() - start)
+    print("| command, one step | first time, s | second time, s |\n|---|---|---|")
+    for name, (first, second) in seconds.items():
+        print(f"| {name} | {first:.1f} | {second:.1f} |")
+    rate = matrix_rate()
+    print(f"{rate:.0f} GFLOP/s; scaled to {REFERENCE_GFLOPS:g}: times {rate / REFERENCE_GFLOPS:.2f}")
+
+
+if __name__ == "__main__":
+    main()
