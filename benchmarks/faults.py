@@ -268,18 +268,6 @@ def kills(measured: Measured, count: int, rng: random.Random) -> Outcome:
     return Outcome(count, wrong + measured.lost())
 
 
-def kills_in_training(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    return kills(bench.head, count, rng)
-
-
-def kills_in_rendering(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    return kills(bench.render, count, rng)
-
-
-def kills_in_preprocessing(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    return kills(bench.prepare, count, rng)
-
-
 def kills_in_writing(bench: Bench, count: int, rng: random.Random) -> Outcome:
     """SIGKILL while a checkpoint is being written: one counts that leaves it unfinished."""
     head = bench.head
@@ -450,7 +438,7 @@ def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:
         if left.returncode == 0 or not told or job.result() != whole.result():
             wrong += 1
             print(f"status {left.returncode}: {said[-500:]}")
-    return Outcome(count, wrong, f"the other one said so within {slowest:.0f} s, both continued")
+    return Outcome(count, wrong, f"the other one said so within {slowest:.1f} s, both continued")
 
 
 def changed_data(bench: Bench, count: int, rng: random.Random) -> Outcome:
@@ -490,16 +478,16 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "training": Row("SIGKILL in training", 20, kills_in_training),
+    "training": Row("SIGKILL in training", 20, lambda bench, *rest: kills(bench.head, *rest)),
     "writing": Row("SIGKILL while a checkpoint is written", 5, kills_in_writing),
     "sigterm": Row("SIGTERM", 5, terminations),
     "damage": Row("newest checkpoint damaged", 3, damages),
     "full-training": Row("disk full in training", 3, full_in_training),
     "data": Row("a data file removed or changed", 2, changed_data),
     "two": Row("one of two processes killed", 2, one_of_two),
-    "rendering": Row("SIGKILL in rendering", 10, kills_in_rendering, "audio"),
+    "rendering": Row("SIGKILL in rendering", 10, lambda bench, *rest: kills(bench.render, *rest), "audio"),
     "full-rendering": Row("disk full in rendering", 2, full_in_rendering, "audio"),
-    "preprocessing": Row("SIGKILL in preprocessing", 10, kills_in_preprocessing, "video"),
+    "preprocessing": Row("SIGKILL in preprocessing", 10, lambda bench, *rest: kills(bench.prepare, *rest), "video"),
 }
 
 
