@@ -1,6 +1,7 @@
 """Train, render and evaluate: `python run.py --config=configs/quickstart.py`. The README has every command."""
 
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -204,4 +205,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_ru
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    # All is done and said: a SIGTERM in the last instant makes no failure of it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(status)

@@ -1,13 +1,12 @@
-"""Two processes of two devices compute what one of one device computes; and neither outlives the other unnoticed."""
+"""Two processes of two devices compute what one of one device computes.
 
-import contextlib
+That neither outlives the other unnoticed is a row of `benchmarks.faults`.
+"""
+
 import os
 import pathlib
-import signal
-import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ import tiny
 from adnerf_jax import checkpoints
 from adnerf_jax.files import read_json
 from adnerf_jax.train import train
+from benchmarks.faults import free_address
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -49,12 +49,6 @@ def start(address: str, index: int, *arguments, count: int = 2, devices: int = 2
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def free_address() -> str:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return f"localhost:{one.getsockname()[1]}"
-
-
 def both(*arguments) -> list[str]:
     """Runs two processes to their end; what each said."""
     address = free_address()
@@ -85,26 +79,3 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_they_stopped(tiny
         np.testing.assert_allclose(numbers(tmp_path / "two", name), numbers(tmp_path / "one", name), rtol=1e-4)
     validated = [tiny.lines(tmp_path / w / "metrics.jsonl")[3]["validation_psnr"] for w in ("one", "two")]
     assert validated[0] == pytest.approx(validated[1], abs=1e-3)
-
-
-def test_when_one_is_killed_the_other_ends_and_says_so(tiny_data, tmp_path):
-    address = free_address()
-    started = [start(address, index, tiny_data, tmp_path / "two", 100_000, 50) for index in range(2)]
-    try:
-        deadline = time.monotonic() + 400
-        while not list((tmp_path / "two").glob("checkpoints/50*/commit_success.txt")):
-            assert time.monotonic() < deadline and started[0].poll() is None
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                pytest.fail(f"process 1 ended with {started[1].wait(0.2)}")
-        started[1].send_signal(signal.SIGKILL)
-        since = time.monotonic()
-        _, said = started[0].communicate(timeout=60)
-        assert started[0].returncode != 0 and time.monotonic() - since < 60
-        assert "cannot go on, as when another process of the run has ended" in said or "distributed service" in said
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-    kept = checkpoints.latest_step(tmp_path / "two")
-    both(tiny_data, tmp_path / "two", kept + 2, 50)
-    assert checkpoints.latest_step(tmp_path / "two") == kept + 2

@@ -1,6 +1,8 @@
 """What happens to a long training: it is told to end, its numbers stop being numbers, its data change."""
 
 import os
+import pathlib
+import runpy
 import signal
 import sys
 
@@ -113,6 +115,16 @@ def test_outside_of_a_training_sigterm_is_as_before():
         os.kill(os.getpid(), signal.SIGTERM)
         assert termination.requested(1)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_in_the_last_instant_makes_no_failure_of_what_is_done(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "--help"])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(pathlib.Path(__file__).parent.parent / "run.py"), run_name="__main__")
+        assert ended.value.code == 0 and signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def test_what_ends_early_has_its_own_status(capsys):
