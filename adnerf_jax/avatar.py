@@ -26,6 +26,7 @@ from adnerf_jax.backgrounds import BackgroundSource, background_source
 from adnerf_jax.curves import read_curves
 from adnerf_jax.errors import UserError
 from adnerf_jax.eye_sources import EyeRange, EyeSource, eye_source
+from adnerf_jax.files import same_file
 from adnerf_jax.framing import framing
 from adnerf_jax.head_motion import NAMES, MotionRange, place
 from adnerf_jax.media.provenance import Provenance
@@ -52,12 +53,6 @@ def _over(layers: Layers, background: jax.Array) -> jax.Array:
 @jax.jit
 def _alone(layers: Layers) -> jax.Array:
     return to_uint8(layers.straight())
-
-
-def _same_file(one: Any, other: Any) -> bool:
-    """Whether both are names of one file."""
-    named = all(isinstance(given, (str, os.PathLike)) and pathlib.Path(given).exists() for given in (one, other))
-    return named and os.path.samefile(one, other)
 
 
 class Rendering(Iterator[np.ndarray]):
@@ -216,7 +211,7 @@ class Avatar:
         )
         framed = framing(person.camera, place(self._range.rest), camera, size, crop)
         poses = pose_source(pose, person, seed)
-        if start and _same_file(pose, speech):
+        if start and same_file(pose, speech):
             poses = later(poses, round(start * speech_features.FPS))
         if None not in (poses.length, said.frames) and poses.length < said.frames:
             raise UserError(
@@ -264,8 +259,7 @@ class Avatar:
           UserError: as `render`, and for a format that is unknown or has no opacity where there is no background.
         """
         path = pathlib.Path(path)
-        check_output(path, alpha=False)
-        check_not_source(path, speech, *look.values())
+        check_not_source(check_output(path, alpha=False), speech, *look.values())
         # Pictures are written without the sound, which then need not be kept.
         frames = self.render(speech, keep_sound=path.suffix.lower() != ".png", **look)
         return write_output(

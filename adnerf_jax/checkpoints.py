@@ -30,7 +30,10 @@ _REMEDIES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "let this user read its files"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise `ulimit -n`"),
     errno.ENOMEM: "free some memory",
-    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk, or mount the network storage anew"),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EREMOTEIO),
+        "check the disk, or mount the network storage anew",
+    ),
 }
 _policies = ocp.training.preservation_policies
 # Orbax logs each failure with its traceback; what the user can do about it is said here.
@@ -320,7 +323,8 @@ def _refusal(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | No
         return f"{folder} is not there any more", "let all processes see the same storage, and nothing be deleted there"
     at: BaseException | None = error
     while at is not None:  # Orbax hides what happened behind its own errors
-        if isinstance(at, (MemoryError, jax.errors.JaxRuntimeError)):
+        exhausted = isinstance(at, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(at)
+        if exhausted or isinstance(at, MemoryError):
             return _one_line(at), "free some memory of the machine and its devices"
         for code, remedy in _REMEDIES.items():
             # TensorStore gives the system's words without its number.

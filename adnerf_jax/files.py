@@ -55,6 +55,12 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(given).expanduser() if given else pathlib.Path.home() / ".cache" / "adnerf_jax"
 
 
+def same_file(one: Any, other: Any) -> bool:
+    """Whether both are names of one file that exists."""
+    named = all(isinstance(given, (str, os.PathLike)) and pathlib.Path(given).exists() for given in (one, other))
+    return named and os.path.samefile(one, other)
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """The digest of a file's contents, in hexadecimal."""
     with open(path, "rb") as file:

@@ -119,9 +119,9 @@ def _read(folder: pathlib.Path, stamp: str) -> tuple[dict[str, str], np.ndarray]
         info = read_json(folder / _INFO, "frame cache")
     except UserError:
         return None
-    if not isinstance(info, dict) or info.pop("digest", None) != _digest_of(info) or info["stamp"] != stamp:
+    if not isinstance(info, dict) or info.pop("digest", None) != _digest_of(info) or info.get("stamp") != stamp:
         return None
-    if not (folder / _ARRAY).exists() or sha256_of(folder / _ARRAY) != info["array"]:
+    if not (folder / _ARRAY).exists() or sha256_of(folder / _ARRAY) != info.get("array"):
         return None
     return info, _mapped(folder)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adnerf_jax.errors import UserError
-from adnerf_jax.files import part_of
+from adnerf_jax.files import part_of, same_file
 from adnerf_jax.media.formats import video_format
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.provenance import Provenance
@@ -39,16 +39,15 @@ def check_not_source(path: pathlib.Path, *sources: Any) -> None:
     """That a video does not replace what it is made from.
 
     Args:
-      path: of the video.
+      path: of the video, or of the folder of pictures (`check_output`).
       sources: names of files, and anything else, which is left out.
 
     Raises:
       UserError: it would.
     """
     for source in sources:
-        if isinstance(source, (str, os.PathLike)) and path.exists() and pathlib.Path(source).exists():
-            if path.samefile(source):
-                raise UserError(f"{path} would replace {source}, which it is made from: give it another name")
+        if same_file(path, source):
+            raise UserError(f"{path} would replace {source}, which it is made from: give it another name")
 
 
 def write_output(

@@ -69,19 +69,24 @@ def kept_frames(folder: pathlib.Path, job: dict) -> set[int]:
         except (OSError, json.JSONDecodeError):
             same = False
         if not same:
-            # An empty folder is what a full disk or a kill leaves before the job is described.
-            if folder.exists() and not path.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            # A folder without a job is what a full disk or a kill leaves before the job is described.
+            if folder.exists() and not path.exists() and not (folder.is_dir() and _left_empty(folder)):
                 raise UserError(f"{folder} is in the way and no render made it: move it, or write elsewhere")
             discard(folder)
             write_json(path, job)
     return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
 
 
+def _left_empty(folder: pathlib.Path) -> bool:
+    """Whether nothing is there but what `write_json` was writing."""
+    return all(path.name.startswith(f".{pathlib.Path(_JOB).stem}.") for path in folder.iterdir())
+
+
 def discard(folder: pathlib.Path) -> None:
     """Deletes kept frames, what describes their job last: until then a later run knows whose they are."""
     for path in folder.iterdir() if folder.exists() else ():
-        if path.name != _JOB:
-            path.unlink()
+        if path.name != _JOB and not path.is_dir():
+            path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

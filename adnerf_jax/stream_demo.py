@@ -7,6 +7,7 @@ Input is 16-bit little-endian PCM, 16 kHz, mono. Output is an mp4 that can be wa
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -90,18 +91,20 @@ class Pace:
             yield chunk
 
     def watched(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The frames, with what happens to them."""
-        begun = 0.0
-        for i, frame in enumerate(frames):
-            if i == _LOOKED_AT:  # the first ones compile
-                begun = time.monotonic() - self._waited
-            elif i == 2 * _LOOKED_AT:
-                each = (time.monotonic() - self._waited - begun) / _LOOKED_AT
-                if each * FPS > 1:
-                    say(
-                        f"warning: a frame takes {each:.3f} s to make and lasts {1 / FPS:g} s, so the picture falls "
-                        f"behind: give a smaller --size"
-                    )
+        """The frames; what happens to them then does not count, as a player may hold them back."""
+        made = 0.0
+        for i in itertools.count(1):
+            start = time.monotonic() - self._waited
+            frame = next(frames, None)
+            if frame is None:
+                return
+            if i > _LOOKED_AT:  # the first ones compile
+                made += time.monotonic() - self._waited - start
+            if i == 2 * _LOOKED_AT and made * FPS > _LOOKED_AT:
+                say(
+                    f"warning: a frame takes {made / _LOOKED_AT:.3f} s to make and lasts {1 / FPS:g} s, so the picture "
+                    f"falls behind: give a smaller --size"
+                )
             yield frame
 
 

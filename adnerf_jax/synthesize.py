@@ -49,9 +49,9 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         raise UserError("nothing to say: give a sound or video file with --config.render.audio=FILE")
     audio = pathlib.Path(settings.audio) if settings.audio else None
     out = pathlib.Path(settings.out) if settings.out else workdir / f"{pathlib.Path(given).stem}.mp4"
-    check_not_source(out, settings.audio, settings.features, *(settings[name] for name in _LOOK))
     part, parts = shard(settings.shard, "config.render.shard")
-    check_output(out, alpha=settings.background == "none")
+    target = check_output(out, alpha=settings.background == "none")
+    check_not_source(target, settings.audio, settings.features, *(settings[name] for name in _LOOK))
     if audio and not settings.features:
         count_frames(audio, settings.start, settings.duration)  # a sound is looked at before a model is loaded
     avatar = Avatar.load(workdir, config)

@@ -12,6 +12,7 @@ from those of a run without a kill, and when picture and sound end. The speech i
 import argparse
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -116,6 +117,8 @@ def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Pa
     look = {} if size is None else {"size": size}
     sound, folder = out.with_suffix(".wav"), out.with_name(out.name + ".frames")
     out.parent.mkdir(parents=True, exist_ok=True)
+    out.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
     write_wav(sound, np.concatenate(list(babble(frames))), speech.SAMPLE_RATE)
     settings = {"audio": sound, "out": out, **look}
     command = [sys.executable, "run.py", "--mode=render", "--config=configs/torso.py", f"--workdir={workdir}"]
@@ -123,11 +126,13 @@ def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Pa
     print("| minutes | ms a frame | anonymous MiB |\n|---|---|---|")
     for stop in (frames // 2, frames):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        watch(process, folder, frames, stop)
-        if process.poll() is not None:
-            raise UserError(f"{' '.join(command)} ended with {process.returncode} before it could be killed")
-        process.kill()
-        process.wait()
+        try:
+            watch(process, folder, frames, stop)
+            if process.poll() is not None:
+                raise UserError(f"{' '.join(command)} ended with {process.returncode} before it could be killed")
+        finally:
+            process.kill()
+            process.wait()
         print(f"killed with {count(folder)} of {frames} frames kept", flush=True)
     rendering = Avatar.load(workdir).render(sound, **look)
     picked = rendering.picked(lambda i: i % _COMPARED == 0)

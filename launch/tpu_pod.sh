@@ -5,7 +5,7 @@
 #
 # The repository must lie in ~/adnerf_jax on every host, with requirements-tpu.txt installed in .venv; workdir and
 # dataset on storage that all hosts mount. JAX finds the other hosts by itself. After SIGTERM (status 75) or the loss of a
-# process (76, or 134 of JAX's runtime) the command is started again, until the training is done. A slice that was
+# process (76, 134 of JAX's runtime, its own) the command is started again, until the training is done. A slice that was
 # preempted (spot) is gone, and ssh fails: make it again under the same name, and start this script again.
 set -euo pipefail
 
@@ -19,11 +19,12 @@ shift 4
 printf -v arguments ' %q' --config=configs/head.py --workdir="$workdir" --config.data="$data" "$@"
 command="cd ~/adnerf_jax && .venv/bin/python run.py$arguments"
 
-while true; do
+for _ in {0..100}; do
   status=0
   gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$command" || status=$?
   case $status in
-    75 | 76 | 134) sleep 30 ;;
-    *) exit "$status" ;;
+    75 | 76 | 134 | 135 | 137 | 139) sleep 30 ;;
+    *) break ;;
   esac
 done
+exit "$status"

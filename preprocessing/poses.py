@@ -78,6 +78,7 @@ def refine_track(
             poses.rotation[keys], poses.translation[keys] = adjusted
             poses = bundle.follow(seen, poses, points, camera, floor)
             reprojection, facts = _reprojection(seen, poses, points, camera)
+            del seen  # and with it what is mapped: the next round needs the room
     followed = of_keys.take(of_keys.group == _FLOW)
     by_motion = estimate_focal(followed, poses.take(keys), points, camera, floor[:1])
     poses = _with_axes_of(shape[RIGID], points[count:], poses)
@@ -91,7 +92,7 @@ def _with_vertices(
 ) -> Iterator[tuple[int, flow.Matches]]:
     """Each frame's matches, and after them its rigid landmarks as points from number `first` on."""
     vertices = first + np.arange(len(RIGID))
-    for row, followed in zip(frames, matches, strict=True):
+    for row, followed in zip(frames, matches, strict=False):
         yield _FLOW, followed
         yield _LANDMARKS, flow.Matches(np.full(len(RIGID), row), vertices, found.points[row, RIGID, :2])
 

@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import math
 import pathlib
+import types
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -336,4 +337,8 @@ def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _save_arrays(path: pathlib.Path, array: np.ndarray | None = None, **arrays: Any) -> None:
     """Writes an `.npy` of one array or an `.npz` of several, atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array) if array is not None else np.savez(file, **arrays)
+        if array is None:
+            np.savez(file, **arrays)
+        else:
+            # To what is no file NumPy gives blocks, and a full disk is told as such.
+            np.save(types.SimpleNamespace(write=file.write), array)

@@ -36,7 +36,7 @@ def launch(script: str, folder: pathlib.Path, statuses: list[int], **environment
     return status, (folder / "called").read_text().splitlines()
 
 
-@pytest.mark.parametrize("status", [0, 1, 2, 75, 76, 134])
+@pytest.mark.parametrize("status", [0, 1, 2, 75, 76, 134, 137])
 def test_a_slurm_job_is_queued_again_when_it_can_go_on(tmp_path, status):
     ended, called = launch("slurm.sh", tmp_path, [status])
     assert ended == status and "--kill-on-bad-exit=0" in called[0]
@@ -47,7 +47,7 @@ def test_a_slurm_job_is_not_queued_for_ever(tmp_path):
     assert len(launch("slurm.sh", tmp_path, [76], SLURM_RESTART_COUNT="100")[1]) == 1
 
 
-@pytest.mark.parametrize(("statuses", "ended"), [([75, 76, 134, 0], 0), ([75, 2], 2), ([255], 255)])
+@pytest.mark.parametrize(("statuses", "ended"), [([75, 76, 137, 0], 0), ([75, 2], 2), ([255], 255)])
 def test_a_pod_starts_again_when_it_can_go_on(tmp_path, statuses, ended):
     status, called = launch("tpu_pod.sh", tmp_path, statuses)
     assert status == ended and [line.split()[0] for line in called] == ["gcloud", "sleep"] * (len(statuses) - 1) + [

@@ -195,8 +195,10 @@ def follow(observations: Observations, poses: Poses, points: np.ndarray, camera:
             moved, residual = _residuals(part, poses, points, camera)
             slope, _ = _slopes(part, poses, points, moved, camera)
             weight = robust_weights(residual, noise[part.group])
-            more = _normal_equations(_sums(part.frame, frames), weight, slope, residual)
-            matrix, vector = matrix + more[0], vector + more[1]
+            first = int(part.frame.min())
+            sums = _sums(part.frame - first, int(part.frame.max()) - first + 1)
+            for total, more in zip((matrix, vector), _normal_equations(sums, weight, slope, residual), strict=True):
+                total[first : first + len(more)] += more
         step = -_solve_smooth(matrix, vector, acceleration(poses), stiff)
         poses = poses.stepped(step)
         if np.abs(step).max() < _STILL:
