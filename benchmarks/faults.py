@@ -105,7 +105,15 @@ def finished(process: subprocess.Popen) -> str:
     Raises:
       RuntimeError: it failed.
     """
-    said = said_at_end(process)
+    return well(process, said_at_end(process))
+
+
+def well(process: subprocess.Popen, said: str) -> str:
+    """What a process said that has ended.
+
+    Raises:
+      RuntimeError: it failed.
+    """
     if process.returncode:
         raise RuntimeError(f"status {process.returncode}: {said[-500:]}")
     return said
@@ -261,9 +269,8 @@ def kills(measured: Measured, count: int, rng: random.Random) -> Outcome:
         if killed:
             done += 1
             continue
-        if process.returncode:
-            print(said[-500:])
-        wrong += process.returncode != 0 or measured.job.result() != measured.expected
+        well(process, said)
+        wrong += measured.job.result() != measured.expected
         measured.begin()
     return Outcome(count, wrong + measured.lost())
 
@@ -286,12 +293,15 @@ def kills_in_writing(bench: Bench, count: int, rng: random.Random) -> Outcome:
             return False
 
         process = head.job.start()
-        while process.poll() is None and not writing():
+        while process.poll() is None and not writing() and time.time_ns() - started < PATIENCE * 1e9:
             time.sleep(0.001)
-        if process.poll() is None:
+        killed = process.poll() is None
+        if killed:
             time.sleep(rng.uniform(0.0, 0.1))
             process.kill()
-        process.communicate()
+        said = process.communicate()[1]
+        if not killed or process.returncode != -signal.SIGKILL:
+            well(process, said)
         done += writing()
         if checkpoints.latest_step(bench.workdir) == STEPS:
             wrong += head.lost()
@@ -308,13 +318,14 @@ def terminations(bench: Bench, count: int, rng: random.Random) -> Outcome:
         process = head.job.start()
         running, said = interrupted(process, signal.SIGTERM, rng.uniform(0.4, 0.9) * head.seconds)
         if not running:  # it was at its end before
-            wrong += process.returncode != 0 or head.job.result() != head.expected
+            well(process, said)
+            wrong += head.job.result() != head.expected
             head.begin()
             continue
         told += 1
         if process.returncode == PREEMPTED and "is saved at step" in said:
             saved += 1
-        elif "is trained already" in head.job.finish():
+        elif process.returncode == 0 and "is trained already" in head.job.finish():
             done += 1
         else:
             print(f"status {process.returncode}: {said[-300:]}")
@@ -410,12 +421,27 @@ def start_both(job: Job) -> list[subprocess.Popen]:
     return [job.start(*together, f"--process={index}", JAX_PLATFORMS="cpu") for index in range(2)]
 
 
+def finish_both(job: Job) -> None:
+    """Runs one job in two processes to its end; neither is left where the other fails.
+
+    Raises:
+      RuntimeError: one failed.
+    """
+    started = start_both(job)
+    try:
+        for process in started:
+            finished(process)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
 def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:
     """SIGKILL of one of two processes: the other one says so and ends; both started again end as undisturbed."""
     slowest, wrong = 0.0, 0
     whole = training(bench.data, bench.home / "two", PAIR_STEPS)
-    for process in start_both(whole):
-        finished(process)
+    finish_both(whole)
     for index in range(count):
         workdir = bench.home / f"two-{index}"
         job = training(bench.data, workdir, PAIR_STEPS)
@@ -433,8 +459,7 @@ def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:
                 process.kill()
                 process.communicate()
         told = "when another process of the run has ended" in said or "distributed service" in said
-        for process in start_both(job):
-            finished(process)
+        finish_both(job)
         if left.returncode == 0 or not told or job.result() != whole.result():
             wrong += 1
             print(f"status {left.returncode}: {said[-500:]}")
