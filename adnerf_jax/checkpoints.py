@@ -368,21 +368,39 @@ def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> t
         metadata = ocp.checkpointables_metadata(folder).metadata
         shapes = _shapes({name: part for name, part in metadata.items() if name in wanted})
         stored = {path: {"shape": shape} for path, shape in shapes.items()}
-    for key in sorted(stored.keys() | have.keys()):
-        if key.partition("/")[0] not in wanted or key.startswith("opt_state/"):
-            continue
-        there, here = stored[key]["shape"] if key in stored else "absent", have.get(key, "absent")
+    there = {
+        path: one["shape"]
+        for path, one in stored.items()
+        if path.partition("/")[0] in wanted and not path.startswith("opt_state/")
+    }
+    _check_same_shapes(there, {path: have[path] for path in have if not path.startswith("opt_state/")}, workdir, what)
+    parts = ocp.load_checkpointables(folder, wanted)
+    for key, one in _described(parts).items():
+        if "arrays" in meta and one != stored[key]:
+            raise ValueError(f"{key} is not what was written")
+    return meta, parts
+
+
+def check_fits(parts: dict[str, Any], expected: dict[str, Any], workdir: str | pathlib.Path, what: str) -> None:
+    """Raises UserError where what a checkpoint holds has not the shapes that a configuration's models need.
+
+    Args:
+      parts: trees of arrays, by part.
+      expected: trees of `jax.ShapeDtypeStruct`, by part.
+      workdir, what: as in `restore`, for the message.
+    """
+    _check_same_shapes(_shapes(parts), _shapes(expected), workdir, what)
+
+
+def _check_same_shapes(stored: dict[str, list[int]], expected: dict[str, list[int]], workdir, what: str) -> None:
+    for key in sorted(stored.keys() | expected.keys()):
+        there, here = stored.get(key, "absent"), expected.get(key, "absent")
         if there != here:
             raise UserError(
                 f"the checkpoint of {what} in {workdir} has another model or other data than the configuration: "
                 f"{key} is {_shown(there)} there and {_shown(here)} here; use the configuration it was trained with, "
                 f"or another --workdir"
             )
-    parts = ocp.load_checkpointables(folder, wanted)
-    for key, one in _described(parts).items():
-        if "arrays" in meta and one != stored[key]:
-            raise ValueError(f"{key} is not what was written")
-    return meta, parts
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

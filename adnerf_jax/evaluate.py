@@ -166,7 +166,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         write_report(Evidence(workdir, config, result, rows, timing, stage.parameters, strips, films, dataset))
     discard(kept)
     for name, numbers in values.items():
-        say(f"{name}: " + ", ".join(text.format(numbers[key]) for key, text in _TOLD.items() if key in numbers))
+        told = [text.format(numbers[key]) for key, text in _TOLD.items() if key in numbers]
+        say(f"{name}: {', '.join(told) or 'nothing could be measured'}")
     more = (", report.html" if config.eval.report else "") + (", frames/" if saved else "")
     say(f"wrote {folder}/metrics.json, frames.csv, timing.json, contact.png{more}")
     return result

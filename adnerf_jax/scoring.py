@@ -57,13 +57,18 @@ MEASURES = {
     "jitter_px": "RMS second difference over time of 42 landmarks that the expression does not move, px",
     "jitter_deg": "the same of the rotation that best explains them, degrees",
 }
+_IN_BOTH = "it needs a frame in which render and truth have a face"
 NEEDS = {  # of faces that are measured: why a number can be missing all the same
+    "lmd_px": _IN_BOTH,
+    "lmd_percent": _IN_BOTH,
     "lip_correlation": f"it needs {LEAST_PAIRS} frames in which render and truth have a face",
     "lip_lag_frames": f"it needs {LEAST_PAIRS} frames in a row, lips that move, and a lag better than those around it",
+    "lip_amplitude": f"{_IN_BOTH}, and lips that move in the truth",
     "av_offset_s": f"it needs the dataset's landmarks, {SHORTEST} training frames, {SHORTEST_KNOWN} judged ones, sound",
     "sync_confidence": f"it needs sound and {LEAST} times five frames in a row",
-    "jitter_px": "it needs three frames in a row",
-    "jitter_deg": "it needs three frames in a row",
+    "blendshape_error": _IN_BOTH,
+    "jitter_px": "it needs a face in three frames in a row",
+    "jitter_deg": "it needs a face in three frames in a row",
 }
 _OF_PICTURES = ("psnr", "psnr_face", "ssim", "ms_ssim", "lpips_alex", "lpips_vgg", "seam_error")
 

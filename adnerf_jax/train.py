@@ -1,6 +1,5 @@
 """Training of one stage, top to bottom: `train(config, workdir)`."""
 
-import concurrent.futures
 import contextlib
 import pathlib
 import time
@@ -12,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, processes, sharding
+from adnerf_jax.batch_loader import BatchLoader
 from adnerf_jax.batches import RaySampler
 from adnerf_jax.datasets import SUBJECTS, Dataset, Frames, dataset_of, tuning_split
 from adnerf_jax.errors import NotFinite, Preempted, UserError
@@ -83,9 +83,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
         save_config(config, workdir)
         person.save(workdir)
 
-    sampler = make_sampler(config, dataset, frames)
-    columns = sharding.local_rays(mesh, sampler.rays_per_frame)
-    batch_shardings = sharding.batch_sharding(mesh, sampler.batch(0, columns))
+    loader = BatchLoader(make_sampler(config, dataset, frames), mesh)
     update = make_update(stage, tx, config.seed, config.train.micro_batches)
     validator = Validator(
         stage,
@@ -109,9 +107,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
         with (
             MetricWriter(workdir, first) if processes.is_main() else contextlib.nullcontext() as writer,
             checkpoints.Saver(workdir, config.train.keep_checkpoints, config.train.keep_best) as saver,
-            concurrent.futures.ThreadPoolExecutor(1) as loader,
         ):
-            upcoming = loader.submit(sampler.batch, first, columns)
+            batches = loader.batches(first, config.train.steps)
             began = since = time.monotonic()
             since_step = first
             for step in range(first, config.train.steps):
@@ -120,11 +117,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
                     saver.save(state, meta)
                     saver.wait()
                     raise Preempted(f"{config.stage} is saved at step {step} of {config.train.steps} in {workdir}")
-                batch = upcoming.result()
+                batch = next(batches)
                 done = step + 1
                 last = done == config.train.steps
-                if not last:
-                    upcoming = loader.submit(sampler.batch, done, columns)
                 report = done % config.train.log_every == 0 or last
                 keep = done % config.train.checkpoint_every == 0 or last
                 look = done % _LOOK_EVERY == 0 and not last
@@ -132,9 +127,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
                     state = state.replace(step=state.step + 1)
                     report = look = False
                 else:
-                    state, metrics = update(
-                        state, sharding.put(batch, batch_shardings, columns, sampler.rays_per_frame)
-                    )
+                    state, metrics = update(state, batch)
                     watch.add(done, metrics)
                 if done - first == 1:
                     jax.block_until_ready(state.step)
@@ -175,8 +168,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
 
     if jax.process_count() > 1:
         # On CPUs a collective gives up on processes that come 30 seconds late, as from compiling.
-        example = sharding.put(sampler.batch(0, columns), batch_shardings, columns, sampler.rays_per_frame)
-        update.lower(state, example).compile()
+        update.lower(state, loader.batch(0)).compile()
         processes.wait_for_all("to train")
     while True:
         try:

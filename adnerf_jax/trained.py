@@ -15,7 +15,7 @@ from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.occupancy import seen_box, survey
 from adnerf_jax.person import Person, survey_rows
 from adnerf_jax.rendering import Layers, framed_renderer
-from adnerf_jax.stages import Stage, make_stage
+from adnerf_jax.stages import Stage, example_batch, head_init, make_stage
 from adnerf_jax.types import Conditions, Occupancy, Scene
 from adnerf_jax.volume_models import VolumeHead
 
@@ -54,11 +54,17 @@ class TrainedStage:
           smooth: whether attention smooths the audio code; not for a head that was trained without.
 
         Raises:
-          UserError: there is none.
+          UserError: there is none, or one of other models than the configuration's.
         """
         person = Person.load(pathlib.Path(workdir))
         step, parts = checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))
         stage = make_stage(config, person.camera)
+        checkpoints.check_fits(
+            {name: parts[name] for name in ("params", "frozen")},
+            parameter_shapes(stage, person, parts["scene"]),
+            workdir,
+            "a trained stage",
+        )
         torso = config.stage == "torso"
         head_params, torso_params = (parts["frozen"], parts["params"]) if torso else (parts["params"], None)
         return cls(
@@ -101,6 +107,16 @@ class TrainedStage:
         return self._render(
             self._picture, self._head, self._torso, self.scene, transform, conditions, *self.occupancies
         )
+
+
+def parameter_shapes(stage: Stage, person: Person, scene: Scene) -> dict[str, Any]:
+    """Trees of `jax.ShapeDtypeStruct`: `params` of the stage's model, `frozen` of a torso's head ({} without)."""
+    example = example_batch(rays=1, frames=1, windows=person.survey.audio.shape[2:])
+    key = jax.random.key(0)
+    head = jax.eval_shape(head_init(stage.head, person.camera), key, example, scene)
+    if stage.torso is None:
+        return {"params": head, "frozen": {}}
+    return {"params": jax.eval_shape(stage.init, key, example, scene), "frozen": head}
 
 
 def survey_stage(

@@ -8,15 +8,17 @@ linked to the first ones, and the anonymous memory of the process is told.
 """
 
 import argparse
-import concurrent.futures
+import itertools
 import os
 import pathlib
 import tempfile
 import time
 
 import jax
+import numpy as np
 
 from adnerf_jax import checkpoints, schema, sharding
+from adnerf_jax.batch_loader import BatchLoader
 from adnerf_jax.datasets import dataset_of
 from adnerf_jax.files import read_json, write_json
 from adnerf_jax.frame_cache import cached_frames
@@ -29,8 +31,6 @@ from configs import common
 
 def repeated(data: pathlib.Path, count: int, folder: pathlib.Path) -> pathlib.Path:
     """A dataset of `count` training frames made of links to another's."""
-    import numpy as np
-
     index = read_json(data / schema.TRANSFORMS["train"], "dataset index")
     held_out = read_json(data / schema.TRANSFORMS["val"], "dataset index")
     frames = sorted(index["frames"], key=lambda f: f["img_id"])
@@ -62,7 +62,7 @@ def anonymous_gib() -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--variants", default="fast", help="of the head's configuration")
     parser.add_argument("--steps", type=int, default=100, help="of each kind in a turn")
@@ -91,37 +91,26 @@ def measure(data: str, arguments: argparse.Namespace, workdir: pathlib.Path) -> 
     mesh = sharding.make_mesh()
     stage = make_stage(config, dataset.camera)
     state, tx = initial_state(config, stage, dataset, frames, digest, mesh, workdir)
-    sampler = make_sampler(config, dataset, frames)
-    columns = sharding.local_rays(mesh, sampler.rays_per_frame)
-    shardings = sharding.batch_sharding(mesh, sampler.batch(0, columns))
+    loader = BatchLoader(make_sampler(config, dataset, frames), mesh)
     update = make_update(stage, tx, config.seed, config.train.micro_batches)
     print(f"anonymous memory before the first step: {anonymous_gib()[0]:.2f} GiB")
 
-    def place(batch):
-        return sharding.put(batch, shardings, columns, sampler.rays_per_frame)
-
-    constant = place(sampler.batch(0, columns))
+    constant = loader.batch(0)
     state, metrics = update(state, constant)
     jax.block_until_ready(metrics)
     seconds = {"real input": [], "one batch": []}
-    number = 0
-    with concurrent.futures.ThreadPoolExecutor(1) as loader:
-        for _ in range(arguments.turns):
+    for turn in range(arguments.turns):
+        first = turn * arguments.steps
+        inputs = {
+            "real input": loader.batches(first, first + arguments.steps),
+            "one batch": itertools.repeat(constant, arguments.steps),
+        }
+        for name, batches in inputs.items():
             begin = time.monotonic()
-            upcoming = loader.submit(sampler.batch, number, columns)
-            for _ in range(arguments.steps):
-                batch = upcoming.result()
-                number += 1
-                upcoming = loader.submit(sampler.batch, number, columns)
-                state, metrics = update(state, place(batch))
+            for batch in batches:
+                state, metrics = update(state, batch)
             jax.block_until_ready(metrics)
-            upcoming.result()
-            seconds["real input"].append(time.monotonic() - begin)
-            begin = time.monotonic()
-            for _ in range(arguments.steps):
-                state, metrics = update(state, constant)
-            jax.block_until_ready(metrics)
-            seconds["one batch"].append(time.monotonic() - begin)
+            seconds[name].append(time.monotonic() - begin)
     best = {name: min(times) / arguments.steps for name, times in seconds.items()}
     step = best["real input"]
     print(", ".join(f"{name} {1e3 * s:.2f} ms a step" for name, s in best.items()), end="; ")

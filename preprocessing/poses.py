@@ -77,7 +77,8 @@ def refine_track(
             poses = Poses(poses.rotation.copy(), poses.translation.copy())
             poses.rotation[keys], poses.translation[keys] = adjusted
             poses = bundle.follow(seen, poses, points, camera, floor)
-            reprojection, facts = _reprojection(seen, poses, points, camera)
+            if number == ROUNDS:
+                reprojection, facts = _reprojection(seen, poses, points, camera)
             del seen  # and with it what is mapped: the next round needs the room
     followed = of_keys.take(of_keys.group == _FLOW)
     by_motion = estimate_focal(followed, poses.take(keys), points, camera, floor[:1])

@@ -254,9 +254,10 @@ def test_what_the_frames_themselves_leave_out_is_told(tiny_data):
     values = {"full": {"psnr": 30.0, "lip_correlation": 0.9, "av_offset_s_truth": 0.0}}
     told = described("2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"cross": "not given"})
     assert set(told["left_out"]) == {
-        "cross", "lip_lag_frames", "av_offset_s", "sync_confidence", "jitter_px", "jitter_deg"
+        "cross", "lmd_px", "lmd_percent", "lip_lag_frames", "lip_amplitude", "av_offset_s", "sync_confidence",
+        "blendshape_error", "jitter_px", "jitter_deg",
     }  # fmt: skip
-    assert told["left_out"]["jitter_px"] == "it needs three frames in a row"
+    assert told["left_out"]["jitter_px"] == "it needs a face in three frames in a row"
     assert set(told["measures"]) == {"psnr", "lip_correlation", "av_offset_s"}
     without = described("2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"faces": "not asked for"})
     assert set(without["left_out"]) == {"faces"}

@@ -70,3 +70,11 @@ def test_models_that_know_by_themselves_are_not_surveyed(trained):
 def test_a_folder_that_no_training_wrote(trained, tmp_path):
     with pytest.raises(UserError, match="holds no trained person"):
         TrainedStage.load(tmp_path, load_config(trained.head))
+
+
+def test_a_checkpoint_of_another_model_than_the_configuration_is_refused(trained):
+    for stage in ("head", "torso"):
+        config = load_config(getattr(trained, stage))
+        config.model[stage].width *= 2
+        with pytest.raises(UserError, match=r"checkpoint of a trained stage .* another model .*: params/\S+ is \("):
+            TrainedStage.load(getattr(trained, stage), config)
