@@ -72,6 +72,15 @@ def test_mistakes_on_the_command_line(capsys, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", ["eval", "render"])
+def test_the_folder_of_both_stages(capsys, tmp_path, mode):
+    for stage in ("head", "torso"):
+        (tmp_path / "w" / stage).mkdir(parents=True)
+        (tmp_path / "w" / stage / "config.json").write_text("{}")
+        line = refused(capsys, config(f"{stage}.py"), f"--mode={mode}", "--workdir=w")
+        assert f"w is not the folder of a trained stage (config.json is missing): use --workdir=w/{stage}" in line
+
+
 def test_the_torso_before_the_head(capsys, trained, tmp_path):
     line = refused(capsys, config("torso.py:fast,smoke"), f"--config.data={trained.data}", "--workdir=new/torso")
     assert "no checkpoint of the head in new/head: train it first" in line
