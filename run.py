@@ -200,9 +200,17 @@ def _has(config: ConfigDict, key: str) -> bool:
 def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_run: bool) -> None:
     """Fills in what the command line left open, then trains, or says what that would take."""
     from adnerf_jax import processes
+    from adnerf_jax.checkpoints import latest_step
     from adnerf_jax.train import check_settings, train
 
     check_settings(config)
+    if config.stage == "torso" and not dry_run:
+        config.head_checkpoint = config.head_checkpoint or str(workdir.parent / "head")
+        if latest_step(config.head_checkpoint) is None:  # known before a dataset is made or read
+            raise UserError(
+                f"no checkpoint of the head in {config.head_checkpoint}: train it first, or give the folder of a "
+                f"trained one with --config.head_checkpoint"
+            )
     if config.data is None and (workdir / "config.json").exists():
         # A run that goes on, and one that was imported, know their dataset.
         config.data = load_config(workdir).data
@@ -218,8 +226,6 @@ def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_ru
 
         say_plan(config)
         return
-    if config.stage == "torso" and config.head_checkpoint is None:
-        config.head_checkpoint = str(workdir.parent / "head")
     train(config, workdir)
 
 
