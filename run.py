@@ -61,6 +61,7 @@ def _parse(argv: list[str]) -> Command:
     if "--mode=compare" in argv and not any(option.startswith("--config=") for option in argv):
         # The runs bring their own settings: any stage's will do for the rest.
         argv.insert(1, f"--config={pathlib.Path(__file__).parent / 'configs' / 'torso.py'}")
+    _check_file(argv)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
     flags.DEFINE_enum(
@@ -78,8 +79,8 @@ def _parse(argv: list[str]) -> Command:
         if values.config is None:
             raise UserError(f"--config is missing; {_USAGE}")
         values.config.stage  # noqa: B018 — a configuration file that could not be read fails at its first use
-    except (flags.Error, AttributeError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{' '.join(str(error).split())}; {_USAGE}") from None
+    except (flags.Error, AttributeError, LookupError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"{_explained(error)}; {_USAGE}") from None
     workdir = pathlib.Path(values.workdir) if values.workdir else None
     overrides = dict(config_flags.get_override_values(values["config"]))
     return Command(
@@ -92,6 +93,24 @@ def _parse(argv: list[str]) -> Command:
         values.processes,
         values.process,
     )
+
+
+def _check_file(argv: list[str]) -> None:
+    """Raises UserError where the configuration file is missing, which is told less clearly later."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        option, assigned, value = word.partition("=")
+        file = (value if assigned else following).partition(":")[0]
+        if option in ("--config", "-config") and file and not pathlib.Path(file).is_file():
+            raise UserError(f"there is no configuration file {file}: check --config; {_USAGE}")
+
+
+def _explained(error: Exception) -> str:
+    """What is wrong with a command line, on one line."""
+    # A look-up that failed is quoted, line ends and all, by what is raised from it.
+    lookups = [one for one in (error, error.__cause__, error.__context__) if isinstance(one, LookupError)]
+    if lookups:
+        return f"no such setting: {'; '.join(str(lookups[0].args[0]).splitlines())}"
+    return " ".join(str(error).split())
 
 
 def _dispatch(command: Command) -> None:
@@ -181,9 +200,17 @@ def _has(config: ConfigDict, key: str) -> bool:
 def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_run: bool) -> None:
     """Fills in what the command line left open, then trains, or says what that would take."""
     from adnerf_jax import processes
+    from adnerf_jax.checkpoints import latest_step
     from adnerf_jax.train import check_settings, train
 
     check_settings(config)
+    if config.stage == "torso" and not dry_run:
+        config.head_checkpoint = config.head_checkpoint or str(workdir.parent / "head")
+        if latest_step(config.head_checkpoint) is None:  # known before a dataset is made or read
+            raise UserError(
+                f"no checkpoint of the head in {config.head_checkpoint}: train it first, or give the folder of a "
+                f"trained one with --config.head_checkpoint"
+            )
     if config.data is None and (workdir / "config.json").exists():
         # A run that goes on, and one that was imported, know their dataset.
         config.data = load_config(workdir).data
@@ -199,8 +226,6 @@ def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_ru
 
         say_plan(config)
         return
-    if config.stage == "torso" and config.head_checkpoint is None:
-        config.head_checkpoint = str(workdir.parent / "head")
     train(config, workdir)
 
 

@@ -6,7 +6,6 @@ Input is 16-bit little-endian PCM, 16 kHz, mono. Output is an mp4 that can be wa
 25 a second (`--format raw`). Picture and sound leave together, about a second after the sound came in.
 """
 
-import argparse
 import itertools
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from adnerf_jax.errors import UserError
+from adnerf_jax.options import Parser
 from adnerf_jax.progress import exit_status, say
 from adnerf_jax.schema import FPS
 
@@ -33,16 +33,20 @@ def main(argv: Sequence[str], source: BinaryIO | None = None, sink: BinaryIO | N
     Returns:
       the exit status (`progress.exit_status`).
     """
-    parser = argparse.ArgumentParser("python -m adnerf_jax.stream_demo", description=__doc__.split("\n\n")[0])
+    source, sink = source or sys.stdin.buffer, sink or sys.stdout.buffer
+    return exit_status(lambda: stream(*_parse(argv[1:]), source, sink))
+
+
+def _parse(argv: Sequence[str]) -> tuple[str, str, dict[str, str]]:
+    """Workdir, format and look."""
+    parser = Parser("python -m adnerf_jax.stream_demo", description=__doc__.split("\n\n")[0])
     parser.add_argument("--workdir", required=True, help="of a trained stage, or the quickstart's")
     parser.add_argument("--format", choices=("mp4", "raw"), default="mp4", help="of the output")
     for name in ("pose", "offset", "background", "camera", "eyes", "size", "crop"):
         parser.add_argument(f"--{name}", help=f"as config.render.{name}")
-    options = vars(parser.parse_args(argv[1:]))
+    options = vars(parser.parse_args(argv))
     workdir, form = options.pop("workdir"), options.pop("format")
-    look = {name: value for name, value in options.items() if value is not None}
-    source, sink = source or sys.stdin.buffer, sink or sys.stdout.buffer
-    return exit_status(lambda: stream(workdir, form, look, source, sink))
+    return workdir, form, {name: value for name, value in options.items() if value is not None}
 
 
 def stream(workdir: str, form: str, look: dict[str, str], source: BinaryIO, sink: BinaryIO) -> None:

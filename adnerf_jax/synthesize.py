@@ -64,7 +64,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     mine = range(frames)[part::parts]
     say(
         f"rendering {len(mine)} frames of {rendering.width}x{rendering.height} ({frames / FPS:.1f} s) to "
-        f"{out if parts == 1 else folder}"
+        f"{target if parts == 1 else folder}"
     )
     provenance = avatar.provenance if settings.label else None
     bar = Bar("render", len(mine), done=sum(i in done for i in mine))

@@ -94,7 +94,7 @@ def run_setting(variants: str, data: pathlib.Path, workdir: pathlib.Path, steps:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablations", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a prepared dataset")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS, help="of 1024 rays, for each setting")

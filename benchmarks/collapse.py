@@ -78,7 +78,7 @@ def run(config, seeds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.collapse", description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a prepared dataset")
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--seeds", type=int, default=SEEDS)

@@ -37,7 +37,7 @@ _BEHIND = {"black": (0, 0, 0), "white": (255, 255, 255), "magenta": (255, 0, 255
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.editing", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--audio", required=True, type=pathlib.Path)
     parser.add_argument("--data", type=pathlib.Path)

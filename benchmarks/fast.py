@@ -306,7 +306,7 @@ def seconds_of_step(trained: Trained, name: str, rays: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fast", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="of a trained torso of the fast family")
     parser.add_argument("--part", choices=("units", "frames", "growth"), action="append")
     parser.add_argument("--frames", type=int, default=100)

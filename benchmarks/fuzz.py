@@ -181,7 +181,7 @@ def _listing(folder: pathlib.Path) -> set[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a small dataset")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a stage trained on it")
     parser.add_argument("--count", type=int, default=2000)

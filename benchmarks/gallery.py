@@ -20,7 +20,7 @@ _MOMENT = 1.0  # seconds into the speech
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--voices", nargs=2, required=True, type=pathlib.Path)
     parser.add_argument("--out", required=True, type=pathlib.Path)

@@ -20,7 +20,7 @@ from adnerf_jax.types import Conditions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.occupancy", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--frames", type=int, default=4, help="training frames, evenly spaced, between those surveyed")
     arguments = parser.parse_args()

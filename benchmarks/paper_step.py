@@ -132,7 +132,7 @@ def measure_rendering(config, rays: int, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_step", description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rays", type=int, default=2048)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[8, 16, 32])

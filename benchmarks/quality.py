@@ -56,7 +56,7 @@ def plotted(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a prepared dataset")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--seconds", type=float, nargs="+", default=[30.0, 60.0, 120.0, 240.0, 480.0])

@@ -67,7 +67,7 @@ def _around(samples: np.ndarray, frame: int) -> np.ndarray:
 
 def main() -> None:
     """Runs the quickstart from nothing and prints its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quickstart", description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="the small size of the built-in subject")
     parser.add_argument("--video", help="portrait video; default: the built-in subject")
     parser.add_argument("--audio", help="what to say")

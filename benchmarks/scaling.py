@@ -127,7 +127,7 @@ def plain_scene(channels: int, components: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", default=["paper", "fast"], choices=("paper", "fast"))
     parser.add_argument("--stages", nargs="+", default=["head", "torso"], choices=("head", "torso"))
     parser.add_argument("--rays", type=int, default=None, help="of a step; the configuration's by default")

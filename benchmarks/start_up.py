@@ -21,7 +21,7 @@ _STAGES = ("head", "torso")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start_up", description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--audio", required=True, type=pathlib.Path)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/start_up"))

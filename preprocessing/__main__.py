@@ -1,10 +1,10 @@
 """`python -m preprocessing --video V.mp4 --out D`: a portrait video becomes a dataset."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from adnerf_jax.errors import UserError
+from adnerf_jax.options import Parser
 from adnerf_jax.progress import exit_status
 
 DESCRIPTION = """Makes a dataset to train on from a portrait video: one person who talks to the camera before a
@@ -17,8 +17,8 @@ neither fetched nor used; all that is then fetched is under Apache-2.0 or MIT.""
 MAY_BEGIN_WITH_A_DASH = ("--video", "--out", "--speech", "--audio_offset")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m preprocessing", description=DESCRIPTION, epilog=LICENCES)
+def _parser() -> Parser:
+    parser = Parser(prog="python -m preprocessing", description=DESCRIPTION, epilog=LICENCES)
     parser.add_argument("--video", required=True, metavar="V", help="the portrait video, with its sound")
     parser.add_argument("--out", required=True, metavar="D", help="the dataset's folder")
     parser.add_argument("--focal", type=float, metavar="F", help="focal length in pixels (default: 8/3 of the width)")
@@ -71,9 +71,9 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status (`progress.exit_status`)."""
-    options = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
 
     def command() -> None:
+        options = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         if not options.out:
             raise UserError("--out is empty (a shell variable that is not set?): name the dataset's folder")
         # Not at the top: --help must not wait for JAX.

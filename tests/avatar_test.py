@@ -251,6 +251,8 @@ def test_a_picture_that_falls_behind_is_told_once(monkeypatch, capsys, making, w
 def test_mistakes_of_the_demo_are_one_line(trained, tmp_path, capsys):
     for arguments, message in (
         ([f"--workdir={tmp_path}"], "is not the folder of a trained stage"),
+        ([f"--wrokdir={trained.torso}"], "there is no option --wrokdir, did you mean --workdir?"),
+        ([f"--workdir={trained.torso}", "--format=avi"], "argument --format: invalid choice: 'avi'"),
         ([f"--workdir={trained.torso}", "--background=none"], "a live stream has no transparency"),
         ([f"--workdir={trained.torso}", "--eyes=wink"], "there are no eyes 'wink'"),
         ([f"--workdir={trained.torso}"], "no sound came"),

@@ -226,6 +226,12 @@ def test_an_empty_name_of_the_folder(tmp_path, capsys):
     assert "--out is empty" in fails(capsys, "--video", str(tmp_path / "me.mp4"), "--out", "")
 
 
+def test_misspelt_and_missing_options(capsys):
+    assert "there is no option --vidoe, did you mean --video?" in fails(capsys, "--vidoe=me.mp4", "--out", "d")
+    assert "the following arguments are required: --video" in fails(capsys, "--out", "d")
+    assert "argument --focal: invalid float value: 'long'" in fails(capsys, "--focal", "long")
+
+
 def test_a_file_that_may_not_be_read(capsys):
     user = os.geteuid()
     # Not below `tmp_path`, which is closed to everybody but its owner.

@@ -45,12 +45,20 @@ def test_help(capsys):
         ([config("quickstart.py:fast")], "unknown variant fast"),
         ([config("head.py:small,fast")], "the variant small goes with the paper's family: leave fast out"),
         ([config("torso.py:single_nerf")], "with the variant single_nerf the head stage learns the whole person"),
-        ([config("nose.py")], "nose.py"),
+        ([config("nose.py")], f"error: there is no configuration file {ROOT}/configs/nose.py: check --config"),
+        (
+            ["--config", "nose.py:fast", "--config.train.steps=3"],
+            "there is no configuration file nose.py: check",
+        ),
         (["--workdir=w"], "--config is missing"),
         ([config("head.py:fast"), "--mode=dance"], "dance"),
         ([config("head.py:fast"), "--wrokdir=w"], "wrokdir"),
         ([config("head.py:fast"), "--config.train.steps=many"], "many"),
-        ([config("head.py:fast"), "--config.train.stepz=3"], "stepz"),
+        ([config("head.py:fast"), "--config.train.stepz=3"], "error: no such setting: 'stepz'; Did you mean \"steps\""),
+        ([config("head.py:fast"), "--config.trian.steps=3"], "error: no such setting: 'trian'; Did you mean \"train\""),
+        ([config("head.py:fast"), "--config.train.steps.x=3"], "error: no such setting: Attribute"),
+        ([config("head.py:fast"), "--config.variants[5]=3"], "error: no such setting: tuple index"),
+        ([f"--confg={ROOT}/configs/head.py"], "Unknown command line flag 'confg'. Did you mean: config"),
         ([config("head.py:fast"), "w"], "unexpected argument 'w'"),
         ([config("quickstart.py"), "--mode=eval"], "--mode=eval works on one stage"),
         ([config("quickstart.py:smoke"), "--config.video=gone.mp4"], "gone.mp4"),
@@ -64,9 +72,21 @@ def test_mistakes_on_the_command_line(capsys, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", ["eval", "render"])
+def test_the_folder_of_both_stages(capsys, tmp_path, mode):
+    for stage in ("head", "torso"):
+        (tmp_path / "w" / stage).mkdir(parents=True)
+        (tmp_path / "w" / stage / "config.json").write_text("{}")
+        line = refused(capsys, config(f"{stage}.py"), f"--mode={mode}", "--workdir=w")
+        assert f"w is not the folder of a trained stage (config.json is missing): use --workdir=w/{stage}" in line
+
+
 def test_the_torso_before_the_head(capsys, trained, tmp_path):
-    line = refused(capsys, config("torso.py:fast,smoke"), f"--config.data={trained.data}", "--workdir=new/torso")
-    assert "no checkpoint of the head in new/head: train it first" in line
+    assert (
+        run.main(["run.py", config("torso.py:fast,smoke"), f"--config.data={trained.data}", "--workdir=w/torso"]) == 2
+    )
+    (line,) = capsys.readouterr().err.splitlines()  # nothing before it
+    assert line.startswith("error: no checkpoint of the head in w/head: train it first")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,6 +148,7 @@ def test_default_folders(monkeypatch, trained):
     seen = []
     monkeypatch.setattr("adnerf_jax.train.train", lambda config, workdir: seen.append((config, workdir)))
     data = f"--config.data={trained.data}"
+    shutil.copytree(trained.head, "runs/fast_smoke/head")
     assert run.main(["run.py", config("torso.py:smoke,fast"), data]) == 0
     settings, workdir = seen[0]
     assert workdir == pathlib.Path("runs/fast_smoke/torso")

@@ -168,10 +168,12 @@ def test_features_that_cannot_be_spoken(trained, trained_paper, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_parts_of_a_render_are_joined(trained, tmp_path):
+def test_parts_of_a_render_are_joined(trained, tmp_path, capsys):
     whole = render_config(trained, tmp_path / "whole/talking.png")
     folder = synthesize.synthesize(whole, trained.torso)
     assert folder == tmp_path / "whole/talking"
+    told = capsys.readouterr().err
+    assert f" to {folder}\n" in told and f"wrote {folder}\n" in told and "talking.png" not in told
     config = render_config(trained, tmp_path / "parts/talking.png")
     for part in ("2/3", "3/3"):
         config.render.shard = part
