@@ -200,17 +200,13 @@ def _has(config: ConfigDict, key: str) -> bool:
 def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_run: bool) -> None:
     """Fills in what the command line left open, then trains, or says what that would take."""
     from adnerf_jax import processes
-    from adnerf_jax.checkpoints import latest_step
+    from adnerf_jax.checkpoints import finished_steps
     from adnerf_jax.train import check_settings, train
 
     check_settings(config)
     if config.stage == "torso" and not dry_run:
         config.head_checkpoint = config.head_checkpoint or str(workdir.parent / "head")
-        if latest_step(config.head_checkpoint) is None:  # known before a dataset is made or read
-            raise UserError(
-                f"no checkpoint of the head in {config.head_checkpoint}: train it first, or give the folder of a "
-                f"trained one with --config.head_checkpoint"
-            )
+        finished_steps(config.head_checkpoint, "the head")  # known before a dataset is made
     if config.data is None and (workdir / "config.json").exists():
         # A run that goes on, and one that was imported, know their dataset.
         config.data = load_config(workdir).data

@@ -70,6 +70,14 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir).absolute() / "checkpoints"
 
 
+def finished_steps(workdir: str | pathlib.Path, what: str) -> list[int]:
+    """Of the finished checkpoints of a stage, newest first; raises UserError where there is none of `what`."""
+    steps = _steps(workdir)
+    if not steps:
+        raise UserError(f"no checkpoint of {what} in {workdir}: train it first, or give the folder of a trained one")
+    return steps
+
+
 def latest_step(workdir: str | pathlib.Path) -> int | None:
     """The newest finished checkpoint of a stage, or None. Whether it can be read is not known before."""
     steps = _steps(workdir)
@@ -279,9 +287,7 @@ def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_asid
     """
     processes.check_joined()
     _expect_damage()
-    steps = _steps(workdir)
-    if not steps:
-        raise UserError(f"no checkpoint of {what} in {workdir}: train it first, or give the folder of a trained one")
+    steps = finished_steps(workdir, what)
     damage = []
     for step in steps:
         result, reason, remedy = None, None, None

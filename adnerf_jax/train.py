@@ -57,6 +57,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     check_settings(config)
     check_continues(config, workdir)
+    if config.stage == "torso":
+        checkpoints.finished_steps(config.head_checkpoint, "the head")
     with Termination() as termination:
         _train(config, workdir, termination)
 
@@ -162,7 +164,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
                 bar.update(note=note)
         bar.close()
         if first < config.train.steps:
-            say(f"wrote {checkpoints.directory(workdir)}, metrics.jsonl and {picture}")
+            say(f"wrote {workdir}/checkpoints, metrics.jsonl and {picture}")
         else:
             say(f"{workdir} is trained already ({first} steps)")
 
