@@ -517,7 +517,7 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a small dataset; it is copied")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="what it holds is removed")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"by commas, of {', '.join(ROWS)}; default: all")

@@ -36,7 +36,7 @@ _COMPARED = 10  # every so many frames
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_render", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a torso")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--size", help="of the picture; by default as learned")

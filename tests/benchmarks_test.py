@@ -8,8 +8,8 @@ import pytest
 
 @pytest.mark.parametrize(
     "name",
-    ["ablations", "collapse", "editing", "fast", "fuzz", "gallery", "occupancy", "paper_step", "quality"]
-    + ["input", "quickstart", "scaling", "start_up"],
+    ["ablations", "collapse", "editing", "fast", "faults", "fuzz", "gallery", "input", "long_render", "occupancy"]
+    + ["paper_step", "quality", "quickstart", "scaling", "start_up"],
 )
 def test_usage_names_the_command(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
