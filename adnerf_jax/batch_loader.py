@@ -25,8 +25,7 @@ class BatchLoader:
 
     def batch(self, step: int) -> Batch:
         """The rays of a step."""
-        drawn = self._sampler.batch(step, self._columns)
-        return sharding.put(drawn, self._shardings, self._columns, self._sampler.rays_per_frame)
+        return sharding.put(self._sampler.batch(step, self._columns), self._shardings)
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
         """The batches of the steps from `first` to before `end`, each made on a thread while the one before is used."""

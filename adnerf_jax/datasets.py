@@ -90,7 +90,8 @@ class Dataset:
     def conditions(self, aud_id: np.ndarray, tracked: bool = False) -> Conditions:
         """Conditions of frames given by their place in time, [F]; with the tracked expression or without."""
         rows = self.neighbours[aud_id]
-        windows = self.windows[rows] * (rows >= 0)[..., None, None]
+        windows = self.windows[rows]
+        windows[rows < 0] = 0
         return Conditions(windows, self.eyes[aud_id], self.expression[aud_id] if tracked else None)
 
 

@@ -77,30 +77,11 @@ def local_rays(mesh: Mesh, count: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
 
 
-def put(batch: Batch, shardings: Batch, columns: np.ndarray, count: int) -> Batch:
-    """A batch in the host's memory to one on the devices; each process fills only its own part.
+def put(batch: Batch, shardings: Batch) -> Batch:
+    """A batch in the host's memory to one on the devices.
 
     Args:
-      batch: with the rays `columns` alone of each frame, conditions the same in every process.
+      batch: with the rays of this process alone (`local_rays`), conditions the same in every process.
       shardings: of the whole batch (`batch_sharding`).
-      columns: from `local_rays`.
-      count: rays of a frame in the whole batch.
     """
-
-    def rays(a: np.ndarray, sharding: NamedSharding) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[1].indices(count)
-            first = np.searchsorted(columns, start)
-            return a[:, first : first + stop - start]
-
-        return jax.make_array_from_callback((len(a), count, *a.shape[2:]), sharding, part)
-
-    def whole(a: np.ndarray, sharding: NamedSharding) -> jax.Array:
-        return jax.make_array_from_callback(np.shape(a), sharding, lambda index: np.asarray(a)[index])
-
-    split = {name: rays(getattr(batch, name), getattr(shardings, name)) for name in ("pixels", "target", "background")}
-    return Batch(
-        **split,
-        transforms=whole(batch.transforms, shardings.transforms),
-        conditions=jax.tree.map(whole, batch.conditions, shardings.conditions),
-    )
+    return jax.make_array_from_process_local_data(shardings, batch)

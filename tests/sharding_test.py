@@ -33,7 +33,7 @@ one, _ = tiny.losses_of_steps(config, first, jax.devices()[:1], 3)
 eight, state = tiny.losses_of_steps(config, first, jax.devices(), 3)
 mesh = sharding.make_mesh()
 batch = tiny.ray_sampler(config, load_dataset(data)).batch(0)
-placed = sharding.put(batch, sharding.batch_sharding(mesh, batch), sharding.local_rays(mesh, 32), 32)
+placed = sharding.put(batch, sharding.batch_sharding(mesh, batch))
 same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), jax.device_get(placed), batch)
 try:
     sharding.check_divides(48, 4, 1, mesh)
@@ -85,7 +85,7 @@ def test_eight_devices_compute_what_one_computes(tiny_data, tmp_path):
 def test_host_arrays_arrive_as_they_are():
     mesh = sharding.make_mesh(jax.devices()[:1])
     batch = jax.tree.map(lambda a: a + np.float32(0.5), example_batch(8, 2, (16, 3)))
-    placed = sharding.put(batch, sharding.batch_sharding(mesh, batch), sharding.local_rays(mesh, 8), 8)
+    placed = sharding.put(batch, sharding.batch_sharding(mesh, batch))
     for ours, theirs in zip(jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert len(ours.devices()) == 1

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax import schema, sharding
+from adnerf_jax.batch_loader import BatchLoader
 from adnerf_jax.batches import RaySampler
 from adnerf_jax.datasets import SUBJECTS, Dataset, dataset_of, load_frames
 from adnerf_jax.face.landmarks import Landmarks
@@ -225,15 +226,13 @@ def losses_of_steps(
     """Losses of steps of the head stage on the given devices, and the state after them."""
     mesh = sharding.make_mesh(devices)
     dataset = dataset_of(settings)
-    sampler = ray_sampler(settings, dataset)
+    loader = BatchLoader(ray_sampler(settings, dataset), mesh)
     tx = make_optimizer(settings.optim, settings.train.attention_from)
     update = make_update(make_stage(settings, dataset.camera), tx, settings.seed, settings.train.micro_batches)
     state = jax.device_put(state, sharding.replicated(mesh))
     values = []
     for step in range(steps):
-        columns = np.arange(sampler.rays_per_frame)
-        batch = sampler.batch(step)
-        state, metrics = update(state, sharding.put(batch, sharding.batch_sharding(mesh, batch), columns, len(columns)))
+        state, metrics = update(state, loader.batch(step))
         values.append(float(metrics["loss"]))
     return values, state
 

@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 from adnerf_jax import checkpoints, sharding
+from adnerf_jax.batch_loader import BatchLoader
 from adnerf_jax.datasets import load_dataset
 from adnerf_jax.errors import UserError
 from adnerf_jax.frame_cache import cached_frames
@@ -74,14 +75,14 @@ def test_the_step_is_traced_once(trained):
     dataset = load_dataset(trained.data)
     stage = make_stage(settings, dataset.camera)
     frames = cached_frames(dataset, dataset.train)
-    state, tx = initial_state(settings, stage, dataset, *frames, sharding.make_mesh(), trained.head)
-    batches = tiny.ray_sampler(settings, dataset)
-    shardings = sharding.batch_sharding(sharding.make_mesh(), batches.batch(0))
+    mesh = sharding.make_mesh()
+    state, tx = initial_state(settings, stage, dataset, *frames, mesh, trained.head)
+    loader = BatchLoader(tiny.ray_sampler(settings, dataset), mesh)
     chex.clear_trace_counter()
     counted = chex.assert_max_traces(stage.loss, n=1)
     update = make_update(stage.replace(loss=counted), tx, settings.seed)
     for step in range(3):
-        state, _ = update(state, sharding.put(batches.batch(step), shardings, np.arange(32), 32))
+        state, _ = update(state, loader.batch(step))
     assert int(state.step) == 43
 
 
