@@ -213,9 +213,8 @@ class Bench:
     @functools.cached_property
     def prepare(self) -> Measured:
         """The preparation of a video."""
-        out = self.home / "prepared"
-        command = ["-m", "preprocessing", "--video", str(self.video.absolute()), "--out", str(out)]
-        return measured(Job(command, lambda: folder_result(out)), lambda: remove(out))
+        command = ["-m", "preprocessing", "--video", str(self.video.absolute()), "--out", str(self.prepared)]
+        return measured(Job(command, lambda: folder_result(self.prepared)), lambda: remove(self.prepared))
 
     @property
     def talking(self) -> pathlib.Path:
@@ -224,6 +223,10 @@ class Bench:
     @property
     def frames(self) -> pathlib.Path:
         return self.home / "talking.mp4.frames"
+
+    @property
+    def prepared(self) -> pathlib.Path:
+        return self.home / "prepared"
 
 
 def remove(path: pathlib.Path) -> None:

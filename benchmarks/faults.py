@@ -44,6 +44,7 @@ from benchmarks.fault_jobs import (
 PREEMPTED = 75
 PAIR_STEPS = 60  # of two processes, which share the cores
 LOST_WITHIN = 60  # seconds in which a process says that it has lost the other one
+GROWN = "a file has grown"  # what is said where one may not
 
 
 class Outcome(NamedTuple):
@@ -179,28 +180,49 @@ def filled(measured: Measured, reached: Callable[[], bool], limit: Callable[[], 
     return 1
 
 
+def all_filled(measured: Measured, *cases: tuple[str, Callable[[], bool], Callable[[], int], str]) -> Outcome:
+    """A disk that fills at several moments: what is being done then, and what `filled` takes."""
+    wrong = sum(filled(measured, *case) for _, *case in cases)
+    return Outcome(len(cases), wrong, ", ".join(doing for doing, *_ in cases) + ": one line each, resumed")
+
+
 def full_in_training(bench: Bench, count: int, rng: random.Random) -> Outcome:
     """Full from the start, at a line of the log, and at a checkpoint."""
     metrics = bench.workdir / "metrics.jsonl"
-    grown, unsaved = "a file has grown", "a checkpoint could not be written"
     # Between two checkpoints none is being written: there only the log grows.
     between = lambda: logged(bench.workdir) * 5 % EVERY == EVERY * 3 // 4  # noqa: E731
     cases = (
-        (between, lambda: metrics.stat().st_size, grown),
-        (lambda: logged(bench.workdir) > 0, lambda: 200_000, unsaved),
-        (lambda: True, lambda: 2_000, grown),
-    )[:count]
-    wrong = sum(filled(bench.head, *case) for case in cases)
-    return Outcome(count, wrong, ", ".join(("logging", "saving", "starting")[:count]) + ": one line each, resumed")
+        ("logging", between, lambda: metrics.stat().st_size, GROWN),
+        ("saving", lambda: logged(bench.workdir) > 0, lambda: 200_000, "a checkpoint could not be written"),
+        ("starting", lambda: True, lambda: 2_000, GROWN),
+    )
+    return all_filled(bench.head, *cases[:count])
 
 
 def full_in_rendering(bench: Bench, count: int, rng: random.Random) -> Outcome:
     """Full at a kept frame, and at the video."""
     sizes = lambda: [path.stat().st_size for path in bench.frames.glob("[0-9]*.png")]  # noqa: E731
     some = lambda: len(sizes()) > 9  # noqa: E731
-    cases = ((some, lambda: min(sizes()) // 2), (some, lambda: 2 * max(sizes())))[:count]
-    wrong = sum(filled(bench.render, *case, "a file has grown") for case in cases)
-    return Outcome(count, wrong, ", ".join(("a frame", "the video")[:count]) + ": one line each, resumed")
+    cases = (
+        ("a frame", some, lambda: min(sizes()) // 2, GROWN),
+        ("the video", some, lambda: 2 * max(sizes()), GROWN),
+    )
+    return all_filled(bench.render, *cases[:count])
+
+
+def full_in_preprocessing(bench: Bench, count: int, rng: random.Random) -> Outcome:
+    """Full at a frame, at the landmarks, at what is kept while poses are found, and at a picture to train on."""
+
+    def since(doing: str, written: str, size: int) -> tuple[str, Callable[[], bool], Callable[[], int], str]:
+        return doing, lambda: any(bench.prepared.glob(written)), lambda: size, GROWN
+
+    cases = (
+        since("a frame", "ori_imgs/*.jpg", 500),
+        since("the landmarks", "ori_imgs/*.lms", 500),
+        since("the poses", "parsing/*.png", 100_000),  # part maps are smaller
+        since("a picture", "gt/[0-9]*.png", 500),
+    )
+    return all_filled(bench.prepare, *cases[:count])
 
 
 def free_address() -> str:
@@ -307,6 +329,7 @@ ROWS = {
     "two": Row("one of two processes killed", 2, one_of_two),
     "rendering": Row("SIGKILL in rendering", 10, lambda bench, *rest: kills(bench.render, *rest), "audio"),
     "full-rendering": Row("disk full in rendering", 2, full_in_rendering, "audio"),
+    "full-preprocessing": Row("disk full in preprocessing", 4, full_in_preprocessing, "video"),
     "preprocessing": Row("SIGKILL in preprocessing", 10, lambda bench, *rest: kills(bench.prepare, *rest), "video"),
 }
 
