@@ -1,0 +1,237 @@
+"""Jobs of `benchmarks.faults`: started, measured, interrupted, told by their results."""
+
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from adnerf_jax import checkpoints
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS, EVERY = 200, 20
+PATIENCE = 900  # seconds after which a job hangs
+
+
+class Job:
+    """A command that can be started again and again.
+
+    Args:
+      command: arguments, without the interpreter.
+      result: what is compared of its end.
+    """
+
+    def __init__(self, command: list[str], result: Callable[[], str]):
+        self.command, self.result = [sys.executable, *command], result
+
+    def start(self, *options: str, **environment: str) -> subprocess.Popen:
+        """Starts it, with further options and variables."""
+        return subprocess.Popen(
+            [*self.command, *options],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def finish(self) -> str:
+        """Runs it to its end; what it said.
+
+        Raises:
+          RuntimeError: it failed.
+        """
+        return finished(self.start())
+
+
+class Measured(NamedTuple):
+    """A job, what removes its work, the seconds that it takes undisturbed, and its result then."""
+
+    job: Job
+    begin: Callable[[], None]
+    seconds: float
+    expected: str
+
+    def lost(self) -> bool:
+        """Finishes the job; whether it ends otherwise than undisturbed."""
+        self.job.finish()
+        return self.job.result() != self.expected
+
+
+def measured(job: Job, begin: Callable[[], None]) -> Measured:
+    """Runs a job undisturbed, once to compile and once to measure."""
+    begin()
+    job.finish()
+    begin()
+    start = time.monotonic()
+    job.finish()
+    return Measured(job, begin, time.monotonic() - start, job.result())
+
+
+def finished(process: subprocess.Popen) -> str:
+    """Waits for a process to end well; what it said.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    return well(process, said_at_end(process))
+
+
+def well(process: subprocess.Popen, said: str) -> str:
+    """What a process said that has ended.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    if process.returncode:
+        raise RuntimeError(f"status {process.returncode}: {said[-500:]}")
+    return said
+
+
+def said_at_end(process: subprocess.Popen, patience: float = PATIENCE) -> str:
+    """Waits for a process to end; what it said.
+
+    Raises:
+      RuntimeError: it hangs; it is killed.
+    """
+    try:
+        return process.communicate(timeout=patience)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said = process.communicate()[1]
+        raise RuntimeError(f"no end within {patience:.0f} s: {said[-500:]}") from None
+
+
+def interrupted(process: subprocess.Popen, number: signal.Signals, seconds: float) -> tuple[bool, str]:
+    """Sends a signal after some seconds; whether the process was still running, and what it said."""
+    try:
+        return False, process.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+        return True, said_at_end(process)
+
+
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Returns as soon as a running process has reached something.
+
+    Raises:
+      RuntimeError: it ended before.
+    """
+    while not reached():
+        if process.poll() is not None:
+            raise RuntimeError(f"ended too early, status {process.returncode}: {process.communicate()[1][-500:]}")
+        time.sleep(0.01)
+
+
+def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS) -> Job:
+    """A small head's training."""
+    command = [
+        "run.py",
+        "--config=configs/head.py:fast,smoke",
+        f"--config.data={data}",
+        f"--workdir={workdir}",
+        f"--config.train.steps={steps}",
+        f"--config.train.checkpoint_every={EVERY}",
+        f"--config.train.validate_every={steps}",
+        "--config.train.log_every=5",
+    ]
+    return Job(command, lambda: trained_result(workdir))
+
+
+def trained_result(workdir: pathlib.Path) -> str:
+    """Step and digests of all arrays of the newest checkpoint, and the reported steps."""
+    step = checkpoints.latest_step(workdir)
+    arrays = checkpoints.description(workdir, step)["arrays"]
+    lines = logged(workdir)
+    return repr((step, lines, sorted((name, one["digest"]) for name, one in arrays.items())))
+
+
+def folder_result(folder: pathlib.Path) -> str:
+    """Digests of the files of a folder, without those that begin with a dot and those that tell times."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder)
+        if not any(part.startswith(".") for part in name.parts) and path.name not in ("manifest.json", "report.json"):
+            digest.update(str(name).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def frames_result(video: pathlib.Path) -> str:
+    """Digest of a video's decoded pictures."""
+    from adnerf_jax.media.video import read_frames
+
+    digest = hashlib.sha256()
+    for frame in read_frames(video):
+        digest.update(frame.tobytes())
+    return digest.hexdigest()
+
+
+def logged(workdir: pathlib.Path) -> int:
+    """Lines of `metrics.jsonl`."""
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+class Bench:
+    """What the rows share: inputs, folders, and the jobs as they go undisturbed.
+
+    Args:
+      data: a small dataset of its own.
+      home: where everything is written.
+      audio, video: to render, to prepare.
+    """
+
+    def __init__(self, data: pathlib.Path, home: pathlib.Path, audio: pathlib.Path | None, video: pathlib.Path | None):
+        self.data, self.home, self.audio, self.video = data, home, audio, video
+        self.undisturbed, self.workdir = home / "undisturbed", home / "disturbed"
+
+    @functools.cached_property
+    def head(self) -> Measured:
+        """The training, in a workdir of its own."""
+        alone = measured(training(self.data, self.undisturbed), lambda: remove(self.undisturbed))
+        return alone._replace(job=training(self.data, self.workdir), begin=lambda: remove(self.workdir))
+
+    @functools.cached_property
+    def render(self) -> Measured:
+        """Speech of the undisturbed head."""
+        assert self.head.expected  # it is trained
+        command = ["run.py", "--mode=render", "--config=configs/head.py:fast", f"--workdir={self.undisturbed}"]
+        command += [f"--config.render.audio={self.audio.absolute()}", f"--config.render.out={self.talking}"]
+
+        def begin() -> None:
+            remove(self.talking)
+            remove(self.frames)
+
+        return measured(Job(command, lambda: frames_result(self.talking)), begin)
+
+    @functools.cached_property
+    def prepare(self) -> Measured:
+        """The preparation of a video."""
+        command = ["-m", "preprocessing", "--video", str(self.video.absolute()), "--out", str(self.prepared)]
+        return measured(Job(command, lambda: folder_result(self.prepared)), lambda: remove(self.prepared))
+
+    @property
+    def talking(self) -> pathlib.Path:
+        return self.home / "talking.mp4"
+
+    @property
+    def frames(self) -> pathlib.Path:
+        return self.home / "talking.mp4.frames"
+
+    @property
+    def prepared(self) -> pathlib.Path:
+        return self.home / "prepared"
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
