@@ -80,7 +80,8 @@ def _parse(argv: list[str]) -> Command:
             raise UserError(f"--config is missing; {_USAGE}")
         values.config.stage  # noqa: B018 — a configuration file that could not be read fails at its first use
     except (flags.Error, AttributeError, LookupError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{_explained(error)}; {_USAGE}") from None
+        overridden = any(word.lstrip("-").startswith("config.") for word in argv)
+        raise UserError(f"{_explained(error, overridden)}; {_USAGE}") from None
     workdir = pathlib.Path(values.workdir) if values.workdir else None
     overrides = dict(config_flags.get_override_values(values["config"]))
     return Command(
@@ -104,12 +105,13 @@ def _check_file(argv: list[str]) -> None:
             raise UserError(f"there is no configuration file {file}: check --config; {_USAGE}")
 
 
-def _explained(error: Exception) -> str:
-    """What is wrong with a command line, on one line."""
+def _explained(error: Exception, overridden: bool) -> str:
+    """What is wrong with a command line, on one line; `overridden`: whether it changes settings."""
     # A look-up that failed is quoted, line ends and all, by what is raised from it.
-    lookups = [one for one in (error, error.__cause__, error.__context__) if isinstance(one, LookupError)]
-    if lookups:
-        return f"no such setting: {'; '.join(str(lookups[0].args[0]).splitlines())}"
+    for one in (error, error.__cause__, error.__context__):
+        if isinstance(one, LookupError):
+            what = "no such setting" if overridden else f"the configuration file fails with {type(one).__name__}"
+            return f"{what}: {'; '.join(str(one.args[0] if one.args else one).splitlines())}"
     return " ".join(str(error).split())
 
 

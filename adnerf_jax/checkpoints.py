@@ -71,7 +71,7 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def finished_steps(workdir: str | pathlib.Path, what: str) -> list[int]:
-    """Of the finished checkpoints of a stage, newest first; raises UserError where there is none of `what`."""
+    """Steps of a stage's finished checkpoints, newest first; raises UserError where there is none of `what`."""
     steps = _steps(workdir)
     if not steps:
         raise UserError(f"no checkpoint of {what} in {workdir}: train it first, or give the folder of a trained one")
@@ -282,10 +282,8 @@ def _newest(workdir, what: str, load: Callable[[pathlib.Path, int], T], set_asid
     """What `load` makes of the newest checkpoint that it can read.
 
     Raises:
-      UserError: there is none, `load` says so, hosts are not joined, or the machine refuses to
-        read it, which is no damage.
+      UserError: there is none, `load` says so, or the machine refuses to read it, which is no damage.
     """
-    processes.check_joined()
     _expect_damage()
     steps = finished_steps(workdir, what)
     damage = []

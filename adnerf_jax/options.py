@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -13,11 +12,11 @@ class Parser(argparse.ArgumentParser):
     """Raises UserError; a misspelt option is named, rather than the one that is missing for it."""
 
     def parse_args(self, args: Sequence[str]) -> argparse.Namespace:
-        usage = self.format_usage()
-        known = re.findall(r"--\w+", usage)
+        known = [name for action in self._actions for name in action.option_strings]
         for word in args:
             name = word.partition("=")[0]
-            if name.startswith("--") and not any(option.startswith(name) for option in ("--help", *known)):
+            # With a space in it, argparse takes a word for a value.
+            if name.startswith("--") and " " not in name and not any(option.startswith(name) for option in known):
                 near = difflib.get_close_matches(name, known, 1)
                 self.error(f"there is no option {name}" + (f", did you mean {near[0]}?" if near else ""))
         return super().parse_args(args)

@@ -15,7 +15,7 @@ from adnerf_jax.datasets import Dataset, dataset_of, load_frames, tuning_split
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.progress import say
 from adnerf_jax.scenes import make_scene
-from adnerf_jax.stages import example_batch, head_init, make_stage
+from adnerf_jax.stages import example_batch, head_shapes, make_stage
 from adnerf_jax.state import TrainState
 from adnerf_jax.train import make_update
 from adnerf_jax.types import Batch, Camera, Scene
@@ -97,7 +97,7 @@ def abstract_step(
     stage = make_stage(config, camera)
     tx = make_optimizer(config.optim, config.train.attention_from)
     example, key = example_batch(1, 1, windows), jax.random.key(0)
-    frozen = {} if stage.torso is None else jax.eval_shape(head_init(stage.head, camera), key, example, scene)
+    frozen = {} if stage.torso is None else head_shapes(stage, camera, windows, scene)
 
     def create(scene: Scene, frozen: Any) -> TrainState:
         return TrainState.create(stage.init(key, example, scene), tx, frozen, scene)

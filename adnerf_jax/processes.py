@@ -1,5 +1,6 @@
 """Several processes of one run: how they find each other, which of them writes, and how they agree."""
 
+import collections
 import contextlib
 import glob
 import importlib.util
@@ -45,7 +46,7 @@ def start(
       environment: where to look.
 
     Raises:
-      UserError: only a part of the three is known, or the others were not found.
+      UserError: only a part of the three is known, the others were not found, or they have not as many devices.
     """
     known = explicit(coordinator, count, index, environment)
     if known is None and not on_cluster(environment):
@@ -65,6 +66,10 @@ def start(
             f"the processes of this run did not find each other ({reason}): check that host and port of process 0 can "
             f"be reached from all, or give --coordinator=HOST:PORT --processes=N --process=I"
         ) from None
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} in process {number}" for number, count in sorted(counts.items()))
+        raise UserError(f"JAX needs as many devices in each process, there are {told}: hide those too many")
     if not is_main():
         silence()
 
@@ -147,7 +152,7 @@ def alone() -> bool:
 
 
 def check_joined() -> None:
-    """Raises UserError where JAX shows other hosts that were not joined: Orbax reads nothing there."""
+    """Raises UserError where JAX shows other hosts that were not joined, of whose devices no step can be made."""
     if alone() and jax.process_count() > 1:
         raise UserError(
             f"JAX counts {jax.process_count()} hosts of a TPU slice, which only a training joins: give each host "

@@ -68,8 +68,8 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / _FILE
     if not path.exists():
-        stages = [stage for stage in ("torso", "head") if (path.parent / stage / _FILE).exists()]
-        mend = f"use --workdir={path.parent / stages[0]}" if stages else "check --workdir"
+        stages = [path.parent / stage for stage in ("head", "torso") if (path.parent / stage / _FILE).exists()]
+        mend = " or ".join(f"use --workdir={stage}" for stage in stages) or "check --workdir"
         raise UserError(f"{workdir} is not the folder of a trained stage ({_FILE} is missing): {mend}")
     saved = read_json(path, "configuration")
     whole = (

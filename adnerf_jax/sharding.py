@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from adnerf_jax import processes
 from adnerf_jax.errors import UserError
 from adnerf_jax.types import Batch
 
@@ -12,8 +13,14 @@ _AXIS = "rays"
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """One axis over all devices of all processes of this run (or the given ones)."""
-    devices = jax.devices() if devices is None else devices
+    """One axis over all devices of all processes of this run (or the given ones).
+
+    Raises:
+      UserError: JAX shows devices of hosts that were not joined.
+    """
+    if devices is None:
+        processes.check_joined()
+        devices = jax.devices()
     # Explicit axes, the default, make gathers and their gradients fail.
     return jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 

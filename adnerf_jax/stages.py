@@ -46,6 +46,11 @@ def head_init(head: nn.Module, camera: Camera) -> Callable[[Array, Batch, Scene]
     return lambda key, batch, scene: head.init(key, batch, scene, method=once)["params"]
 
 
+def head_shapes(stage: Stage, camera: Camera, windows: tuple[int, ...], scene: Scene) -> Any:
+    """A tree of `jax.ShapeDtypeStruct`: parameters of a stage's head, for speech windows of some shape."""
+    return jax.eval_shape(head_init(stage.head, camera), jax.random.key(0), example_batch(1, 1, windows), scene)
+
+
 def head_stage(
     head: nn.Module, camera: Camera, sampler_weight: float, attention_from: int, revive_until: int = 0
 ) -> Stage:

@@ -26,7 +26,7 @@ from adnerf_jax.revival import look_after, tell_end
 from adnerf_jax.runs import check_continues, check_description, check_head, describe, save_config
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.schema import LANDMARKS
-from adnerf_jax.stages import Stage, example_batch, head_init, make_stage, step_key
+from adnerf_jax.stages import Stage, example_batch, head_shapes, make_stage, step_key
 from adnerf_jax.state import TrainState
 from adnerf_jax.types import Batch, Scene
 from adnerf_jax.validation import Validator
@@ -57,8 +57,6 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     check_settings(config)
     check_continues(config, workdir)
-    if config.stage == "torso":
-        checkpoints.finished_steps(config.head_checkpoint, "the head")
     with Termination() as termination:
         _train(config, workdir, termination)
 
@@ -109,8 +107,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
         with (
             MetricWriter(workdir, first) if processes.is_main() else contextlib.nullcontext() as writer,
             checkpoints.Saver(workdir, config.train.keep_checkpoints, config.train.keep_best) as saver,
+            contextlib.closing(loader.batches(first, config.train.steps)) as batches,
         ):
-            batches = loader.batches(first, config.train.steps)
             began = since = time.monotonic()
             since_step = first
             for step in range(first, config.train.steps):
@@ -345,7 +343,7 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, digest
     frozen = {}
     if config.stage == "torso":
         check_head(config)
-        scene, frozen = trained_head(config.head_checkpoint, stage, dataset, example, whole, scene)
+        scene, frozen = trained_head(config.head_checkpoint, stage, dataset, whole, scene)
 
     def create(scene: Scene, frozen) -> TrainState:
         params = stage.init(jax.random.key(config.seed), example, scene)
@@ -367,7 +365,7 @@ def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, digest
     return jax.jit(create, out_shardings=whole)(scene, frozen), tx
 
 
-def trained_head(workdir, stage: Stage, dataset: Dataset, example, whole, scene: Scene):
+def trained_head(workdir, stage: Stage, dataset: Dataset, whole, scene: Scene):
     """The scene and the parameters of the head that the torso stands in front of.
 
     Raises:
@@ -378,8 +376,8 @@ def trained_head(workdir, stage: Stage, dataset: Dataset, example, whole, scene:
             workdir,
             f"the head in {workdir} learned from other data, or another size of it, than {dataset.path}",
         )
-    init = head_init(stage.head, dataset.camera)
-    expected = {"params": jax.eval_shape(init, jax.random.key(0), example, scene), "scene": scene}
+    shapes = head_shapes(stage, dataset.camera, dataset.windows.shape[1:], scene)
+    expected = {"params": shapes, "scene": scene}
     expected = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=whole), expected)
     restored = checkpoints.restore_params(workdir, expected, what="the head")
     return restored["scene"], restored["params"]

@@ -15,7 +15,7 @@ from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.occupancy import seen_box, survey
 from adnerf_jax.person import Person, survey_rows
 from adnerf_jax.rendering import Layers, framed_renderer
-from adnerf_jax.stages import Stage, example_batch, head_init, make_stage
+from adnerf_jax.stages import Stage, example_batch, head_shapes, make_stage
 from adnerf_jax.types import Conditions, Occupancy, Scene
 from adnerf_jax.volume_models import VolumeHead
 
@@ -111,12 +111,12 @@ class TrainedStage:
 
 def parameter_shapes(stage: Stage, person: Person, scene: Scene) -> dict[str, Any]:
     """Trees of `jax.ShapeDtypeStruct`: `params` of the stage's model, `frozen` of a torso's head ({} without)."""
-    example = example_batch(rays=1, frames=1, windows=person.survey.audio.shape[2:])
-    key = jax.random.key(0)
-    head = jax.eval_shape(head_init(stage.head, person.camera), key, example, scene)
+    windows = person.survey.audio.shape[2:]
+    head = head_shapes(stage, person.camera, windows, scene)
     if stage.torso is None:
         return {"params": head, "frozen": {}}
-    return {"params": jax.eval_shape(stage.init, key, example, scene), "frozen": head}
+    torso = jax.eval_shape(stage.init, jax.random.key(0), example_batch(1, 1, windows), scene)
+    return {"params": torso, "frozen": head}
 
 
 def survey_stage(

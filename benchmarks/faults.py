@@ -187,7 +187,7 @@ def all_filled(measured: Measured, *cases: tuple[str, Callable[[], bool], Callab
 
 
 def full_in_training(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """Full from the start, at a line of the log, and at a checkpoint."""
+    """Full at a line of the log, at a checkpoint, and from the start."""
     metrics = bench.workdir / "metrics.jsonl"
     # Between two checkpoints none is being written: there only the log grows.
     between = lambda: logged(bench.workdir) * 5 % EVERY == EVERY * 3 // 4  # noqa: E731

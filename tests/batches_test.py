@@ -1,10 +1,13 @@
 """Rays drawn from a dataset: where they lie, and what they carry."""
 
 import chex
+import jax
 import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax import sharding
+from adnerf_jax.batch_loader import BatchLoader
 from adnerf_jax.batches import _NEAR_WEIGHT, _around_rect, regions_of
 from adnerf_jax.datasets import SUBJECTS, load_dataset
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
@@ -34,6 +37,14 @@ def test_a_step_draws_the_same_rays_whenever_it_comes(dataset, tiny_data):
     chex.assert_trees_all_equal(third, sampler.batch(3), other.batch(3))
     assert not np.array_equal(third.pixels, sampler.batch(4).pixels)
     assert not np.array_equal(third.pixels, tiny.ray_sampler(settings, dataset, seed=1).batch(3).pixels)
+
+
+def test_batches_reach_the_devices_in_order_and_as_they_were_drawn(dataset, tiny_data):
+    sampler = tiny.ray_sampler(tiny.config("head", tiny_data), dataset)
+    loader = BatchLoader(sampler, sharding.make_mesh())
+    batches = list(loader.batches(3, 6))
+    chex.assert_trees_all_equal(jax.device_get(batches), [sampler.batch(step) for step in (3, 4, 5)])
+    assert list(loader.batches(6, 6)) == []
 
 
 @pytest.mark.parametrize("random_background", [False, True])

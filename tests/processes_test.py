@@ -1,10 +1,11 @@
 """How processes find each other: what the environment says."""
 
 import itertools
+import types
 
 import pytest
 
-from adnerf_jax import processes
+from adnerf_jax import processes, sharding
 from adnerf_jax.errors import UserError
 from adnerf_jax.processes import explicit, index_of, on_cluster
 
@@ -80,6 +81,14 @@ def test_others_that_cannot_be_found(monkeypatch):
         processes.start("a:1", 2, 1, {})
 
 
+def test_processes_of_unequal_devices(monkeypatch):
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *args, **kwargs: None)
+    devices = [types.SimpleNamespace(process_index=i) for i in (0, 0, 1)]
+    monkeypatch.setattr(processes.jax, "devices", lambda: devices)
+    with pytest.raises(UserError, match="as many devices in each process, there are 2 in process 0, 1 in process 1"):
+        processes.start("a:1", 2, 1, {})
+
+
 class Store:
     """What the coordination service keeps."""
 
@@ -116,7 +125,7 @@ def test_hosts_of_a_pod_that_have_not_joined_wait_for_nobody(monkeypatch):
     assert processes.all_agree(True) and not processes.all_agree(False) and processes.as_main([7]) == [7]
     processes.wait_for_all("here")
     with pytest.raises(UserError, match="counts 2 hosts .* give each host its own chips"):
-        processes.check_joined()
+        sharding.make_mesh()
 
 
 def test_the_own_number():

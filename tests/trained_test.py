@@ -73,8 +73,8 @@ def test_a_folder_that_no_training_wrote(trained, tmp_path):
 
 
 def test_a_checkpoint_of_another_model_than_the_configuration_is_refused(trained):
-    for stage in ("head", "torso"):
+    for stage, part, where in (("head", "head", "params"), ("torso", "torso", "params"), ("torso", "head", "frozen")):
         config = load_config(getattr(trained, stage))
-        config.model[stage].width *= 2
-        with pytest.raises(UserError, match=r"checkpoint of a trained stage .* another model .*: params/\S+ is \("):
+        config.model[part].width *= 2
+        with pytest.raises(UserError, match=rf"checkpoint of a trained stage .* another model .*: {where}/\S+ is \("):
             TrainedStage.load(getattr(trained, stage), config)
