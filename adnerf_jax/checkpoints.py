@@ -365,22 +365,19 @@ def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> t
     # Checkpoints of earlier versions have neither digest nor arrays: they are taken as they are.
     if "arrays" in meta and meta.pop("digest", None) != _digest_of(meta):
         raise ValueError("its description is not what was written")
-    # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first.
-    stored, have = meta.get("arrays"), _shapes(wanted)
-    if stored is None:
-        # As checkpoints of earlier versions are.
+    # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first; the optimizer's are those of
+    # the parameters.
+    compared = wanted.keys() - {"opt_state"}
+    arrays = meta.get("arrays", {})
+    if arrays:
+        there = {path: one["shape"] for path, one in arrays.items() if path.partition("/")[0] in compared}
+    else:
         metadata = ocp.checkpointables_metadata(folder).metadata
-        shapes = _shapes({name: part for name, part in metadata.items() if name in wanted})
-        stored = {path: {"shape": shape} for path, shape in shapes.items()}
-    there = {
-        path: one["shape"]
-        for path, one in stored.items()
-        if path.partition("/")[0] in wanted and not path.startswith("opt_state/")
-    }
-    _check_same_shapes(there, {path: have[path] for path in have if not path.startswith("opt_state/")}, workdir, what)
+        there = _shapes({name: metadata[name] for name in compared & metadata.keys()})
+    _check_same_shapes(there, _shapes({name: wanted[name] for name in compared}), workdir, what)
     parts = ocp.load_checkpointables(folder, wanted)
-    for key, one in _described(parts).items():
-        if "arrays" in meta and one != stored[key]:
+    for key, one in _described(parts).items() if arrays else ():
+        if one != arrays[key]:
             raise ValueError(f"{key} is not what was written")
     return meta, parts
 

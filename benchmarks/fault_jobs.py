@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,6 +128,35 @@ def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"ended too early, status {process.returncode}: {process.communicate()[1][-500:]}")
         time.sleep(0.01)
+
+
+def free_address() -> str:
+    """host:port for the first of several processes on this machine."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return f"localhost:{one.getsockname()[1]}"
+
+
+def start_both(job: Job) -> list[subprocess.Popen]:
+    """One job in two processes."""
+    together = (f"--coordinator={free_address()}", "--processes=2")
+    return [job.start(*together, f"--process={index}", JAX_PLATFORMS="cpu") for index in range(2)]
+
+
+def finish_both(job: Job) -> None:
+    """Runs one job in two processes to its end; neither is left where the other fails.
+
+    Raises:
+      RuntimeError: one failed.
+    """
+    started = start_both(job)
+    try:
+        for process in started:
+            finished(process)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS) -> Job:

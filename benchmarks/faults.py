@@ -17,8 +17,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,12 +28,12 @@ from benchmarks.fault_jobs import (
     PATIENCE,
     STEPS,
     Bench,
-    Job,
     Measured,
-    finished,
+    finish_both,
     interrupted,
     logged,
     said_at_end,
+    start_both,
     training,
     wait_until,
     well,
@@ -223,35 +221,6 @@ def full_in_preprocessing(bench: Bench, count: int, rng: random.Random) -> Outco
         since("a picture", "gt/[0-9]*.png", 500),
     )
     return all_filled(bench.prepare, *cases[:count])
-
-
-def free_address() -> str:
-    """host:port for the first of several processes on this machine."""
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return f"localhost:{one.getsockname()[1]}"
-
-
-def start_both(job: Job) -> list[subprocess.Popen]:
-    """One job in two processes."""
-    together = (f"--coordinator={free_address()}", "--processes=2")
-    return [job.start(*together, f"--process={index}", JAX_PLATFORMS="cpu") for index in range(2)]
-
-
-def finish_both(job: Job) -> None:
-    """Runs one job in two processes to its end; neither is left where the other fails.
-
-    Raises:
-      RuntimeError: one failed.
-    """
-    started = start_both(job)
-    try:
-        for process in started:
-            finished(process)
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
 
 
 def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:

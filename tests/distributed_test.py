@@ -18,7 +18,7 @@ from adnerf_jax.files import read_json
 from adnerf_jax.runs import load_config
 from adnerf_jax.train import train
 from adnerf_jax.trained import TrainedStage
-from benchmarks.faults import free_address
+from benchmarks.fault_jobs import free_address
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
