@@ -97,6 +97,27 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
+class Stopwatch:
+    """How long iterators took for their values.
+
+    Attributes:
+      seconds: in all, since it was made or set to 0.
+    """
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def over(self, values: Iterator[T]) -> Iterator[T]:
+        """The values, which are never None."""
+        while True:
+            start = time.monotonic()
+            value = next(values, None)
+            self.seconds += time.monotonic() - start
+            if value is None:
+                return
+            yield value
+
+
 def exit_status(command: Callable[[], None]) -> int:
     """Runs a command for the command line.
 

@@ -6,9 +6,7 @@ Input is 16-bit little-endian PCM, 16 kHz, mono. Output is an mp4 that can be wa
 25 a second (`--format raw`). Picture and sound leave together, about a second after the sound came in.
 """
 
-import itertools
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -16,7 +14,7 @@ import numpy as np
 
 from adnerf_jax.errors import UserError
 from adnerf_jax.options import Parser
-from adnerf_jax.progress import exit_status, say
+from adnerf_jax.progress import Stopwatch, exit_status, say
 from adnerf_jax.schema import FPS
 
 _CHUNK = 640 * 2  # bytes that are waited for: one frame of sound
@@ -82,32 +80,22 @@ class Pace:
     """Says once that frames take longer to make than they last, so that the picture falls behind the sound."""
 
     def __init__(self):
-        self._waited = 0.0
+        self._waiting, self._making = Stopwatch(), Stopwatch()
 
     def waited_for(self, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The chunks; the time until they come is not the machine's."""
-        while True:
-            start = time.monotonic()
-            chunk = next(chunks, None)
-            self._waited += time.monotonic() - start
-            if chunk is None:
-                return
-            yield chunk
+        return self._waiting.over(chunks)
 
     def watched(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The frames; what happens to them then does not count, as a player may hold them back."""
-        made = 0.0
-        for i in itertools.count(1):
-            start = time.monotonic() - self._waited
-            frame = next(frames, None)
-            if frame is None:
-                return
-            if i > _LOOKED_AT:  # the first ones compile
-                made += time.monotonic() - self._waited - start
-            if i == 2 * _LOOKED_AT and made * FPS > _LOOKED_AT:
+        for i, frame in enumerate(self._making.over(frames), 1):
+            if i == _LOOKED_AT:  # the first ones compile
+                self._waiting.seconds = self._making.seconds = 0.0
+            made = (self._making.seconds - self._waiting.seconds) / _LOOKED_AT
+            if i == 2 * _LOOKED_AT and made * FPS > 1:
                 say(
-                    f"warning: a frame takes {made / _LOOKED_AT:.3f} s to make and lasts {1 / FPS:g} s, so the picture "
-                    f"falls behind: give a smaller --size"
+                    f"warning: a frame takes {made:.3f} s to make and lasts {1 / FPS:g} s, so the picture falls "
+                    f"behind: give a smaller --size"
                 )
             yield frame
 

@@ -27,6 +27,7 @@ from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.formats import LIVE_MP4
 from adnerf_jax.media.image import read_image
 from adnerf_jax.media.video import VideoWriter
+from adnerf_jax.progress import Stopwatch
 from adnerf_jax.schema import FPS
 from adnerf_jax.shards import kept_frame
 from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
@@ -81,10 +82,10 @@ def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
                 frame = next(stream)
                 made = time.monotonic()
                 writer.write(frame)
-                heard = listening.taken()
+                heard, listening.seconds = listening.seconds, 0.0
                 tenth.append((heard, made - start - heard, time.monotonic() - made))
-            seconds.append(tenth)
-            speech_ms, picture_ms, encoding_ms = 1000 * np.mean(tenth, axis=0)
+            seconds.append(np.array(tenth))
+            speech_ms, picture_ms, encoding_ms = 1000 * seconds[-1].mean(0)
             minutes = writer.frames / FPS / 60
             print(
                 f"| {minutes:.1f} | {speech_ms:.2f} | {picture_ms:.2f} | {encoding_ms:.2f} | {anonymous_mib():.0f} |",
@@ -167,28 +168,6 @@ def count(folder: pathlib.Path) -> int:
             return sum(entry.name[0].isdigit() for entry in entries)
     except FileNotFoundError:
         return 0
-
-
-class Stopwatch:
-    """Seconds that an iterator takes for its values."""
-
-    def __init__(self):
-        self._seconds = 0.0
-
-    def over(self, values: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The values."""
-        while True:
-            start = time.monotonic()
-            value = next(values, None)
-            self._seconds += time.monotonic() - start
-            if value is None:
-                return
-            yield value
-
-    def taken(self) -> float:
-        """Seconds since it was last asked."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
 
 
 if __name__ == "__main__":

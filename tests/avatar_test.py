@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from adnerf_jax import Avatar, stream_demo
+from adnerf_jax import Avatar, progress, stream_demo
 from adnerf_jax.errors import UserError
 from adnerf_jax.head_motion import moved
 from adnerf_jax.media.audio import read_audio
@@ -228,7 +228,7 @@ def test_a_microphone_is_piped_in(avatar, trained, tmp_path, capsys, form):
 @pytest.mark.parametrize(("making", "waiting", "warnings"), [(0.05, 0.0, 1), (0.03, 0.0, 0), (0.03, 0.2, 0)])
 def test_a_picture_that_falls_behind_is_told_once(monkeypatch, capsys, making, waiting, warnings):
     now = 0.0
-    monkeypatch.setattr(stream_demo, "time", types.SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now))
 
     def chunks():
         nonlocal now
