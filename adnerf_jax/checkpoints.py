@@ -47,11 +47,14 @@ def _is_worth_telling(record: logging.LogRecord) -> bool:
 
 
 def _without_late_reads(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    """`sys.unraisablehook` without reads that end when the first failure has closed Orbax's event loop."""
+    """`sys.unraisablehook` without reads that end, or are given up, when the first failure has closed Orbax's loop."""
 
     def told(unraisable: Any) -> None:
         error = unraisable.exc_value
-        if not (unraisable.object is None and isinstance(error, RuntimeError) and "loop is closed" in str(error)):
+        ended = unraisable.object is None and isinstance(error, RuntimeError) and "loop is closed" in str(error)
+        # Orbax makes its own error even of what ends a coroutine.
+        given_up = isinstance(getattr(error, "__cause__", None), GeneratorExit)
+        if not (ended or given_up):
             hook(unraisable)
 
     return told
@@ -63,6 +66,7 @@ def _expect_damage() -> None:
     logging.getLogger("asyncio").addFilter(_is_worth_telling)
     sys.unraisablehook = _without_late_reads(sys.unraisablehook)
     warnings.filterwarnings("ignore", message="Sharding info not provided")  # its sharding file is lost
+    warnings.filterwarnings("ignore", message="coroutine 'PyTreeHandler")  # reads that were not begun
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -212,11 +212,13 @@ def test_reads_that_end_after_the_first_failed_print_no_traceback(caplog):
     told = []
     hook = checkpoints._without_late_reads(told.append)
     late = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
+    given_up = types.SimpleNamespace(exc_value=Exception("while reading array index"), object=print)
+    given_up.exc_value.__cause__ = GeneratorExit()
     others = [
         types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=print),
         types.SimpleNamespace(exc_value=ValueError("another"), object=None),
     ]
-    for unraisable in (late, *others):
+    for unraisable in (late, given_up, *others):
         hook(unraisable)
     assert told == others
     logger = logging.getLogger("asyncio")
