@@ -372,17 +372,17 @@ def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> t
     # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first; the optimizer's are those of
     # the parameters.
     compared = wanted.keys() - {"opt_state"}
-    arrays = meta.get("arrays", {})
-    if arrays:
-        there = {path: one["shape"] for path, one in arrays.items() if path.partition("/")[0] in compared}
+    if "arrays" in meta:
+        there = {path: one["shape"] for path, one in meta["arrays"].items() if path.partition("/")[0] in compared}
     else:
         metadata = ocp.checkpointables_metadata(folder).metadata
         there = _shapes({name: metadata[name] for name in compared & metadata.keys()})
     _check_same_shapes(there, _shapes({name: wanted[name] for name in compared}), workdir, what)
     parts = ocp.load_checkpointables(folder, wanted)
-    for key, one in _described(parts).items() if arrays else ():
-        if one != arrays[key]:
-            raise ValueError(f"{key} is not what was written")
+    if "arrays" in meta:
+        for key, one in _described(parts).items():
+            if one != meta["arrays"][key]:
+                raise ValueError(f"{key} is not what was written")
     return meta, parts
 
 

@@ -94,9 +94,6 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
     bar.close()
 
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
-
-
 class Stopwatch:
     """How long iterators took for their values.
 
@@ -116,6 +113,9 @@ class Stopwatch:
             if value is None:
                 return
             yield value
+
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
 def exit_status(command: Callable[[], None]) -> int:

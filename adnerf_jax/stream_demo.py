@@ -91,12 +91,13 @@ class Pace:
         for i, frame in enumerate(self._making.over(frames), 1):
             if i == _LOOKED_AT:  # the first ones compile
                 self._waiting.seconds = self._making.seconds = 0.0
-            made = (self._making.seconds - self._waiting.seconds) / _LOOKED_AT
-            if i == 2 * _LOOKED_AT and made * FPS > 1:
-                say(
-                    f"warning: a frame takes {made:.3f} s to make and lasts {1 / FPS:g} s, so the picture falls "
-                    f"behind: give a smaller --size"
-                )
+            if i == 2 * _LOOKED_AT:
+                made = (self._making.seconds - self._waiting.seconds) / _LOOKED_AT
+                if made * FPS > 1:
+                    say(
+                        f"warning: a frame takes {made:.3f} s to make and lasts {1 / FPS:g} s, so the picture falls "
+                        f"behind: give a smaller --size"
+                    )
             yield frame
 
 
