@@ -126,12 +126,14 @@ class Saver:
         # An empty tree is no checkpointable.
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
         parts["born"] = {"step": state.born}
-        meta = {**json.loads(json.dumps(meta)), "step": step, "arrays": _described(parts)}
+        meta = {**meta, "step": step, "arrays": _described(parts)}
+        # One text: of a tree, Orbax would store each number as an array, which takes longer than all parameters.
+        text = json.dumps({**meta, "digest": _digest_of(meta)})
         with _Explained(self._directory):
             # Without force, Orbax skips a step while an earlier one is still being written.
             self._checkpointer.save_checkpointables_async(
                 step,
-                {**parts, "meta": {**meta, "digest": _digest_of(meta)}},
+                {**parts, "meta": {"json": text}},
                 overwrite=True,
                 force=True,
                 metrics=None if psnr is None else {"psnr": psnr},
@@ -269,7 +271,12 @@ def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding
 
 def description(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
     """What is stored beside a checkpoint: settings, digests of data and arrays, versions."""
-    return ocp.load_checkpointables(directory(workdir) / str(step), {"meta": None})["meta"]
+    return _description(directory(workdir) / str(step))
+
+
+def _description(folder: pathlib.Path) -> dict[str, Any]:
+    stored = ocp.load_checkpointables(folder, {"meta": None})["meta"]
+    return json.loads(stored["json"]) if "json" in stored else stored  # a tree in checkpoints of earlier versions
 
 
 def _steps(workdir: str | pathlib.Path) -> list[int]:
@@ -365,8 +372,8 @@ def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> t
       UserError: it has another model.
       ValueError: it is not what was written. Orbax and TensorStore raise their own for files that they cannot read.
     """
-    meta = ocp.load_checkpointables(folder, {"meta": None})["meta"]
-    # Checkpoints of earlier versions have neither digest nor arrays: they are taken as they are.
+    meta = _description(folder)
+    # Checkpoints of earlier versions may have neither digest nor arrays: they are taken as they are.
     if "arrays" in meta and meta.pop("digest", None) != _digest_of(meta):
         raise ValueError("its description is not what was written")
     # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first; the optimizer's are those of

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import resource
@@ -121,6 +122,16 @@ def test_an_unfinished_checkpoint_is_none(saved, tmp_path):
     assert checkpoints.latest_step(copy) == 3
 
 
+def test_a_description_stored_as_a_tree_is_read(saved, tmp_path):
+    """Checkpoints of earlier versions have it so."""
+    stored = checkpoints.ocp.load_checkpointables(saved / "checkpoints/3")
+    tree = json.loads(stored["meta"]["json"])
+    checkpoints.ocp.save_checkpointables(tmp_path / "checkpoints/3", {**stored, "meta": tree})
+    assert checkpoints.description(tmp_path, 3) == tree == checkpoints.description(saved, 3)
+    state = make_state()
+    chex.assert_trees_all_equal(restore(tmp_path, abstract(state), what="it"), state)
+
+
 def damage(folder, how: str) -> None:
     """What disks and interrupted copies do to a checkpoint."""
     files = sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
@@ -137,7 +148,7 @@ def damage(folder, how: str) -> None:
     else:
         for file in files:
             if file.parent.name == "meta":
-                file.write_bytes(file.read_bytes().replace(b'"head"', b'"heap"'))
+                file.write_bytes(file.read_bytes().replace(b"head", b"heap"))
 
 
 @pytest.mark.parametrize("how", ["truncated", "a bit flipped", "half missing", "described wrongly"])
