@@ -126,14 +126,13 @@ class Saver:
         # An empty tree is no checkpointable.
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
         parts["born"] = {"step": state.born}
-        meta = {**meta, "step": step, "arrays": _described(parts)}
         # One text: of a tree, Orbax would store each number as an array, which takes longer than all parameters.
-        text = json.dumps({**meta, "digest": _digest_of(meta)})
+        text = json.dumps({**meta, "step": step, "arrays": _described(parts)})
         with _Explained(self._directory):
             # Without force, Orbax skips a step while an earlier one is still being written.
             self._checkpointer.save_checkpointables_async(
                 step,
-                {**parts, "meta": {"json": text}},
+                {**parts, "meta": {"json": text, "digest": _digest_of(text.encode())}},
                 overwrite=True,
                 force=True,
                 metrics=None if psnr is None else {"psnr": psnr},
@@ -269,14 +268,19 @@ def restore_for_use(workdir: str | pathlib.Path, sharding: jax.sharding.Sharding
     return step, {"frozen": {}, **parts, "scene": Scene(**parts["scene"])}
 
 
-def description(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
-    """What is stored beside a checkpoint: settings, digests of data and arrays, versions."""
-    return _description(directory(workdir) / str(step))
+def description(folder: pathlib.Path) -> dict[str, Any]:
+    """What is stored in a checkpoint beside its arrays: settings, digests of data and arrays, versions.
 
-
-def _description(folder: pathlib.Path) -> dict[str, Any]:
+    Raises:
+      ValueError: it is not what was written. Orbax and TensorStore raise their own for files that they cannot read.
+    """
     stored = ocp.load_checkpointables(folder, {"meta": None})["meta"]
-    return json.loads(stored["json"]) if "json" in stored else stored  # a tree in checkpoints of earlier versions
+    digest = stored.pop("digest", None)
+    # Earlier versions stored a tree, and the first of them no digests: theirs is taken as it is.
+    text = stored["json"] if "json" in stored else json.dumps(stored, sort_keys=True)
+    if digest != _digest_of(text.encode()) and (digest is not None or {"json", "arrays"} & stored.keys()):
+        raise ValueError("its description is not what was written")
+    return json.loads(text)
 
 
 def _steps(workdir: str | pathlib.Path) -> list[int]:
@@ -372,10 +376,7 @@ def _load(folder: pathlib.Path, wanted: dict[str, Any], workdir, what: str) -> t
       UserError: it has another model.
       ValueError: it is not what was written. Orbax and TensorStore raise their own for files that they cannot read.
     """
-    meta = _description(folder)
-    # Checkpoints of earlier versions may have neither digest nor arrays: they are taken as they are.
-    if "arrays" in meta and meta.pop("digest", None) != _digest_of(meta):
-        raise ValueError("its description is not what was written")
+    meta = description(folder)
     # Orbax reports a mismatch of shapes as a missing entry, so shapes are compared first; the optimizer's are those of
     # the parameters.
     compared = wanted.keys() - {"opt_state"}
@@ -440,14 +441,14 @@ def _described(parts: dict[str, Any]) -> dict[str, dict[str, Any]]:
         path: {
             "shape": list(a.shape),
             "dtype": str(a.dtype),
-            "digest": hashlib.blake2b(a.tobytes(), digest_size=16).hexdigest(),
+            "digest": _digest_of(a.tobytes()),
         }
         for path, a in arrays.items()
     }
 
 
-def _digest_of(meta: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
+def _digest_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _one_line(error: BaseException) -> str:

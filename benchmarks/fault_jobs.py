@@ -177,7 +177,7 @@ def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS) -> J
 def trained_result(workdir: pathlib.Path) -> str:
     """Step and digests of all arrays of the newest checkpoint, and the reported steps."""
     step = checkpoints.latest_step(workdir)
-    arrays = checkpoints.description(workdir, step)["arrays"]
+    arrays = checkpoints.description(checkpoints.directory(workdir) / str(step))["arrays"]
     lines = logged(workdir)
     return repr((step, lines, sorted((name, one["digest"]) for name, one in arrays.items())))
 

@@ -125,11 +125,15 @@ def test_an_unfinished_checkpoint_is_none(saved, tmp_path):
 def test_a_description_stored_as_a_tree_is_read(saved, tmp_path):
     """Checkpoints of earlier versions have it so."""
     stored = checkpoints.ocp.load_checkpointables(saved / "checkpoints/3")
-    tree = json.loads(stored["meta"]["json"])
-    checkpoints.ocp.save_checkpointables(tmp_path / "checkpoints/3", {**stored, "meta": tree})
-    assert checkpoints.description(tmp_path, 3) == tree == checkpoints.description(saved, 3)
+    tree, folder = checkpoints.description(saved / "checkpoints/3"), tmp_path / "checkpoints/3"
+    digest = checkpoints._digest_of(json.dumps(tree, sort_keys=True).encode())
+    checkpoints.ocp.save_checkpointables(folder, {**stored, "meta": {**tree, "digest": digest}})
+    assert checkpoints.description(folder) == tree
     state = make_state()
     chex.assert_trees_all_equal(restore(tmp_path, abstract(state), what="it"), state)
+    checkpoints.ocp.save_checkpointables(folder, {**stored, "meta": {"step": 3, "digest": digest}}, overwrite=True)
+    with pytest.raises(ValueError, match="its description is not what was written"):
+        checkpoints.description(folder)
 
 
 def damage(folder, how: str) -> None:
@@ -146,12 +150,15 @@ def damage(folder, how: str) -> None:
         for file in files[::2]:
             file.unlink()
     else:
+        before, after = {"described wrongly": (b"head", b"heap"), "arrays not described": (b"arrays", b"arrbys")}[how]
         for file in files:
             if file.parent.name == "meta":
-                file.write_bytes(file.read_bytes().replace(b"head", b"heap"))
+                file.write_bytes(file.read_bytes().replace(before, after))
 
 
-@pytest.mark.parametrize("how", ["truncated", "a bit flipped", "half missing", "described wrongly"])
+@pytest.mark.parametrize(
+    "how", ["truncated", "a bit flipped", "half missing", "described wrongly", "arrays not described"]
+)
 def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_this_is_said(tmp_path, capsys, how):
     states = [make_state(step) for step in (1, 2)]
     save(tmp_path, *states)

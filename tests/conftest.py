@@ -1,6 +1,7 @@
 """What several files of tests share because it takes a few seconds to make."""
 
 import contextlib
+import os
 import pathlib
 import types
 
@@ -13,6 +14,9 @@ import tiny
 from adnerf_jax.datasets import load_dataset, load_frames
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.train import train
+
+# The suite's processes could not share an accelerator, and tolerances are those of CPUs.
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 
 
 @pytest.fixture(scope="session", autouse=True)
