@@ -20,7 +20,8 @@ class BatchLoader:
 
     def __init__(self, sampler: RaySampler, mesh: Mesh):
         self._sampler = sampler
-        self._columns = sharding.local_rays(mesh, sampler.rays_per_frame)
+        columns = sharding.local_rays(mesh, sampler.rays_per_frame)
+        self._columns = None if len(columns) == sampler.rays_per_frame else columns
         self._shardings = sharding.batch_sharding(mesh, sampler.batch(0, self._columns))
 
     def batch(self, step: int) -> Batch:

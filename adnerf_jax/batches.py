@@ -45,7 +45,8 @@ class RaySampler:
         self.dataset, self.frames = dataset, frames
         self.frames_per_step = min(frames_per_step, len(frames))
         self.rays_per_frame = rays_per_frame
-        self.random_background, self.subject, self.seed = random_background, tuple(subject), seed
+        self.random_background, self.seed = random_background, seed
+        self._is_subject = np.isin(np.arange(256), subject)  # by part
         shares = np.cumsum([0.0, *regions.values()])
         # The number of rays in each region is fixed, the rays are not.
         self._counts = np.diff(np.floor(shares / shares[-1] * rays_per_frame + 1e-6).astype(int))
@@ -77,15 +78,16 @@ class RaySampler:
         if columns is not None:
             row_px, col_px = row_px[:, columns], col_px[:, columns]
             noise = None if noise is None else noise[:, columns]
-        colours = self.frames.images[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
-        clean = self.dataset.background[row_px, col_px].astype(np.float32) / 255.0
+        pixels = _at(self.frames.pixels, (rows[:, None], row_px, col_px))
+        colours, part, alpha = pixels[..., :3].astype(np.float32) / 255.0, pixels[..., 3], pixels[..., 4]
+        clean = _at(self.dataset.background, (row_px, col_px)).astype(np.float32) / 255.0
         behind = clean if noise is None else noise
-        subject = np.isin(self.frames.parts[rows[:, None], row_px, col_px], self.subject)
-        share = self.frames.alpha[rows[:, None], row_px, col_px].astype(np.float32) / 255.0
+        subject = self._is_subject[part]
         if noise is not None:
-            edge = np.nonzero(subject & (share < 1))
+            edge = np.nonzero(subject & (alpha < 255))
             at = (rows[edge[0]], row_px[edge], col_px[edge])
-            colours[edge] = _mixed(self.frames, at, colours[edge], share[edge], clean[edge], behind[edge])
+            share = alpha[edge].astype(np.float32) / 255.0
+            colours[edge] = _mixed(self.frames, at, colours[edge], share, clean[edge], behind[edge])
         split = self.frames.split
         return Batch(
             pixels=np.stack([row_px, col_px], axis=-1).astype(np.float32),
@@ -111,22 +113,34 @@ def _mixed(
       filmed, clean, behind: colours [E, 3] in [0, 1].
       share: α [E].
     """
-    height, width = frames.alpha.shape[1:]
+    height, width = frames.pixels.shape[1:3]
     reach = max(round(_REACH * height), _LEAST_REACH)
     across = np.arange(-reach, reach + 1)
     row, col = at[1][:, None, None] + across[:, None], at[2][:, None, None] + across
     inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
-    around = (at[0][:, None, None], np.clip(row, 0, height - 1), np.clip(col, 0, width - 1))
+    around = _at(frames.pixels, (at[0][:, None, None], row, col), mode="clip")
     # The nearest decide: a pixel at distance d counts exp(−d²).
     near = np.exp(-np.square(across[:, None]) - np.square(across), dtype=np.float32)
-    weights = near * (inside & (frames.alpha[around] == 255))
+    weights = near * (inside & (around[..., 4] == 255))
     total = weights.sum((1, 2))
-    person = np.einsum("eij,eijc->ec", weights, frames.images[around].astype(np.float32) / 255.0)
+    person = np.einsum("eij,eijc->ec", weights, around[..., :3].astype(np.float32) / 255.0)
     person /= np.maximum(total, np.finfo(np.float32).tiny)[:, None]
     share, through = share[:, None], 1 - share[:, None]
     solved = person + share * (filmed - share * person - through * clean) / (share**2 + _NEAR_WEIGHT)
     exchanged = np.clip(filmed + through * (behind - clean), 0, 1)
     return np.where(total[:, None] > 0, np.clip(share * solved + through * behind, 0, 1), exchanged)
+
+
+def _at(pictures: np.ndarray, places: tuple, mode: str = "raise") -> np.ndarray:
+    """Pixels [..., C] of pictures [(N, ) H, W, C]; what `pictures[places]` gives, in less than half the time.
+
+    Args:
+      places: (frame, ) row and column, broadcast against each other.
+      mode: of `np.ravel_multi_index`, for places outside.
+    """
+    *shape, channels = pictures.shape
+    flat = np.ravel_multi_index(places, shape, mode=mode)
+    return pictures.reshape(-1, channels).take(flat, axis=0)
 
 
 def _around_rect(u: np.ndarray, x, y, width, height, camera: Camera) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,8 @@ from adnerf_jax.types import Camera, Conditions
 
 # The parts that a subject's target shows in front of the background.
 SUBJECTS = {"head": (HEAD,), "person": (HEAD, NECK, TORSO)}
+# Of a pixel of `Frames`: red, green, blue, part, alpha.
+CHANNELS = 5
 # Frames that the sound may end before the video does: the last window then serves for them, as in the published code.
 _SHORT_SOUND = int(schema.FPS)
 
@@ -34,22 +36,38 @@ class Frames:
 
     Attributes:
       split: ids, poses and face rectangles.
-      images: uint8 [N, H, W, 3], the person over the clean background.
-      parts: uint8 [N, H, W], `face.parsing` parts; none is background where the person has a share.
-      alpha: uint8 [N, H, W], the person's share of each pixel, 255 for the person alone.
+      pixels: uint8 [N, H, W, 5], `images`, `parts` and `alpha` side by side (`pack`): a pixel's are read together.
     """
 
     split: schema.Split
-    images: np.ndarray
-    parts: np.ndarray
-    alpha: np.ndarray
+    pixels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.split)
 
+    @property
+    def images(self) -> np.ndarray:
+        """The person over the clean background, uint8 [N, H, W, 3]."""
+        return self.pixels[..., :3]
+
+    @property
+    def parts(self) -> np.ndarray:
+        """`face.parsing` parts, uint8 [N, H, W]; none is background where the person has a share."""
+        return self.pixels[..., 3]
+
+    @property
+    def alpha(self) -> np.ndarray:
+        """The person's share of each pixel, uint8 [N, H, W], 255 for the person alone."""
+        return self.pixels[..., 4]
+
     def showing(self, subject: Sequence[int], rows: np.ndarray | slice, background: np.ndarray) -> np.ndarray:
         """Some parts of the person alone over the clean background (the head: `head_imgs`), uint8 [n, H, W, 3]."""
         return np.where(np.isin(self.parts[rows], subject)[..., None], self.images[rows], background)
+
+
+def pack(images: np.ndarray, parts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The `pixels` of `Frames`, uint8 [..., 5]."""
+    return np.concatenate([images, parts[..., None], alpha[..., None]], axis=-1)
 
 
 @struct.dataclass
@@ -206,16 +224,14 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
       UserError: a frame is missing or of another size.
     """
     camera = dataset.camera
-    images = np.empty((len(split), camera.height, camera.width, 3), np.uint8)
-    parts = np.empty((len(split), camera.height, camera.width), np.uint8)
-    alpha = np.empty_like(parts)
+    pixels = np.empty((len(split), camera.height, camera.width, CHANNELS), np.uint8)
 
     def load(row: int) -> None:
-        images[row], parts[row], alpha[row] = decode_frame(dataset, int(split.img_id[row]))
+        pixels[row] = decode_frame(dataset, int(split.img_id[row]))
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(load, range(len(split))))
-    return Frames(split, images, parts, alpha)
+    return Frames(split, pixels)
 
 
 def frame_files(dataset: Dataset, i: int) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path | None, bool]:
@@ -229,8 +245,8 @@ def frame_files(dataset: Dataset, i: int) -> tuple[pathlib.Path, pathlib.Path, p
     return schema.first_of(dataset.path, schema.parsings(i)), picture, soft if soft.exists() else None, composed
 
 
-def decode_frame(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, parts and alpha of a frame, as in `Frames`.
+def decode_frame(dataset: Dataset, i: int) -> np.ndarray:
+    """The `pixels` of a frame, as in `Frames`, [H, W, 5].
 
     Raises:
       UserError: it is missing or of another size.
@@ -260,7 +276,7 @@ def decode_frame(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray, np.n
     image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
     alpha = fit(share, cv2.INTER_AREA)
     image = image if composed else np.where(alpha[..., None] == 0, dataset.background, image)
-    return image, with_edge(hard, alpha), alpha
+    return pack(image, with_edge(hard, alpha), alpha)
 
 
 def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from adnerf_jax.datasets import Dataset, Frames, decode_frame, frame_files
+from adnerf_jax.datasets import CHANNELS, Dataset, Frames, decode_frame, frame_files
 from adnerf_jax.errors import UserError
 from adnerf_jax.files import cache_folder, part_of, read_json, sha256_of, write_json
 from adnerf_jax.progress import Bar, say
 from adnerf_jax.schema import BACKGROUNDS, Split, first_of
 
 _VERSION = 1  # of decoding and layout
-_CHANNELS = 5  # red, green, blue, part, alpha of each pixel, side by side: one page is read for a ray
 _ARRAY, _INFO = "frames.npy", "info.json"
 _AHEAD = 64  # frames decoded before they are written
 
@@ -51,10 +50,8 @@ def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
                 _sweep(folder)
             # Another process may have made them while this one waited.
             found = _read(folder, stamp) or _build(dataset, split, folder, stamp)
-    info, packed = found
-    pixels = np.asarray(packed)
-    frames = Frames(split, pixels[..., :3], pixels[..., 3], pixels[..., 4])
-    return frames, _digest(dataset, info["sources"])
+    info, pixels = found
+    return Frames(split, np.asarray(pixels)), _digest(dataset, info["sources"])
 
 
 def _folder(dataset: Dataset, split: Split) -> pathlib.Path:
@@ -141,13 +138,12 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
     temporary = part_of(folder)
     sources = hashlib.sha256()
     camera = dataset.camera
-    shape = (len(split), camera.height, camera.width, _CHANNELS)
+    shape = (len(split), camera.height, camera.width, CHANNELS)
 
     def decode(i: np.int32) -> tuple[bytes, np.ndarray]:
         parts, picture, soft, _ = frame_files(dataset, int(i))
         read = [path.read_bytes() for path in (parts, picture, soft) if path is not None]
-        image, part, alpha = decode_frame(dataset, int(i))
-        return b"".join(hashlib.sha256(r).digest() for r in read), np.dstack([image, part, alpha])
+        return b"".join(hashlib.sha256(r).digest() for r in read), decode_frame(dataset, int(i))
 
     try:
         temporary.mkdir()

@@ -9,7 +9,7 @@ import tiny
 from adnerf_jax import sharding
 from adnerf_jax.batch_loader import BatchLoader
 from adnerf_jax.batches import _NEAR_WEIGHT, _around_rect, regions_of
-from adnerf_jax.datasets import SUBJECTS, load_dataset
+from adnerf_jax.datasets import SUBJECTS, load_dataset, pack
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 from adnerf_jax.types import Camera
 
@@ -80,7 +80,7 @@ def test_behind_the_silhouette_the_background_is_exchanged(dataset, frames, rand
     alpha = rng.integers(0, 255, frames.parts.shape).astype(np.uint8)
     share = alpha[..., None] / 255
     mixed = np.round(255 * person * share + (1 - share) * dataset.background).astype(np.uint8)
-    frames = frames.replace(images=mixed, alpha=alpha, parts=np.full_like(frames.parts, HEAD))
+    frames = frames.replace(pixels=pack(mixed, np.full_like(frames.parts, HEAD), alpha))
     sampler = tiny.ray_sampler(tiny.config("head"), dataset, frames=frames, random_background=random_background)
     batch = sampler.batch(0)
     for f in range(4):
@@ -98,7 +98,7 @@ def test_edges_hold_to_the_colour_of_the_person_beside_them(dataset, frames):
     colour = np.float32([0.9, 0.1, 0.4])
     true = np.where(alpha == 255, 1.0, 0.7 * alpha / 255)[..., None]
     mixed = np.round(255 * colour * true + 255 * (1 - true) * (dataset.background / 255)).astype(np.uint8)
-    frames = frames.replace(images=mixed, alpha=alpha, parts=np.full_like(frames.parts, HEAD))
+    frames = frames.replace(pixels=pack(mixed, np.full_like(frames.parts, HEAD), alpha))
     batch = tiny.ray_sampler(tiny.config("head"), dataset, frames=frames, random_background=True).batch(0)
     for f in range(4):
         (row,) = np.flatnonzero((frames.split.transforms == batch.transforms[f]).all((1, 2)))
