@@ -21,7 +21,7 @@ class BatchLoader:
     def __init__(self, sampler: RaySampler, mesh: Mesh):
         self._sampler = sampler
         columns = sharding.local_rays(mesh, sampler.rays_per_frame)
-        self._columns = None if len(columns) == sampler.rays_per_frame else columns
+        self._columns = None if len(columns) == sampler.rays_per_frame else columns  # all: nothing to pick
         self._shardings = sharding.batch_sharding(mesh, sampler.batch(0, self._columns))
 
     def batch(self, step: int) -> Batch:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adnerf_jax.datasets import Dataset, Frames
+from adnerf_jax.datasets import Dataset, Frames, unpack_frame
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 from adnerf_jax.types import Batch, Camera
 
@@ -78,16 +78,16 @@ class RaySampler:
         if columns is not None:
             row_px, col_px = row_px[:, columns], col_px[:, columns]
             noise = None if noise is None else noise[:, columns]
-        pixels = _at(self.frames.pixels, (rows[:, None], row_px, col_px))
-        colours, part, alpha = pixels[..., :3].astype(np.float32) / 255.0, pixels[..., 3], pixels[..., 4]
+        image, parts, alpha = unpack_frame(_at(self.frames.packed, (rows[:, None], row_px, col_px)))
+        colours = image.astype(np.float32) / 255.0
         clean = _at(self.dataset.background, (row_px, col_px)).astype(np.float32) / 255.0
         behind = clean if noise is None else noise
-        subject = self._is_subject[part]
+        subject = self._is_subject[parts]
         if noise is not None:
             edge = np.nonzero(subject & (alpha < 255))
             at = (rows[edge[0]], row_px[edge], col_px[edge])
             share = alpha[edge].astype(np.float32) / 255.0
-            colours[edge] = _mixed(self.frames, at, colours[edge], share, clean[edge], behind[edge])
+            colours[edge] = _mixed(self.frames.packed, at, colours[edge], share, clean[edge], behind[edge])
         split = self.frames.split
         return Batch(
             pixels=np.stack([row_px, col_px], axis=-1).astype(np.float32),
@@ -99,7 +99,7 @@ class RaySampler:
 
 
 def _mixed(
-    frames: Frames, at: tuple, filmed: np.ndarray, share: np.ndarray, clean: np.ndarray, behind: np.ndarray
+    packed: np.ndarray, at: tuple, filmed: np.ndarray, share: np.ndarray, clean: np.ndarray, behind: np.ndarray
 ) -> np.ndarray:
     """Pixels of soft edges with something else behind them: αF + (1 − α)B with the person's colour F from near by.
 
@@ -109,21 +109,22 @@ def _mixed(
     the filmed colour is exchanged.
 
     Args:
+      packed: the frames, as in `Frames`.
       at: frame, row and column [E] each.
       filmed, clean, behind: colours [E, 3] in [0, 1].
       share: α [E].
     """
-    height, width = frames.pixels.shape[1:3]
+    height, width = packed.shape[1:3]
     reach = max(round(_REACH * height), _LEAST_REACH)
     across = np.arange(-reach, reach + 1)
     row, col = at[1][:, None, None] + across[:, None], at[2][:, None, None] + across
     inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
-    around = _at(frames.pixels, (at[0][:, None, None], row, col), mode="clip")
+    image, _, alpha = unpack_frame(_at(packed, (at[0][:, None, None], row, col), mode="clip"))
     # The nearest decide: a pixel at distance d counts exp(−d²).
     near = np.exp(-np.square(across[:, None]) - np.square(across), dtype=np.float32)
-    weights = near * (inside & (around[..., 4] == 255))
+    weights = near * (inside & (alpha == 255))
     total = weights.sum((1, 2))
-    person = np.einsum("eij,eijc->ec", weights, around[..., :3].astype(np.float32) / 255.0)
+    person = np.einsum("eij,eijc->ec", weights, image.astype(np.float32) / 255.0)
     person /= np.maximum(total, np.finfo(np.float32).tiny)[:, None]
     share, through = share[:, None], 1 - share[:, None]
     solved = person + share * (filmed - share * person - through * clean) / (share**2 + _NEAR_WEIGHT)
@@ -132,7 +133,7 @@ def _mixed(
 
 
 def _at(pictures: np.ndarray, places: tuple, mode: str = "raise") -> np.ndarray:
-    """Pixels [..., C] of pictures [(N, ) H, W, C]; what `pictures[places]` gives, in less than half the time.
+    """Pixels [..., C] of pictures [(N, ) H, W, C]; what `pictures[places]` gives, in about half the time.
 
     Args:
       places: (frame, ) row and column, broadcast against each other.

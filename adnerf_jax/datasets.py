@@ -24,7 +24,7 @@ from adnerf_jax.types import Camera, Conditions
 
 # The parts that a subject's target shows in front of the background.
 SUBJECTS = {"head": (HEAD,), "person": (HEAD, NECK, TORSO)}
-# Of a pixel of `Frames`: red, green, blue, part, alpha.
+# Bytes of a pixel of a packed frame; another packing needs another `frame_cache._VERSION`.
 CHANNELS = 5
 # Frames that the sound may end before the video does: the last window then serves for them, as in the published code.
 _SHORT_SOUND = int(schema.FPS)
@@ -36,11 +36,11 @@ class Frames:
 
     Attributes:
       split: ids, poses and face rectangles.
-      pixels: uint8 [N, H, W, 5], `images`, `parts` and `alpha` side by side (`pack`): a pixel's are read together.
+      packed: uint8 [N, H, W, 5], `images`, `parts` and `alpha` of a pixel side by side (`pack_frame`): on one page.
     """
 
     split: schema.Split
-    pixels: np.ndarray
+    packed: np.ndarray
 
     def __len__(self) -> int:
         return len(self.split)
@@ -48,26 +48,31 @@ class Frames:
     @property
     def images(self) -> np.ndarray:
         """The person over the clean background, uint8 [N, H, W, 3]."""
-        return self.pixels[..., :3]
+        return unpack_frame(self.packed)[0]
 
     @property
     def parts(self) -> np.ndarray:
         """`face.parsing` parts, uint8 [N, H, W]; none is background where the person has a share."""
-        return self.pixels[..., 3]
+        return unpack_frame(self.packed)[1]
 
     @property
     def alpha(self) -> np.ndarray:
         """The person's share of each pixel, uint8 [N, H, W], 255 for the person alone."""
-        return self.pixels[..., 4]
+        return unpack_frame(self.packed)[2]
 
     def showing(self, subject: Sequence[int], rows: np.ndarray | slice, background: np.ndarray) -> np.ndarray:
         """Some parts of the person alone over the clean background (the head: `head_imgs`), uint8 [n, H, W, 3]."""
         return np.where(np.isin(self.parts[rows], subject)[..., None], self.images[rows], background)
 
 
-def pack(images: np.ndarray, parts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The `pixels` of `Frames`, uint8 [..., 5]."""
-    return np.concatenate([images, parts[..., None], alpha[..., None]], axis=-1)
+def pack_frame(image: np.ndarray, parts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours [..., 3], parts [...] and alpha [...] side by side: uint8 [..., 5]. All must be uint8 (TypeError)."""
+    return np.concatenate([image, parts[..., None], alpha[..., None]], axis=-1, dtype=np.uint8, casting="no")
+
+
+def unpack_frame(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Views of colours [..., 3], parts [...] and alpha [...] in what `pack_frame` made."""
+    return packed[..., :3], packed[..., 3], packed[..., 4]
 
 
 @struct.dataclass
@@ -224,14 +229,14 @@ def load_frames(dataset: Dataset, split: schema.Split) -> Frames:
       UserError: a frame is missing or of another size.
     """
     camera = dataset.camera
-    pixels = np.empty((len(split), camera.height, camera.width, CHANNELS), np.uint8)
+    packed = np.empty((len(split), camera.height, camera.width, CHANNELS), np.uint8)
 
     def load(row: int) -> None:
-        pixels[row] = decode_frame(dataset, int(split.img_id[row]))
+        packed[row] = decode_frame(dataset, int(split.img_id[row]))
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(load, range(len(split))))
-    return Frames(split, pixels)
+    return Frames(split, packed)
 
 
 def frame_files(dataset: Dataset, i: int) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path | None, bool]:
@@ -246,7 +251,7 @@ def frame_files(dataset: Dataset, i: int) -> tuple[pathlib.Path, pathlib.Path, p
 
 
 def decode_frame(dataset: Dataset, i: int) -> np.ndarray:
-    """The `pixels` of a frame, as in `Frames`, [H, W, 5].
+    """A frame, packed as in `Frames`, uint8 [H, W, 5].
 
     Raises:
       UserError: it is missing or of another size.
@@ -276,7 +281,7 @@ def decode_frame(dataset: Dataset, i: int) -> np.ndarray:
     image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
     alpha = fit(share, cv2.INTER_AREA)
     image = image if composed else np.where(alpha[..., None] == 0, dataset.background, image)
-    return pack(image, with_edge(hard, alpha), alpha)
+    return pack_frame(image, with_edge(hard, alpha), alpha)
 
 
 def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:

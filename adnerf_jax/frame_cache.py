@@ -50,8 +50,8 @@ def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
                 _sweep(folder)
             # Another process may have made them while this one waited.
             found = _read(folder, stamp) or _build(dataset, split, folder, stamp)
-    info, pixels = found
-    return Frames(split, np.asarray(pixels)), _digest(dataset, info["sources"])
+    info, packed = found
+    return Frames(split, np.asarray(packed)), _digest(dataset, info["sources"])
 
 
 def _folder(dataset: Dataset, split: Split) -> pathlib.Path:
@@ -155,9 +155,9 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             bar = Bar("frames", len(split))
             for start in range(0, len(split), _AHEAD):
-                for source, pixels in pool.map(decode, split.img_id[start : start + _AHEAD]):
+                for source, packed in pool.map(decode, split.img_id[start : start + _AHEAD]):
                     sources.update(source)
-                    file.write(pixels.tobytes())
+                    file.write(packed.tobytes())
                     bar.update()
             bar.close()
         info = {"stamp": stamp, "sources": sources.hexdigest(), "array": sha256_of(temporary / _ARRAY)}

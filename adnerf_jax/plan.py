@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from adnerf_jax import sharding
-from adnerf_jax.datasets import Dataset, dataset_of, load_frames, tuning_split
+from adnerf_jax.datasets import CHANNELS, Dataset, dataset_of, load_frames, tuning_split
 from adnerf_jax.optim import make_optimizer
 from adnerf_jax.progress import say
 from adnerf_jax.scenes import make_scene
@@ -138,7 +138,7 @@ def say_plan(config: ConfigDict) -> None:
         + (f" of {_shown(limit)}" if limit else ""),
         f"moved in a step: to each device {_shown(plan.transferred)}; between devices: {collectives}",
         f"arithmetic of a step: {plan.flop / 1e9:.1f} GFLOP{_once(config)}",
-        f"on the disk: decoded frames {_shown(5 * pixels)}, a checkpoint up to {_shown(plan.state)}",
+        f"on the disk: decoded frames {_shown(CHANNELS * pixels)}, a checkpoint up to {_shown(plan.state)}",
     ):
         say(line)
 

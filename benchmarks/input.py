@@ -86,7 +86,7 @@ def measure(data: str, arguments: argparse.Namespace, workdir: pathlib.Path) -> 
     frames, digest = cached_frames(dataset, dataset.train)
     print(
         f"{len(frames)} frames of {dataset.camera.width}x{dataset.camera.height}: decoded in {built - start:.1f} s, "
-        f"checked again in {time.monotonic() - built:.1f} s, {5 * frames.parts.size / 2**30:.2f} GiB on the disk"
+        f"checked again in {time.monotonic() - built:.1f} s, {frames.packed.nbytes / 2**30:.2f} GiB on the disk"
     )
     mesh = sharding.make_mesh()
     stage = make_stage(config, dataset.camera)

@@ -8,8 +8,8 @@ import tiny
 
 from adnerf_jax import sharding
 from adnerf_jax.batch_loader import BatchLoader
-from adnerf_jax.batches import _NEAR_WEIGHT, _around_rect, regions_of
-from adnerf_jax.datasets import SUBJECTS, load_dataset, pack
+from adnerf_jax.batches import _LEAST_REACH, _NEAR_WEIGHT, _around_rect, regions_of
+from adnerf_jax.datasets import SUBJECTS, load_dataset, pack_frame
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 from adnerf_jax.types import Camera
 
@@ -80,7 +80,7 @@ def test_behind_the_silhouette_the_background_is_exchanged(dataset, frames, rand
     alpha = rng.integers(0, 255, frames.parts.shape).astype(np.uint8)
     share = alpha[..., None] / 255
     mixed = np.round(255 * person * share + (1 - share) * dataset.background).astype(np.uint8)
-    frames = frames.replace(pixels=pack(mixed, np.full_like(frames.parts, HEAD), alpha))
+    frames = frames.replace(packed=pack_frame(mixed, np.full_like(frames.parts, HEAD), alpha))
     sampler = tiny.ray_sampler(tiny.config("head"), dataset, frames=frames, random_background=random_background)
     batch = sampler.batch(0)
     for f in range(4):
@@ -93,24 +93,43 @@ def test_behind_the_silhouette_the_background_is_exchanged(dataset, frames, rand
 
 def test_edges_hold_to_the_colour_of_the_person_beside_them(dataset, frames):
     """Shares estimated too large, as they are: most of the filmed background's light does not stay in the person."""
-    alpha = np.random.default_rng(0).integers(1, 255, frames.parts.shape).astype(np.uint8)
-    alpha[:, :, ::4] = 255
-    colour = np.float32([0.9, 0.1, 0.4])
-    true = np.where(alpha == 255, 1.0, 0.7 * alpha / 255)[..., None]
-    mixed = np.round(255 * colour * true + 255 * (1 - true) * (dataset.background / 255)).astype(np.uint8)
-    frames = frames.replace(pixels=pack(mixed, np.full_like(frames.parts, HEAD), alpha))
+    rng = np.random.default_rng(0)
+    alone = rng.random(frames.parts.shape) < 0.3
+    alpha = np.where(alone, 255, rng.integers(1, 255, alone.shape)).astype(np.uint8)
+    # Another colour in every place: each frame, row and column must be its own.
+    place = np.stack(np.meshgrid(*(np.linspace(0, 1, n) for n in alone.shape), indexing="ij"), axis=-1)
+    true = np.where(alone, 1.0, 0.7 * alpha / 255)[..., None]
+    mixed = np.round(255 * place * true + 255 * (1 - true) * (dataset.background / 255)).astype(np.uint8)
+    frames = frames.replace(packed=pack_frame(mixed, np.full_like(frames.parts, HEAD), alpha))
     batch = tiny.ray_sampler(tiny.config("head"), dataset, frames=frames, random_background=True).batch(0)
+    at_border = 0
     for f in range(4):
         (row,) = np.flatnonzero((frames.split.transforms == batch.transforms[f]).all((1, 2)))
         rows, columns = batch.pixels[f].astype(int).T
         for ray, (r, c) in enumerate(zip(rows, columns, strict=True)):
             share, clean = alpha[row, r, c] / 255, dataset.background[r, c] / 255
-            # The least squares of the docstring, solved as such.
+            top, left = max(r - _LEAST_REACH, 0), max(c - _LEAST_REACH, 0)
+            near = np.s_[row, top : r + _LEAST_REACH + 1, left : c + _LEAST_REACH + 1]
+            at_border += alone[near].shape != 2 * (2 * _LEAST_REACH + 1,)
+            down, across = np.nonzero(alone[near])
+            weights = np.exp(-np.square(down + top - r) - np.square(across + left - c).astype(float))
+            beside = np.average(mixed[near][down, across] / 255, axis=0, weights=weights)
+            # The least squares of `_mixed`, solved as such.
             system = np.array([[share], [_NEAR_WEIGHT**0.5]])
-            known = np.stack([mixed[row, r, c] / 255 - (1 - share) * clean, _NEAR_WEIGHT**0.5 * colour])
-            person = colour if share == 1 else np.linalg.lstsq(system, known)[0][0]
+            known = np.stack([mixed[row, r, c] / 255 - (1 - share) * clean, _NEAR_WEIGHT**0.5 * beside])
+            person = mixed[row, r, c] / 255 if share == 1 else np.linalg.lstsq(system, known)[0][0]
             wanted = np.clip(share * person + (1 - share) * batch.background[f, ray], 0, 1)
-            np.testing.assert_allclose(batch.target[f, ray], wanted, atol=1 / 255)  # colours were rounded to bytes
+            np.testing.assert_allclose(batch.target[f, ray], wanted, atol=1e-6)  # float32
+    assert at_border
+
+
+@pytest.mark.parametrize("random_background", [False, True])
+def test_some_rays_of_a_step_are_those_of_all(dataset, random_background):
+    sampler = tiny.ray_sampler(tiny.config("head"), dataset, random_background=random_background)
+    columns = np.array([1, 5, 6, 30])
+    every, some = sampler.batch(3), sampler.batch(3, columns)
+    wanted = {name: getattr(every, name)[:, columns] for name in ("pixels", "target", "background")}
+    chex.assert_trees_all_equal(some, every.replace(**wanted))
 
 
 def test_rays_fill_their_rectangles(dataset, tiny_data):

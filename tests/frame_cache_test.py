@@ -36,7 +36,7 @@ def test_they_are_the_decoded_frames_and_are_made_once(data, monkeypatch):
     dataset = load_dataset(data)
     frames, digest = cached_frames(dataset, dataset.train)
     chex.assert_trees_all_equal(frames, load_frames(dataset, dataset.train))
-    assert not frames.pixels.flags.writeable
+    assert not frames.packed.flags.writeable
     monkeypatch.setattr(frame_cache, "decode_frame", None)
     again, same = cached_frames(dataset, dataset.train)
     chex.assert_trees_all_equal(again, frames)
@@ -68,7 +68,7 @@ def test_a_changed_picture_is_decoded_again(data):
 @pytest.mark.parametrize("how", ["flipped", "cut", "no info", "info flipped", "info of another shape"])
 def test_a_damaged_cache_is_made_again(data, capsys, how):
     frames, digest = read(data)
-    frames = frames.replace(pixels=np.array(frames.pixels))
+    frames = frames.replace(packed=np.array(frames.packed))
     (array,) = (p for p in files(data) if p.name == "frames.npy")
     content = bytearray(array.read_bytes())
     info = array.with_name("info.json")

@@ -59,7 +59,7 @@ def test_the_box_of_a_whole_person_holds_the_torso(dataset, frames):
 
 
 def test_a_dataset_that_shows_no_head(dataset, frames):
-    empty = frames.replace(pixels=np.zeros_like(frames.pixels))
+    empty = frames.replace(packed=np.zeros_like(frames.packed))
     with pytest.raises(UserError, match="no frame shows a head"):
         subject_box(empty, dataset.camera)
 
