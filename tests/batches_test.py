@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from adnerf_jax import sharding
-from adnerf_jax.batch_loader import BatchLoader
+from adnerf_jax.batch_loader import _AT_ONCE, BatchLoader
 from adnerf_jax.batches import _LEAST_REACH, _NEAR_WEIGHT, _around_rect, regions_of
 from adnerf_jax.datasets import SUBJECTS, load_dataset, pack_frame
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
@@ -42,8 +42,9 @@ def test_a_step_draws_the_same_rays_whenever_it_comes(dataset, tiny_data):
 def test_batches_reach_the_devices_in_order_and_as_they_were_drawn(dataset, tiny_data):
     sampler = tiny.ray_sampler(tiny.config("head", tiny_data), dataset)
     loader = BatchLoader(sampler, sharding.make_mesh())
-    batches = list(loader.batches(3, 6))
-    chex.assert_trees_all_equal(jax.device_get(batches), [sampler.batch(step) for step in (3, 4, 5)])
+    steps = range(3, 6 + 2 * _AT_ONCE)
+    batches = list(loader.batches(steps.start, steps.stop))
+    chex.assert_trees_all_equal(jax.device_get(batches), [sampler.batch(step) for step in steps])
     assert list(loader.batches(6, 6)) == []
 
 
