@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from adnerf_jax import checkpoints, sharding
-from adnerf_jax.batches import RaySampler
+from adnerf_jax.batch_loader import BatchLoader
 from adnerf_jax.errors import Preempted, UserError
 from adnerf_jax.faults import Termination
 from adnerf_jax.progress import PREEMPTED, exit_status
@@ -35,20 +35,21 @@ def steps_reported(workdir):
 def test_told_to_end_it_saves_and_the_next_run_ends_the_same(tiny_data, tmp_path, monkeypatch, capsys):
     settings = tiny.config("head", tiny_data, steps=6)
     train(settings, tmp_path / "straight")
-    draw = RaySampler.batch
+    batches = BatchLoader.batches
 
-    def told(self, step, columns=None):
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return draw(self, step, columns)
+    def told(self, first, end):
+        for step, batch in enumerate(batches(self, first, end), first):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
 
-    monkeypatch.setattr(RaySampler, "batch", told)
+    monkeypatch.setattr(BatchLoader, "batches", told)
     assert exit_status(lambda: train(settings, tmp_path / "told")) == PREEMPTED == 75
     assert "stopped by SIGTERM: head is saved at step" in capsys.readouterr().err
     kept = checkpoints.latest_step(tmp_path / "told")
-    assert 2 <= kept < 6 and steps_reported(tmp_path / "told") == list(range(1, kept + 1))
+    assert kept == 4 and steps_reported(tmp_path / "told") == [1, 2, 3, 4]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    monkeypatch.setattr(RaySampler, "batch", draw)
+    monkeypatch.setattr(BatchLoader, "batches", batches)
     train(settings, tmp_path / "told")
     chex.assert_trees_all_equal(parts_of(tmp_path / "told"), parts_of(tmp_path / "straight"))
     assert steps_reported(tmp_path / "told") == [1, 2, 3, 4, 5, 6]
