@@ -194,6 +194,7 @@ def test_a_link_in_the_members_place_is_refused(index, cache, tmp_path, monkeypa
         (b"<html>", "not a whole"),
         (make_tar({"x": CONTENT})[:60], "not a whole"),
     ],
+    ids=["without the member", "no archive", "cut off"],  # the bytes hold the time, and workers must agree on names
 )
 def test_broken_archives_are_named(index, cache, data, reason):
     index.files[WHEEL.archive] = data
