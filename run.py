@@ -152,7 +152,7 @@ def _dispatch(command: Command) -> None:
         with processes.together():
             _train(config, workdir, home, command.dry_run)
         return
-    from adnerf_jax.train import check_model
+    from adnerf_jax.settings import check_model
 
     config = apply_overrides(load_config(workdir), config, command.overrides, workdir)
     check_model(config)
@@ -203,7 +203,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_ru
     """Fills in what the command line left open, then trains, or says what that would take."""
     from adnerf_jax import processes
     from adnerf_jax.checkpoints import finished_steps
-    from adnerf_jax.train import check_settings, train
+    from adnerf_jax.settings import check_settings
+    from adnerf_jax.train import train
 
     check_settings(config)
     if config.stage == "torso" and not dry_run:

@@ -9,6 +9,7 @@ from jax import Array
 from adnerf_jax.audio_nets import AudioAttNet, AudioNet
 from adnerf_jax.types import EXACT, Conditions, Scene
 
+NAMES = ("audio", "lips", "eyes", "expression")
 # Place of the frame itself among the windows of the frames i−4 … i+3.
 _NOW = 4
 
@@ -79,7 +80,7 @@ class Codes(nn.Module):
     """The named codes of a head, in order; the first is what its torso hears.
 
     Attributes:
-      names: of `audio`, `lips`, `eyes`, `expression`.
+      names: of `NAMES`, in order.
       audio_size: numbers in the audio code.
       audio_start: how the audio nets begin (`fields.first_values`).
     """

@@ -20,6 +20,7 @@ from adnerf_jax.schema import FPS
 _JOIN = 20  # frames in which one part of the video passes into the next
 _SHORTEST, _LONGEST = 40, 125  # frames of a random part
 _CHOICE = 6  # of so many parts that begin as the last one ended, one is taken
+_LONGEST_SMOOTHING = 60.0  # seconds: with more, nothing of a motion is left
 _VELOCITY_FRAMES = 8.0  # a difference of velocity counts like that of the poses it leads to in so many frames
 
 
@@ -254,10 +255,10 @@ def smoothed(source: PoseSource, seconds: float) -> PoseSource:
     """A source's poses averaged over time by a Gaussian with this standard deviation, without delay.
 
     Raises:
-      UserError: a number that is negative or not finite.
+      UserError: a number that is negative or more than a minute.
     """
-    if not 0 <= seconds < np.inf:
-        raise UserError(f"poses cannot be smoothed over {seconds:g} s: give 0 or more")
+    if not 0 <= seconds <= _LONGEST_SMOOTHING:
+        raise UserError(f"poses cannot be smoothed over {seconds:g} s: give 0 to {_LONGEST_SMOOTHING:g}")
     sigma = seconds * FPS
     reach = int(np.ceil(3 * sigma))
     if not reach:

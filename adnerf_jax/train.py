@@ -26,6 +26,7 @@ from adnerf_jax.revival import look_after, tell_end
 from adnerf_jax.runs import check_continues, check_description, check_head, describe, save_config
 from adnerf_jax.scenes import make_scene
 from adnerf_jax.schema import LANDMARKS
+from adnerf_jax.settings import check_settings
 from adnerf_jax.stages import Stage, example_batch, head_shapes, make_stage, step_key
 from adnerf_jax.state import TrainState
 from adnerf_jax.types import Batch, Scene
@@ -226,48 +227,6 @@ def say_cost(seconds: float, family: str) -> None:
     if seconds > _LONG:
         hint = "; the variant :fast takes minutes, :small about half an hour" if family == "paper" else ""
         say(f"at this rate, training takes {duration(seconds)} on this machine{hint}")
-
-
-def check_settings(config: ConfigDict) -> None:
-    """Raises UserError for settings that cannot be trained with."""
-    every = ("log_every", "validate_every", "checkpoint_every")
-    counts = ("rays", "micro_batches", "frames_per_step", *every, "keep_checkpoints")
-    for name in counts:
-        if config.train[name] < 1:
-            raise UserError(f"config.train.{name} is {config.train[name]}: it must be at least 1")
-    if config.train.keep_best < 0:
-        raise UserError(f"config.train.keep_best is {config.train.keep_best}: it must be at least 0")
-    if config.train.on_nan not in ("stop", "rollback"):
-        raise UserError(f"config.train.on_nan is {config.train.on_nan}: it is stop or rollback")
-    if config.train.steps < 1:
-        raise UserError(f"config.train.steps is {config.train.steps}: it must be at least 1")
-    shares = dict(config.train.regions)
-    if min(shares.values(), default=0) < 0 or not 0 < sum(shares.values()) < np.inf:
-        raise UserError(f"config.train.regions is {shares}: shares must not be negative, and not all 0")
-    check_model(config)
-    if config.train.rays < config.train.frames_per_step:
-        raise UserError(
-            f"{config.train.rays} rays a step are too few for {config.train.frames_per_step} frames: raise "
-            f"config.train.rays or lower config.train.frames_per_step"
-        )
-
-
-def check_model(config: ConfigDict) -> None:
-    """Raises UserError for settings of models and of rendering that nothing can be made of."""
-    if config.render.chunk < 1:
-        raise UserError(f"config.render.chunk is {config.render.chunk}: it must be at least 1")
-    if config.render.occupancy < 0:
-        raise UserError(f"config.render.occupancy is {config.render.occupancy}: it must be at least 0")
-    for stage, model in config.model.items():
-        # A weighted draw needs two positions between which to draw, and the background is the last one.
-        least = {"coarse_samples": 3 if model.field == "mlp" else 1, "fine_samples": 1, "width": 1, "depth": 2}
-        for name, value in least.items():
-            if model.get(name, value) < value:
-                raise UserError(f"config.model.{stage}.{name} is {model[name]}: it must be at least {value}")
-        allowed = {"dtype": ("float32", "bfloat16"), "audio_start": ("uniform", "lecun")}
-        for name, values in allowed.items():
-            if model.get(name, values[0]) not in values:
-                raise UserError(f"config.model.{stage}.{name} is {model[name]!r}: it is {' or '.join(values)}")
 
 
 def check_expression(config: ConfigDict, dataset: Dataset) -> None:

@@ -58,13 +58,7 @@ class TrainedStage:
         """
         person = Person.load(pathlib.Path(workdir))
         step, parts = checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))
-        stage = make_stage(config, person.camera)
-        checkpoints.check_fits(
-            {name: parts[name] for name in ("params", "frozen")},
-            parameter_shapes(stage, person, parts["scene"]),
-            workdir,
-            "a trained stage",
-        )
+        stage = fitting_stage(config, person, parts, workdir)
         torso = config.stage == "torso"
         head_params, torso_params = (parts["frozen"], parts["params"]) if torso else (parts["params"], None)
         return cls(
@@ -107,6 +101,28 @@ class TrainedStage:
         return self._render(
             self._picture, self._head, self._torso, self.scene, transform, conditions, *self.occupancies
         )
+
+
+def fitting_stage(config: ConfigDict, person: Person, parts: dict[str, Any], workdir: str | pathlib.Path) -> Stage:
+    """The stage that a configuration names, with models that take a checkpoint's parameters.
+
+    Args:
+      config: of the stage.
+      person: of the workdir.
+      parts: from `checkpoints.restore_for_use`.
+      workdir: for the message.
+
+    Raises:
+      UserError: the checkpoint is one of other models.
+    """
+    stage = make_stage(config, person.camera)
+    checkpoints.check_fits(
+        {name: parts[name] for name in ("params", "frozen")},
+        parameter_shapes(stage, person, parts["scene"]),
+        workdir,
+        "a trained stage",
+    )
+    return stage
 
 
 def parameter_shapes(stage: Stage, person: Person, scene: Scene) -> dict[str, Any]:

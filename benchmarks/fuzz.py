@@ -16,8 +16,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from adnerf_jax import checkpoints, schema, sharding
 from adnerf_jax.batches import RaySampler
@@ -26,10 +28,9 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.person import Person
 from adnerf_jax.runs import apply_overrides, check_continues, load_config
 from adnerf_jax.scenes import make_scene
+from adnerf_jax.settings import check_model
 from adnerf_jax.shards import shard
-from adnerf_jax.stages import make_stage
-from adnerf_jax.train import check_model
-from adnerf_jax.types import Camera
+from adnerf_jax.trained import fitting_stage
 
 JUNK = (
     None, True, -1, 0, 3.7, 1e308, float("nan"), float("inf"), 2**31, 10**30, "", "0", "../../x", "/etc/passwd", "a\nb",
@@ -110,19 +111,19 @@ def read_data(data: pathlib.Path) -> None:
     RaySampler(dataset, frames, **settings).batch(0)
 
 
-def read_settings(workdir: pathlib.Path, given, camera: Camera) -> None:
-    """What rendering and a continued training read of the settings, and the models that are made of them."""
+def read_settings(workdir: pathlib.Path, given: ConfigDict, person: Person, parts: dict[str, Any]) -> None:
+    """What rendering and a continued training read of the settings, and the models that take the parameters `parts`."""
     config = apply_overrides(load_config(workdir), given, {}, workdir)
     for part in ("render", "eval"):
         shard(config[part].shard, f"config.{part}.shard")
     check_model(config)
-    make_stage(config, camera)
+    fitting_stage(config, person, parts, workdir)
     check_continues(given, workdir)
 
 
-def read_checkpoint(workdir: pathlib.Path) -> None:
+def read_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
     """What rendering reads of a checkpoint."""
-    checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))
+    return checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))[1]
 
 
 def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folder: pathlib.Path) -> Counter:
@@ -134,14 +135,14 @@ def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folde
     sandbox = folder / "sandbox"
     data = shutil.copytree(data, sandbox / "data", ignore=shutil.ignore_patterns(".frames"))
     workdir = shutil.copytree(workdir, sandbox / "run", ignore=shutil.ignore_patterns("events.*", "eval", "validation"))
-    given, camera = load_config(workdir), Person.load(workdir).camera
+    given, person, parts = load_config(workdir), Person.load(workdir), read_checkpoint(workdir)
     newest = checkpoints.directory(workdir) / str(checkpoints.latest_step(workdir))
     targets: list[tuple[str, list[pathlib.Path], Callable, Callable]] = [
         ("index", [data / name for name in schema.TRANSFORMS.values()], mutate_json, lambda: read_data(data)),
         ("manifest", [data / schema.MANIFEST], mutate_json, lambda: read_data(data)),
         ("array", [data / schema.AUDIO_WINDOWS, data / schema.EYES], mutate_array, lambda: read_data(data)),
         ("landmarks", [data / schema.LANDMARKS], mutate_bytes, lambda: read_data(data)),
-        ("settings", [workdir / "config.json"], mutate_json, lambda: read_settings(workdir, given, camera)),
+        ("settings", [workdir / "config.json"], mutate_json, lambda: read_settings(workdir, given, person, parts)),
         ("person", [workdir / "person.npz"], mutate_bytes, lambda: Person.load(workdir)),
         ("checkpoint", [p for p in newest.rglob("*") if p.is_file()], mutate_bytes, lambda: read_checkpoint(workdir)),
     ]

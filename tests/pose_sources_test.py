@@ -99,7 +99,7 @@ def test_smoothing_takes_jitter_away_and_leaves_motion(person):
     assert off(smooth) < 0.5 * off(shaken)  # the mean of 7 independent ones: 1/√7
     assert smoothed(source, 0.0) is source
     for seconds in (-1.0, np.nan, np.inf):
-        with pytest.raises(UserError, match=f"{seconds:g} s: give 0 or more"):
+        with pytest.raises(UserError, match=f"{seconds:g} s: give 0 to 60"):
             smoothed(source, seconds)
 
 

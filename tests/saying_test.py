@@ -38,7 +38,8 @@ def with_nan(some: np.ndarray) -> np.ndarray:
         ("pose=frame:99", "frame:0 … frame:9"),
         ("pose={tmp}/grey.png", "is not a sound or video file"),
         ("offset=yew=3", "offset: there is no 'yew'"),
-        ("smooth=-1.0", "give 0 or more"),
+        ("smooth=-1.0", "give 0 to 60"),
+        ("smooth=1e9", "give 0 to 60"),
         ("background=beach", "there is no background 'beach'"),
         ("background=none", ".mp4 has no transparency"),
         ("camera=yaw=100", "up to 60 degrees"),
@@ -49,6 +50,8 @@ def with_nan(some: np.ndarray) -> np.ndarray:
         ("shard=0/2", "give 1/4, 2/4, 3/4, 4/4"),
         ("out={tmp}/a.avi", "cannot write .avi"),
         ("start=-3.0", "a start is 0 or later"),
+        ("start=nan", "a start is 0 or later"),
+        ("duration=inf", "a start is 0 or later"),
     ],
 )
 def test_mistakes(trained, tmp_path, capsys, option, message):

@@ -22,7 +22,7 @@ from adnerf_jax.person import Person
 from adnerf_jax.revival import look_after, reborn
 from adnerf_jax.stages import make_stage
 from adnerf_jax.state import TrainState
-from adnerf_jax.train import check_settings, initial_state, make_update, train
+from adnerf_jax.train import initial_state, make_update, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -242,28 +242,6 @@ def test_a_field_that_is_dead_at_the_end_is_told(trained_paper, tmp_path, monkey
     train(settings, tmp_path / "head")
     said = capsys.readouterr().err
     assert "nothing of the head is left" in said and "raise config.train.steps" in said
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"train.steps": 0}, "config.train.steps is 0: it must be at least 1"),
-        ({"render.chunk": 0}, "config.render.chunk is 0"),
-        ({"render.occupancy": -3}, "config.render.occupancy is -3"),
-        ({"model.head.coarse_samples": 2}, "config.model.head.coarse_samples is 2: it must be at least 3"),
-        ({"model.head.fine_samples": 0}, "config.model.head.fine_samples is 0"),
-        ({"model.head.dtype": "float9"}, "config.model.head.dtype is 'float9': it is float32 or bfloat16"),
-        ({"model.head.audio_start": "foo"}, "config.model.head.audio_start is 'foo': it is uniform or lecun"),
-        ({"train.regions": {"face": -0.5, "outside": 1.0}}, "config.train.regions is .*: shares must not be negative"),
-        ({"train.regions": {"face": 0.0, "outside": 0.0}}, "config.train.regions is .* not all 0"),
-    ],
-)
-def test_settings_that_nothing_can_be_made_of(setting, message):
-    settings = tiny.config("head", variants="smoke")
-    with settings.unlocked():
-        settings.update_from_flattened_dict(setting)
-    with pytest.raises(UserError, match=message):
-        check_settings(settings)
 
 
 def test_what_is_looked_after(trained_paper, capsys):

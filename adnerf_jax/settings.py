@@ -1,0 +1,134 @@
+"""Settings that nothing can be made of: `check_settings` before training, `check_model` before any use of a model."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from adnerf_jax.codes import NAMES
+from adnerf_jax.datasets import SUBJECTS
+from adnerf_jax.errors import UserError
+from adnerf_jax.runs import flatten
+
+_INT32 = 2**31 - 1  # compiled programs count in int32
+_LARGE = 1e6
+_WIDTH = 2**14
+_DIGITS = 24  # binary digits of float32: a sine of a higher frequency has none left
+_RESOLUTION = 2**19  # of the finest grid in Instant NGP's experiments, whose largest tables have 2^24 entries
+
+# Least and most of each setting; of models by the last part of the name. The most is beyond any use: it keeps a slip or
+# a damaged file from taking all memory.
+MODEL_RANGES = {
+    "width": (1, _WIDTH),
+    "depth": (2, 64),
+    "colour_width": (1, _WIDTH),
+    "colour_depth": (1, 64),
+    "deformation_width": (1, _WIDTH),
+    "geometry": (0, _WIDTH),
+    "audio_code": (1, _WIDTH),
+    "audio_channels": (1, _WIDTH),
+    "position_levels": (0, _DIGITS),
+    "direction_levels": (0, _DIGITS),
+    "pose_levels": (0, _DIGITS),
+    "coarse_samples": (1, _WIDTH),
+    "fine_samples": (1, _WIDTH),
+    "levels": (1, 32),
+    "features": (1, 64),
+    "table_size": (1, 2**24),
+    "coarsest": (1, _RESOLUTION),
+    "finest": (1, _RESOLUTION),
+    "proposal_resolution": (1, 1024),
+    "reach": (0, 1),
+}
+_USE = {
+    "seed": (0, _INT32),
+    "render.seed": (0, _INT32),
+    "render.chunk": (1, 2**24),
+    "render.occupancy": (0, 512),
+}
+_TRAINING = {
+    "train.steps": (1, _INT32),
+    "train.rays": (1, 2**24),
+    "train.micro_batches": (1, 2**24),
+    "train.frames_per_step": (1, 2**24),
+    "train.sampler_weight": (0, _LARGE),
+    "train.audio_components": (1, _INT32),
+    "train.attention_from": (0, _INT32),
+    "train.revive_until": (0, _INT32),
+    "train.log_every": (1, _INT32),
+    "train.validate_every": (1, _INT32),
+    "train.validate_frames": (1, _INT32),
+    "train.checkpoint_every": (1, _INT32),
+    "train.keep_checkpoints": (1, _INT32),
+    "train.keep_best": (0, _INT32),
+    "optim.learning_rate": (0, _LARGE),
+    "optim.decay": (0, _LARGE),
+    "optim.decay_steps": (1, _INT32),
+    "optim.grid_multiple": (0, _LARGE),
+    "optim.attention_multiple": (0, _LARGE),
+}
+
+
+def check_settings(config: ConfigDict) -> None:
+    """Raises UserError for settings that cannot be trained with."""
+    _check_ranges(config, _TRAINING)
+    _check_choice(config.train, "train.on_nan", ("stop", "rollback"))
+    shares = dict(config.train.regions)
+    if min(shares.values(), default=0) < 0 or not 0 < sum(shares.values()) < math.inf:
+        raise UserError(f"config.train.regions is {shares}: shares must not be negative, and not all 0")
+    check_model(config)
+    if config.train.rays < config.train.frames_per_step:
+        raise UserError(
+            f"{config.train.rays} rays a step are too few for {config.train.frames_per_step} frames: raise "
+            f"config.train.rays or lower config.train.frames_per_step"
+        )
+
+
+def check_model(config: ConfigDict) -> None:
+    """Raises UserError for settings of models and of rendering that nothing can be made of."""
+    _check_choice(config, "stage", ("head", "torso"))
+    _check_choice(config, "family", ("paper", "fast"))
+    _check_choice(config, "subject", tuple(SUBJECTS))
+    if config.stage not in config.model:
+        raise UserError(f"config.stage is {config.stage}, which has no model here: use configs/{config.stage}.py")
+    _check_ranges(config, _USE)
+    for stage, model in config.model.items():
+        part = f"model.{stage}"
+        _check_ranges(config, {f"{part}.{name}": MODEL_RANGES[name.split(".")[-1]] for name in _numbers(model)})
+        if model.field == "mlp":
+            # A weighted draw needs two positions between which to draw, and the background is the last one.
+            _check_ranges(config, {f"{part}.coarse_samples": (3, _WIDTH)})
+        _check_choice(model, f"{part}.dtype", ("float32", "bfloat16"))
+        _check_choice(model, f"{part}.audio_start", ("uniform", "lecun"))
+    head = config.model.head
+    _check_codes("config.model.head.codes", head.codes, NAMES)
+    if "shape_codes" in head:
+        _check_codes("config.model.head.shape_codes", head.shape_codes, head.codes)
+
+
+def _numbers(model: ConfigDict) -> list[str]:
+    """Dotted names of a model's settings that have a range."""
+    return [name for name in flatten(model.to_dict()) if name.split(".")[-1] in MODEL_RANGES]
+
+
+def _check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float, float]]) -> None:
+    present = flatten(config.to_dict())
+    for name, (least, most) in ranges.items():
+        value = present.get(name, least)
+        # So that nan, which is never in order, is refused.
+        if not value >= least:
+            raise UserError(f"config.{name} is {value}: it must be at least {least}")
+        if not value <= most:
+            raise UserError(f"config.{name} is {value}: it must be at most {most}")
+
+
+def _check_choice(part: ConfigDict, name: str, values: Sequence[str]) -> None:
+    value = part.get(name.split(".")[-1], values[0])
+    if value not in values:
+        raise UserError(f"config.{name} is {value!r}: it is {' or '.join(values)}")
+
+
+def _check_codes(name: str, codes: Sequence[Any], known: Sequence[str]) -> None:
+    if not codes or len(set(codes)) < len(codes) or not set(codes) <= set(known):
+        raise UserError(f"{name} is {tuple(codes)}: name one or more of {', '.join(known)}, each once")
