@@ -120,6 +120,8 @@ def _dispatch(command: Command) -> None:
     from adnerf_jax.compilation import enable_cache
 
     config, mode, workdir = command.config, command.mode, command.workdir
+    if "stage" in command.overrides:
+        raise UserError("config.stage is not to be changed: choose the stage by --config=configs/head.py or torso.py")
     if command.dry_run and (mode != "train" or config.stage == "quickstart"):
         raise UserError("--dry_run tells what the training of one stage takes: use it with configs/head.py or torso.py")
     if mode == "train" and config.stage != "quickstart":
@@ -152,10 +154,7 @@ def _dispatch(command: Command) -> None:
         with processes.together():
             _train(config, workdir, home, command.dry_run)
         return
-    from adnerf_jax.settings import check_model
-
     config = apply_overrides(load_config(workdir), config, command.overrides, workdir)
-    check_model(config)
     if mode == "eval":
         from adnerf_jax.evaluate import evaluate
 

@@ -20,12 +20,14 @@ from adnerf_jax.reporting.comparison import cell, comparison_page
 from adnerf_jax.reporting.films import film_places
 from adnerf_jax.runs import load_config
 from adnerf_jax.schema import FPS
+from adnerf_jax.settings import check_choice, check_ranges
 from adnerf_jax.video_scores import score_video
 
 Table = dict[str, dict[str, dict[str, float]]]  # run, measure, what of it
 SETTINGS = ("head_only", "head", "full")
 _SAME = ("version", "frames", "size", "truth", "truth_sha256")  # of the protocols
 _FIGURE_FRAMES = 4
+_MOST_RESAMPLES = 10**5
 _TOLD = ("psnr", "ssim", "lpips_alex", "lmd_px", "lip_correlation")
 
 
@@ -71,6 +73,8 @@ def compare(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
       UserError: fewer than two entries, one that was not evaluated or cannot be read, or different protocols.
     """
     workdir = pathlib.Path(workdir)
+    check_ranges(config, {"compare.resamples": (1, _MOST_RESAMPLES), "seed": (0, 2**63 - 1)})
+    check_choice(config, "compare.setting", SETTINGS)
     entries = _entries(config.compare.runs)
     runs = {name: _evaluated(name, path) for name, path in entries.items() if path.is_dir()}
     videos = {name: path for name, path in entries.items() if not path.is_dir()}
@@ -179,8 +183,6 @@ def _judged_videos(
     config: ConfigDict, videos: dict[str, pathlib.Path], runs: Sequence[Contestant]
 ) -> dict[str, Contestant]:
     """Videos, scored as the runs were: their dataset, frames and measures."""
-    if config.compare.setting not in SETTINGS:
-        raise UserError(f"config.compare.setting is {config.compare.setting}: use one of {', '.join(SETTINGS)}")
     config = ConfigDict(config.to_dict())
     if runs:
         protocol, saved = runs[0].protocol, load_config(runs[0].path)

@@ -24,6 +24,7 @@ from adnerf_jax.pretrained import torch_pickle
 from adnerf_jax.progress import say
 from adnerf_jax.runs import check_empty, describe, save_config
 from adnerf_jax.scenes import make_scene
+from adnerf_jax.settings import check_settings
 from adnerf_jax.stages import example_batch, make_stage
 from adnerf_jax.state import TrainState
 
@@ -232,7 +233,8 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
       workdir: the folder for both.
 
     Raises:
-      UserError: a file that is missing or cannot be used, a dataset that does not fit, a workdir in use.
+      UserError: a file that is missing or cannot be used, settings that nothing can be made of, a dataset that does not
+        fit, a workdir in use.
     """
     workdir = pathlib.Path(workdir)
     if head_config.family != "paper" or tuple(head_config.model.head.codes) != ("audio",):
@@ -262,6 +264,8 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
                 raise UserError(f"{body_file.path} does not belong to {head_file.path}: other audio codes") from None
             torso_config.model.torso.update(infer_sizes(body_file, audio_code + pose))
             torso_config.head_checkpoint = str(workdir / "head")
+    for config in configs:
+        check_settings(config)
 
     dataset = dataset_of(head_config)
     if dataset.windows.shape[2] != channels:

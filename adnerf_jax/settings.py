@@ -1,4 +1,4 @@
-"""Settings that nothing can be made of: `check_settings` before training, `check_model` before any use of a model."""
+"""Settings that nothing can be made of: `check_settings` before training, `check_model` before a model is loaded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,20 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.runs import flatten
 
 _INT32 = 2**31 - 1  # compiled programs count in int32
-_LARGE = 1e6
+_INT64 = 2**63 - 1  # and their seeds are keys of 64 bits
+_LARGE = 10**6
 _WIDTH = 2**14
 _DIGITS = 24  # binary digits of float32: a sine of a higher frequency has none left
 _RESOLUTION = 2**19  # of the finest grid in Instant NGP's experiments, whose largest tables have 2^24 entries
 
+# The fields of each family's models.
+_FIELDS = {"paper": {"head": "mlp", "torso": "mlp"}, "fast": {"head": "grid", "torso": "planar"}}
 # Least and most of each setting; of models by the last part of the name. The most is beyond any use: it keeps a slip or
 # a damaged file from taking all memory.
 MODEL_RANGES = {
     "width": (1, _WIDTH),
     "depth": (2, 64),
+    "skip": (0, 64),
     "colour_width": (1, _WIDTH),
     "colour_depth": (1, 64),
     "deformation_width": (1, _WIDTH),
@@ -42,12 +46,12 @@ MODEL_RANGES = {
     "reach": (0, 1),
 }
 _USE = {
-    "seed": (0, _INT32),
-    "render.seed": (0, _INT32),
+    "render.seed": (0, _INT64),
     "render.chunk": (1, 2**24),
     "render.occupancy": (0, 512),
 }
 _TRAINING = {
+    "seed": (0, _INT64),
     "train.steps": (1, _INT32),
     "train.rays": (1, 2**24),
     "train.micro_batches": (1, 2**24),
@@ -72,11 +76,11 @@ _TRAINING = {
 
 def check_settings(config: ConfigDict) -> None:
     """Raises UserError for settings that cannot be trained with."""
-    _check_ranges(config, _TRAINING)
-    _check_choice(config.train, "train.on_nan", ("stop", "rollback"))
+    check_ranges(config, _TRAINING)
+    check_choice(config, "train.on_nan", ("stop", "rollback"))
     shares = dict(config.train.regions)
     if min(shares.values(), default=0) < 0 or not 0 < sum(shares.values()) < math.inf:
-        raise UserError(f"config.train.regions is {shares}: shares must not be negative, and not all 0")
+        raise UserError(f"config.train.regions is {shares}: shares must be finite, not negative, and not all 0")
     check_model(config)
     if config.train.rays < config.train.frames_per_step:
         raise UserError(
@@ -87,35 +91,38 @@ def check_settings(config: ConfigDict) -> None:
 
 def check_model(config: ConfigDict) -> None:
     """Raises UserError for settings of models and of rendering that nothing can be made of."""
-    _check_choice(config, "stage", ("head", "torso"))
-    _check_choice(config, "family", ("paper", "fast"))
-    _check_choice(config, "subject", tuple(SUBJECTS))
+    check_choice(config, "stage", ("head", "torso"))
+    check_choice(config, "family", tuple(_FIELDS))
+    check_choice(config, "subject", tuple(SUBJECTS))
     if config.stage not in config.model:
-        raise UserError(f"config.stage is {config.stage}, which has no model here: use configs/{config.stage}.py")
-    _check_ranges(config, _USE)
+        raise UserError(f"config.stage is {config.stage!r}, which has no model here: use configs/{config.stage}.py")
+    check_ranges(config, _USE)
     for stage, model in config.model.items():
-        part = f"model.{stage}"
-        _check_ranges(config, {f"{part}.{name}": MODEL_RANGES[name.split(".")[-1]] for name in _numbers(model)})
-        if model.field == "mlp":
+        part, field = f"model.{stage}", _FIELDS[config.family][stage]
+        if model.field != field:
+            raise UserError(
+                f"config.{part}.field is {model.field!r}, but the family {config.family} has {field!r}: choose by "
+                f"variants, fast or none of it"
+            )
+        check_ranges(config, {f"{part}.{name}": MODEL_RANGES[name.split(".")[-1]] for name in _numbers(model)})
+        if field == "mlp":
             # A weighted draw needs two positions between which to draw, and the background is the last one.
-            _check_ranges(config, {f"{part}.coarse_samples": (3, _WIDTH)})
-        _check_choice(model, f"{part}.dtype", ("float32", "bfloat16"))
-        _check_choice(model, f"{part}.audio_start", ("uniform", "lecun"))
+            check_ranges(config, {f"{part}.coarse_samples": (3, _WIDTH)})
+        check_choice(config, f"{part}.dtype", ("float32", "bfloat16"))
+        check_choice(config, f"{part}.audio_start", ("uniform", "lecun"))
     head = config.model.head
     _check_codes("config.model.head.codes", head.codes, NAMES)
     if "shape_codes" in head:
         _check_codes("config.model.head.shape_codes", head.shape_codes, head.codes)
 
 
-def _numbers(model: ConfigDict) -> list[str]:
-    """Dotted names of a model's settings that have a range."""
-    return [name for name in flatten(model.to_dict()) if name.split(".")[-1] in MODEL_RANGES]
-
-
-def _check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float, float]]) -> None:
+def check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises UserError for the first setting, by dotted name, that is out of its range; absent ones and None pass."""
     present = flatten(config.to_dict())
     for name, (least, most) in ranges.items():
-        value = present.get(name, least)
+        value = present.get(name)
+        if value is None:
+            continue
         # So that nan, which is never in order, is refused.
         if not value >= least:
             raise UserError(f"config.{name} is {value}: it must be at least {least}")
@@ -123,12 +130,20 @@ def _check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float, float]])
             raise UserError(f"config.{name} is {value}: it must be at most {most}")
 
 
-def _check_choice(part: ConfigDict, name: str, values: Sequence[str]) -> None:
-    value = part.get(name.split(".")[-1], values[0])
+def check_choice(config: ConfigDict, name: str, values: Sequence[str]) -> None:
+    """Raises UserError where a setting, by dotted name, is none of some words; an absent one passes."""
+    value = flatten(config.to_dict()).get(name, values[0])
     if value not in values:
-        raise UserError(f"config.{name} is {value!r}: it is {' or '.join(values)}")
+        *others, last = values
+        raise UserError(f"config.{name} is {value!r}: it is {', '.join(others)} or {last}")
+
+
+def _numbers(model: ConfigDict) -> list[str]:
+    """Dotted names of a model's settings that have a range."""
+    return [name for name in flatten(model.to_dict()) if name.split(".")[-1] in MODEL_RANGES]
 
 
 def _check_codes(name: str, codes: Sequence[Any], known: Sequence[str]) -> None:
-    if not codes or len(set(codes)) < len(codes) or not set(codes) <= set(known):
+    words = [code for code in codes if isinstance(code, str)]
+    if not codes or len(set(words)) < len(codes) or not set(words) <= set(known):
         raise UserError(f"{name} is {tuple(codes)}: name one or more of {', '.join(known)}, each once")

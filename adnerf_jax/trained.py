@@ -15,6 +15,7 @@ from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.occupancy import seen_box, survey
 from adnerf_jax.person import Person, survey_rows
 from adnerf_jax.rendering import Layers, framed_renderer
+from adnerf_jax.settings import check_model
 from adnerf_jax.stages import Stage, example_batch, head_shapes, make_stage
 from adnerf_jax.types import Conditions, Occupancy, Scene
 from adnerf_jax.volume_models import VolumeHead
@@ -113,8 +114,9 @@ def fitting_stage(config: ConfigDict, person: Person, parts: dict[str, Any], wor
       workdir: for the message.
 
     Raises:
-      UserError: the checkpoint is one of other models.
+      UserError: nothing can be made of the settings, or the checkpoint is one of other models.
     """
+    check_model(config)
     stage = make_stage(config, person.camera)
     checkpoints.check_fits(
         {name: parts[name] for name in ("params", "frozen")},

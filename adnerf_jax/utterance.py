@@ -64,7 +64,7 @@ def utterance(
     Raises:
       UserError: nothing to say, no sound, or features that the person did not learn from.
     """
-    _check_span(start, duration)
+    check_span(start, duration)
     if features is not None:
         windows = cut_windows(speech.load_deepspeech(features), start, duration)
         check_features(stage, "DeepSpeech", speech.DEEPSPEECH_LOGITS)
@@ -167,18 +167,21 @@ def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> i
     """Frames that the sound lasts.
 
     Raises:
-      UserError: the file has no sound there, or these are no start and duration.
+      UserError: the file has no sound there, or start or duration cannot be.
     """
-    _check_span(start, duration)
+    check_span(start, duration)
     samples = sum(len(block) for block in sound_blocks(audio, start, duration))
     if not samples:
         raise UserError(f"{audio} has no sound from {start:g} s on: start earlier or give a longer file")
     return speech.frames_for(samples)
 
 
-def _check_span(start: float, duration: float | None) -> None:
-    if not 0 <= start < math.inf or (duration is not None and not 0 < duration < math.inf):
-        raise UserError(f"{start:g} s and {duration} s: a start is 0 or later, a duration longer than 0")
+def check_span(start: float, duration: float | None) -> None:
+    """Raises UserError for seconds that are no start or no duration."""
+    if not 0 <= start < math.inf:
+        raise UserError(f"a start at {start:g} s: it must be 0 or later")
+    if duration is not None and not 0 < duration < math.inf:
+        raise UserError(f"a duration of {duration:g} s: it must be longer than 0")
 
 
 def cut_windows(windows: np.ndarray, start: float, duration: float | None) -> np.ndarray:

@@ -28,7 +28,6 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.person import Person
 from adnerf_jax.runs import apply_overrides, check_continues, load_config
 from adnerf_jax.scenes import make_scene
-from adnerf_jax.settings import check_model
 from adnerf_jax.shards import shard
 from adnerf_jax.trained import fitting_stage
 
@@ -116,7 +115,6 @@ def read_settings(workdir: pathlib.Path, given: ConfigDict, person: Person, part
     config = apply_overrides(load_config(workdir), given, {}, workdir)
     for part in ("render", "eval"):
         shard(config[part].shard, f"config.{part}.shard")
-    check_model(config)
     fitting_stage(config, person, parts, workdir)
     check_continues(given, workdir)
 

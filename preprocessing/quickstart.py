@@ -35,13 +35,17 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: bad input, named in one line.
     """
+    from adnerf_jax.settings import check_settings
+
     video, audio = check_inputs(config)
+    head, torso = prepared_stages(config, workdir)
+    for stage in (head, torso):
+        check_settings(stage)
     summary = Summary(workdir, fingerprint(config, video, audio))
     subject = workdir / "subject"
     if video is None:
         summary.step("subject", lambda: _make_subject(subject, config.subject), subject)
         video, audio = subject / "subject.mp4", audio or subject / "driving.wav"
-    head, torso = prepared_stages(config, workdir)
     dataset = workdir / "dataset"
     summary.step("dataset", lambda: _prepare(video, dataset, config), dataset)
     for name, stage in (("head", head), ("torso", torso)):
@@ -81,10 +85,13 @@ def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path 
     """The given video and sound, opened once so that a wrong path fails before an hour of work, not after."""
     from adnerf_jax.media.audio import has_sound
     from adnerf_jax.media.video import probe
+    from adnerf_jax.settings import check_ranges
     from adnerf_jax.speech import ENCODERS
-    from adnerf_jax.utterance import count_frames
+    from adnerf_jax.utterance import check_span, count_frames
     from preprocessing.steps import PARSERS
 
+    check_ranges(config, {"subject.head_steps": (1, 2**31 - 1)})
+    check_span(config.start, config.duration)
     video, audio = (pathlib.Path(path) if path else None for path in (config.video, config.audio))
     if video is not None:
         probe(video)

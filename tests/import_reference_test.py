@@ -452,6 +452,12 @@ def test_a_dataset_that_does_not_fit(capsys, tiny_data, tmp_path):
     assert f"no dataset at {tmp_path}/gone" in line
 
 
+@pytest.mark.parametrize("setting", ["model.head.dtype=float9", "train.audio_components=0", "model.head.field=grid"])
+def test_settings_that_nothing_can_be_made_of(capsys, data, tmp_path, setting):
+    line = refused(capsys, [*command("head", data, tmp_path / "w"), f"--config.{setting}"], tmp_path / "w")
+    assert f"config.{setting.partition('=')[0]} is " in line
+
+
 def test_what_is_left_out_is_asked_for(capsys, data, tmp_path):
     for missing, stage in (("head", "head"), ("head", "torso"), ("body", "torso")):
         line = refused(capsys, command(stage, data, tmp_path / "w", **{missing: None}), tmp_path / "w")

@@ -51,6 +51,7 @@ def test_help(capsys):
             "there is no configuration file nose.py: check",
         ),
         (["--workdir=w"], "--config is missing"),
+        ([config("head.py:fast"), "--config.stage=quickstart"], "config.stage is not to be changed"),
         ([config("head.py:fast"), "--mode=dance"], "dance"),
         ([config("head.py:fast"), "--wrokdir=w"], "wrokdir"),
         ([config("head.py:fast"), "--config.train.steps=many"], "many"),

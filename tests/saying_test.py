@@ -49,9 +49,9 @@ def with_nan(some: np.ndarray) -> np.ndarray:
         ("crop=1,1,1,1", "is not a part of the picture"),
         ("shard=0/2", "give 1/4, 2/4, 3/4, 4/4"),
         ("out={tmp}/a.avi", "cannot write .avi"),
-        ("start=-3.0", "a start is 0 or later"),
-        ("start=nan", "a start is 0 or later"),
-        ("duration=inf", "a start is 0 or later"),
+        ("start=-3.0", "a start at -3 s: it must be 0 or later"),
+        ("start=nan", "a start at nan s: it must be 0 or later"),
+        ("duration=inf", "a duration of inf s: it must be longer than 0"),
     ],
 )
 def test_mistakes(trained, tmp_path, capsys, option, message):
