@@ -55,7 +55,7 @@ def stage(
 
 def settings(*entries: object, **compared):
     config = tiny.config("torso")
-    config.compare.update(runs=",".join(map(str, entries)), resamples=200, **compared)
+    config.compare.update({"runs": ",".join(map(str, entries)), "resamples": 200} | compared)
     return config
 
 
@@ -113,10 +113,8 @@ def test_what_cannot_be_compared(tmp_path, capsys):
         with pytest.raises(UserError, match=told):
             compare(settings(*entries), tmp_path / "out")
     for name, value in (("resamples", 0), ("resamples", 10**12), ("setting", "body")):
-        config = settings(a, stage(tmp_path / f"{name}{value}", 30.0))
-        config.compare[name] = value
         with pytest.raises(UserError, match=f"config.compare.{name} is '?{value}'?: it"):
-            compare(config, tmp_path / "out")
+            compare(settings(a, bare, **{name: value}), tmp_path / "out")
     # By the command line, which needs no --config.
     assert run.main(["run.py", "--mode=compare", f"--config.compare.runs={a},{a}"]) == 2
     assert "error: config.compare.runs names" in capsys.readouterr().err
