@@ -20,7 +20,7 @@ from adnerf_jax.reporting.comparison import cell, comparison_page
 from adnerf_jax.reporting.films import film_places
 from adnerf_jax.runs import load_config
 from adnerf_jax.schema import FPS
-from adnerf_jax.settings import check_choice, check_ranges
+from adnerf_jax.settings import SEED, check_choice, check_ranges
 from adnerf_jax.video_scores import score_video
 
 Table = dict[str, dict[str, dict[str, float]]]  # run, measure, what of it
@@ -70,10 +70,11 @@ def compare(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
       of the frames fall into, and the difference from the first run with its own.
 
     Raises:
-      UserError: fewer than two entries, one that was not evaluated or cannot be read, or different protocols.
+      UserError: settings that cannot be, fewer than two entries, one that was not evaluated or cannot be read, or
+        different protocols.
     """
     workdir = pathlib.Path(workdir)
-    check_ranges(config, {"compare.resamples": (1, _MOST_RESAMPLES), "seed": (0, 2**63 - 1)})
+    check_ranges(config, {"compare.resamples": (1, _MOST_RESAMPLES), "seed": SEED})
     check_choice(config, "compare.setting", SETTINGS)
     entries = _entries(config.compare.runs)
     runs = {name: _evaluated(name, path) for name, path in entries.items() if path.is_dir()}

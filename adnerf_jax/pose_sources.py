@@ -20,7 +20,7 @@ from adnerf_jax.schema import FPS
 _JOIN = 20  # frames in which one part of the video passes into the next
 _SHORTEST, _LONGEST = 40, 125  # frames of a random part
 _CHOICE = 6  # of so many parts that begin as the last one ended, one is taken
-_LONGEST_SMOOTHING = 60.0  # seconds; so many poses are held at once
+_LONGEST_SMOOTHING = 60.0  # seconds; the poses of six times as many are held at once
 _VELOCITY_FRAMES = 8.0  # a difference of velocity counts like that of the poses it leads to in so many frames
 
 

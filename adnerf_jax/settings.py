@@ -12,7 +12,8 @@ from adnerf_jax.errors import UserError
 from adnerf_jax.runs import flatten
 
 _INT32 = 2**31 - 1  # compiled programs count in int32
-_INT64 = 2**63 - 1  # and their seeds are keys of 64 bits
+COUNT = (1, _INT32)
+SEED = (0, 2**63 - 1)  # keys of 64 bits
 _LARGE = 10**6
 _WIDTH = 2**14
 _DIGITS = 24  # binary digits of float32: a sine of a higher frequency has none left
@@ -46,29 +47,29 @@ MODEL_RANGES = {
     "reach": (0, 1),
 }
 _USE = {
-    "render.seed": (0, _INT64),
+    "render.seed": SEED,
     "render.chunk": (1, 2**24),
     "render.occupancy": (0, 512),
 }
 _TRAINING = {
-    "seed": (0, _INT64),
-    "train.steps": (1, _INT32),
+    "seed": SEED,
+    "train.steps": COUNT,
     "train.rays": (1, 2**24),
     "train.micro_batches": (1, 2**24),
     "train.frames_per_step": (1, 2**24),
     "train.sampler_weight": (0, _LARGE),
-    "train.audio_components": (1, _INT32),
+    "train.audio_components": COUNT,
     "train.attention_from": (0, _INT32),
     "train.revive_until": (0, _INT32),
-    "train.log_every": (1, _INT32),
-    "train.validate_every": (1, _INT32),
-    "train.validate_frames": (1, _INT32),
-    "train.checkpoint_every": (1, _INT32),
-    "train.keep_checkpoints": (1, _INT32),
+    "train.log_every": COUNT,
+    "train.validate_every": COUNT,
+    "train.validate_frames": COUNT,
+    "train.checkpoint_every": COUNT,
+    "train.keep_checkpoints": COUNT,
     "train.keep_best": (0, _INT32),
     "optim.learning_rate": (0, _LARGE),
     "optim.decay": (0, _LARGE),
-    "optim.decay_steps": (1, _INT32),
+    "optim.decay_steps": COUNT,
     "optim.grid_multiple": (0, _LARGE),
     "optim.attention_multiple": (0, _LARGE),
 }
@@ -96,7 +97,8 @@ def check_model(config: ConfigDict) -> None:
     check_choice(config, "subject", tuple(SUBJECTS))
     if config.stage not in config.model:
         raise UserError(f"config.stage is {config.stage!r}, which has no model here: use configs/{config.stage}.py")
-    check_ranges(config, _USE)
+    numbers = [name for name in flatten({"model": config.model.to_dict()}) if _last(name) in MODEL_RANGES]
+    check_ranges(config, _USE | {name: MODEL_RANGES[_last(name)] for name in numbers})
     for stage, model in config.model.items():
         part, field = f"model.{stage}", _FIELDS[config.family][stage]
         if model.field != field:
@@ -104,7 +106,6 @@ def check_model(config: ConfigDict) -> None:
                 f"config.{part}.field is {model.field!r}, but the family {config.family} has {field!r}: choose by "
                 f"variants, fast or none of it"
             )
-        check_ranges(config, {f"{part}.{name}": MODEL_RANGES[name.split(".")[-1]] for name in _numbers(model)})
         if field == "mlp":
             # A weighted draw needs two positions between which to draw, and the background is the last one.
             check_ranges(config, {f"{part}.coarse_samples": (3, _WIDTH)})
@@ -138,9 +139,8 @@ def check_choice(config: ConfigDict, name: str, values: Sequence[str]) -> None:
         raise UserError(f"config.{name} is {value!r}: it is {', '.join(others)} or {last}")
 
 
-def _numbers(model: ConfigDict) -> list[str]:
-    """Dotted names of a model's settings that have a range."""
-    return [name for name in flatten(model.to_dict()) if name.split(".")[-1] in MODEL_RANGES]
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _check_codes(name: str, codes: Sequence[Any], known: Sequence[str]) -> None:

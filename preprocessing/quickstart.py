@@ -85,12 +85,12 @@ def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path 
     """The given video and sound, opened once so that a wrong path fails before an hour of work, not after."""
     from adnerf_jax.media.audio import has_sound
     from adnerf_jax.media.video import probe
-    from adnerf_jax.settings import check_ranges
+    from adnerf_jax.settings import COUNT, check_ranges
     from adnerf_jax.speech import ENCODERS
     from adnerf_jax.utterance import check_span, count_frames
     from preprocessing.steps import PARSERS
 
-    check_ranges(config, {"subject.head_steps": (1, 2**31 - 1)})
+    check_ranges(config, {"subject.head_steps": COUNT})
     check_span(config.start, config.duration)
     video, audio = (pathlib.Path(path) if path else None for path in (config.video, config.audio))
     if video is not None:
