@@ -4,7 +4,7 @@
 def __getattr__(name: str):
     # Not at import: tools of this package that need no networks should not wait for them.
     if name == "Avatar":
-        from adnerf_jax.avatar import Avatar
+        from adnerf_jax.inference.avatar import Avatar
 
         return Avatar
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,13 +12,13 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from adnerf_jax.evaluate import evaluate
-from adnerf_jax.files import write_json
-from adnerf_jax.reporting.evaluation import training_seconds
-from adnerf_jax.runs import apply_overrides, load_config
-from adnerf_jax.train import train
+from adnerf_jax.common.files import write_json
+from adnerf_jax.configuration import base as common
+from adnerf_jax.evaluation.evaluate import evaluate
+from adnerf_jax.evaluation.reporting.evaluation import training_seconds
+from adnerf_jax.training.runs import apply_overrides, load_config
+from adnerf_jax.training.train import train
 from benchmarks.machine import matrix_rate
-from configs import common
 
 STEPS = 1600  # of 1024 rays, for each setting in the paper's family
 # Name, variants, and the paper's SSIM on 500 test frames.

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adnerf_jax.batches import RaySampler
-from adnerf_jax.datasets import SUBJECTS, dataset_of, load_frames
-from adnerf_jax.optim import make_optimizer
-from adnerf_jax.progress import Bar, say
-from adnerf_jax.revival import DEAD_OPACITY
-from adnerf_jax.scenes import make_scene
-from adnerf_jax.stages import example_batch, make_stage, step_key
-from configs import common
+from adnerf_jax.common.progress import Bar, say
+from adnerf_jax.configuration import base as common
+from adnerf_jax.data.datasets import SUBJECTS, dataset_of, load_frames
+from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.training.batches import RaySampler
+from adnerf_jax.training.collapse import DEAD_OPACITY
+from adnerf_jax.training.optim import make_optimizer
+from adnerf_jax.training.stages import example_batch, make_stage, step_key
 
 SEEDS, STEPS, RAYS = 20, 500, 256
 

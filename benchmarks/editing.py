@@ -16,21 +16,22 @@ import jax
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from adnerf_jax import Avatar, schema
-from adnerf_jax.curves import read_curves
-from adnerf_jax.datasets import Dataset, load_dataset, load_frames
-from adnerf_jax.errors import UserError
-from adnerf_jax.eye_sources import eye_source
+from adnerf_jax import Avatar
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.timing import FPS
+from adnerf_jax.data import schema
+from adnerf_jax.data.datasets import Dataset, load_dataset, load_frames
+from adnerf_jax.evaluation.face_metrics import correlation, jitter, turning_jitter
+from adnerf_jax.evaluation.metrics import psnr
 from adnerf_jax.face.landmarks import RIGID, Landmarks, detect_video, eye_openness
 from adnerf_jax.face.tracking import track_head
-from adnerf_jax.face_metrics import correlation, jitter, turning_jitter
-from adnerf_jax.head_motion import NAMES, MotionRange
+from adnerf_jax.inference.curves import read_curves
+from adnerf_jax.inference.eye_sources import eye_source
+from adnerf_jax.inference.head_motion import NAMES, MotionRange
+from adnerf_jax.inference.pose_sources import displaced, pose_source
 from adnerf_jax.media.image import read_image
-from adnerf_jax.metrics import psnr
-from adnerf_jax.pose_sources import displaced, pose_source
-from adnerf_jax.schema import FPS
+from adnerf_jax.preprocessing.steps import canonical_face
 from benchmarks.preparation import pose_errors
-from preprocessing.steps import canonical_face
 
 _OFFSET = 10.0  # degrees to each side
 _BEHIND = {"black": (0, 0, 0), "white": (255, 255, 255), "magenta": (255, 0, 255)}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from adnerf_jax import checkpoints
+from adnerf_jax.training import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVERY = 200, 20

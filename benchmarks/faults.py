@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from adnerf_jax import checkpoints
+from adnerf_jax.training import checkpoints
 from benchmarks.fault_jobs import (
     EVERY,
     PATIENCE,

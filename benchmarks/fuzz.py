@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax import checkpoints, schema, sharding
-from adnerf_jax.batches import RaySampler
-from adnerf_jax.datasets import load_dataset, load_frames
-from adnerf_jax.errors import UserError
-from adnerf_jax.person import Person
-from adnerf_jax.runs import apply_overrides, check_continues, load_config
-from adnerf_jax.scenes import make_scene
-from adnerf_jax.shards import shard
-from adnerf_jax.trained import fitting_stage
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.data import schema
+from adnerf_jax.data.datasets import load_dataset, load_frames
+from adnerf_jax.data.person import Person
+from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.inference.shards import shard
+from adnerf_jax.inference.trained import fitting_stage
+from adnerf_jax.training import checkpoints, sharding
+from adnerf_jax.training.batches import RaySampler
+from adnerf_jax.training.runs import apply_overrides, check_continues, load_config
 
 JUNK = (
     None, True, -1, 0, 3.7, 1e308, float("nan"), float("inf"), 2**31, 10**30, "", "0", "../../x", "/etc/passwd", "a\nb",

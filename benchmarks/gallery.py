@@ -12,7 +12,7 @@ import numpy as np
 
 from adnerf_jax import Avatar
 from adnerf_jax.media.image import write_image
-from adnerf_jax.validation import contact_sheet
+from adnerf_jax.training.validation import contact_sheet
 
 _POSES = ("yaw=-8", "yaw=0", "yaw=8,pitch=5")
 _BACKGROUNDS = ("original", "#3c6e8f")

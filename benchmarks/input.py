@@ -17,16 +17,17 @@ import time
 import jax
 import numpy as np
 
-from adnerf_jax import checkpoints, schema, sharding
-from adnerf_jax.batch_loader import BatchLoader
-from adnerf_jax.datasets import dataset_of
-from adnerf_jax.files import read_json, write_json
-from adnerf_jax.frame_cache import cached_frames
-from adnerf_jax.logs import MetricWriter
-from adnerf_jax.runs import describe
-from adnerf_jax.stages import make_stage
-from adnerf_jax.train import initial_state, make_sampler, make_update
-from configs import common
+from adnerf_jax.common.files import read_json, write_json
+from adnerf_jax.configuration import base as common
+from adnerf_jax.data import schema
+from adnerf_jax.data.datasets import dataset_of
+from adnerf_jax.data.frame_cache import cached_frames
+from adnerf_jax.training import checkpoints, sharding
+from adnerf_jax.training.batch_loader import BatchLoader
+from adnerf_jax.training.logs import MetricWriter
+from adnerf_jax.training.runs import describe
+from adnerf_jax.training.stages import make_stage
+from adnerf_jax.training.train import initial_state, make_sampler, make_update
 
 
 def repeated(data: pathlib.Path, count: int, folder: pathlib.Path) -> pathlib.Path:

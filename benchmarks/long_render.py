@@ -21,15 +21,16 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from adnerf_jax import Avatar, speech
-from adnerf_jax.errors import UserError
+from adnerf_jax import Avatar
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.progress import Stopwatch
+from adnerf_jax.common.timing import FPS, FRAMES_AFTER, SAMPLE_RATE, WINDOW
+from adnerf_jax.inference.shards import kept_frame
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.formats import LIVE_MP4
 from adnerf_jax.media.image import read_image
 from adnerf_jax.media.video import VideoWriter
-from adnerf_jax.progress import Stopwatch
-from adnerf_jax.schema import FPS
-from adnerf_jax.shards import kept_frame
+from adnerf_jax.speech import features as speech
 from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
 
 _LOOK = 0.1  # seconds between two looks at a process
@@ -96,8 +97,8 @@ def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
     encoder = speech.get_encoder(avatar.stage.person.speech)
     print("\n| from sound to picture | ms |\n|---|---|")
     for what, value in (
-        ("sound of the later frames that a frame is smoothed with", 1000 * speech.FRAMES_AFTER / FPS),
-        ("sound of the later half of a window", 1000 * (speech.WINDOW // 2 - 1) / speech.RATE),
+        ("sound of the later frames that a frame is smoothed with", 1000 * FRAMES_AFTER / FPS),
+        ("sound of the later half of a window", 1000 * (WINDOW // 2 - 1) / speech.RATE),
         ("sound until a chunk of features is full, at most", 1000 * speech.CHUNK / speech.RATE),
         ("sound after a chunk that its features need", 1000 * encoder.right_seconds),
         ("together: `look_ahead`", 1000 * avatar.look_ahead),
@@ -120,7 +121,7 @@ def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Pa
     out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    write_wav(sound, np.concatenate(list(babble(frames))), speech.SAMPLE_RATE)
+    write_wav(sound, np.concatenate(list(babble(frames))), SAMPLE_RATE)
     settings = {"audio": sound, "out": out, **look}
     command = [sys.executable, "run.py", "--mode=render", "--config=configs/torso.py", f"--workdir={workdir}"]
     command += [f"--config.render.{name}={value}" for name, value in settings.items()]

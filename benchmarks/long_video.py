@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 
-from adnerf_jax import schema
+from adnerf_jax.common.timing import FPS
+from adnerf_jax.data import schema
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, probe, read_frames
 from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
@@ -26,12 +27,12 @@ _EVERY = 0.2  # seconds between two looks at the process
 def loop(video: pathlib.Path, out: pathlib.Path, minutes: float) -> None:
     """Writes a video that repeats another, sound included, for so many minutes."""
     info = probe(video)
-    frames = round(60 * minutes * schema.FPS)
-    own = round(info.duration * schema.FPS)
-    sound = np.resize(read_audio(video, _RATE, duration=own / schema.FPS), round(60 * minutes * _RATE))
-    with VideoWriter(out, info.width, info.height, schema.FPS, sound=(sound, _RATE)) as writer:
+    frames = round(60 * minutes * FPS)
+    own = round(info.duration * FPS)
+    sound = np.resize(read_audio(video, _RATE, duration=own / FPS), round(60 * minutes * _RATE))
+    with VideoWriter(out, info.width, info.height, FPS, sound=(sound, _RATE)) as writer:
         while writer.frames < frames:
-            for _, rgb in zip(range(min(own, frames - writer.frames)), read_frames(video, schema.FPS), strict=False):
+            for _, rgb in zip(range(min(own, frames - writer.frames)), read_frames(video, FPS), strict=False):
                 writer.write(rgb)
 
 

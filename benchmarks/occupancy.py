@@ -13,10 +13,10 @@ import time
 import jax
 import numpy as np
 
-from adnerf_jax.person import survey_rows
-from adnerf_jax.runs import load_config
-from adnerf_jax.trained import TrainedStage
-from adnerf_jax.types import Conditions
+from adnerf_jax.common.types import Conditions
+from adnerf_jax.data.person import survey_rows
+from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.training.runs import load_config
 
 
 def main() -> None:

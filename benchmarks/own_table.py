@@ -17,19 +17,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import run
-from adnerf_jax import schema
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import read_json, write_bytes, write_json
+from adnerf_jax.common.progress import exit_status, say
+from adnerf_jax.common.timing import SAMPLE_RATE
+from adnerf_jax.data import schema
+from adnerf_jax.evaluation.reporting.evaluation import training_seconds
 from adnerf_jax.face.landmarks import Landmarks, to_ibug68
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.face.tracking import track_head
-from adnerf_jax.files import read_json, write_bytes, write_json
 from adnerf_jax.media.audio import read_audio
-from adnerf_jax.progress import exit_status, say
-from adnerf_jax.reporting.evaluation import training_seconds
-from adnerf_jax.speech import SAMPLE_RATE, get_encoder, speech_windows
+from adnerf_jax.preprocessing import transforms
+from adnerf_jax.preprocessing.steps import canonical_face
+from adnerf_jax.speech.features import get_encoder, speech_windows
 from benchmarks.machine import matrix_rate
-from preprocessing import transforms
-from preprocessing.steps import canonical_face
 
 Change = Callable[[pathlib.Path, pathlib.Path], None]  # what another dataset has that the first one has not
 

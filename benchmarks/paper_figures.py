@@ -19,23 +19,23 @@ import cv2
 import jax
 import numpy as np
 
-from adnerf_jax.datasets import dataset_of
-from adnerf_jax.errors import UserError
-from adnerf_jax.evaluate import HeldOut, evaluate, judge_cross
-from adnerf_jax.face_metrics import Sound
-from adnerf_jax.files import write_bytes, write_json
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import write_bytes, write_json
+from adnerf_jax.common.progress import exit_status, say
+from adnerf_jax.data.datasets import dataset_of
+from adnerf_jax.evaluation.evaluate import HeldOut, evaluate, judge_cross
+from adnerf_jax.evaluation.face_metrics import Sound
+from adnerf_jax.evaluation.metrics import crop
+from adnerf_jax.evaluation.protocol import curves, frames_to_judge, known_sound, read_table
+from adnerf_jax.evaluation.reporting import page
+from adnerf_jax.evaluation.reporting.evaluation import error_map, number
+from adnerf_jax.evaluation.scoring import make_scorer
+from adnerf_jax.inference.speech_input import utterance
+from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.media.video import read_frames
-from adnerf_jax.metrics import crop
-from adnerf_jax.progress import exit_status, say
-from adnerf_jax.protocol import curves, frames_to_judge, known_sound, read_table
-from adnerf_jax.rendering import to_uint8
-from adnerf_jax.reporting import page
-from adnerf_jax.reporting.evaluation import error_map, number
-from adnerf_jax.scoring import make_scorer
-from adnerf_jax.trained import TrainedStage
-from adnerf_jax.utterance import utterance
+from adnerf_jax.rendering.renderer import to_uint8
 from benchmarks.ablations import SETTINGS, STEPS, in_family, setting_folder, settings_of, train_setting
 
 _FRAMES = 5  # columns of figures 3 and 9

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adnerf_jax.models import build_head
-from adnerf_jax.optim import make_optimizer
-from adnerf_jax.stages import example_batch, head_init, make_stage
-from adnerf_jax.state import TrainState
-from adnerf_jax.train import make_update
-from adnerf_jax.types import Camera, Rays, Scene
+from adnerf_jax.common.types import Camera, Rays, Scene
+from adnerf_jax.configuration import base as common
+from adnerf_jax.models.build import build_head
+from adnerf_jax.training.optim import make_optimizer
+from adnerf_jax.training.stages import example_batch, head_init, make_stage
+from adnerf_jax.training.state import TrainState
+from adnerf_jax.training.train import make_update
 from benchmarks.machine import best_seconds, matrix_rate, step_seconds
-from configs import common
 
 CHANNELS = 29
 CHAIN_SAMPLES = (2048, 4096, 8192, 16384)  # at which the plain chains are tried

@@ -13,16 +13,16 @@ import pathlib
 import shutil
 
 import numpy as np
-
 import run
-from adnerf_jax import schema
+
+from adnerf_jax.data import schema
 from adnerf_jax.face import bundle, flow
 from adnerf_jax.face.landmarks import RIGID, Landmarks, to_ibug68
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.face.tracking import UNITS_PER_CM, HeadTrack, camera_to_head, head_to_camera, track_head
+from adnerf_jax.preprocessing import transforms
+from adnerf_jax.preprocessing.steps import canonical_face
 from benchmarks.preparation import load_poses, pose_errors
-from preprocessing import transforms
-from preprocessing.steps import canonical_face
 
 
 def adjust_landmarks(head: HeadTrack, found: Landmarks, camera: Pinhole) -> np.ndarray:
@@ -36,7 +36,7 @@ def adjust_landmarks(head: HeadTrack, found: Landmarks, camera: Pinhole) -> np.n
             found.points[frames][:, RIGID, :2].reshape(-1, 2).astype(np.float64),
         )
     )
-    # As `preprocessing.poses` has it: landmarks err by half a hundredth of the face's extent.
+    # As `adnerf_jax.preprocessing.poses` has it: landmarks err by half a hundredth of the face's extent.
     floor = np.array([0.005 * np.median([flow.extent_of(found.points[i]) for i in frames])])
     keys = np.unique(np.linspace(0, len(frames) - 1, min(120, len(frames))).round().astype(int))
     _, points = bundle.adjust(

@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax import schema
+from adnerf_jax.common.progress import track
+from adnerf_jax.data import schema
 from adnerf_jax.face import parsing
 from adnerf_jax.face.landmarks import Landmarks, eye_openness, mouth_openness
 from adnerf_jax.face.tracking import track_head
 from adnerf_jax.media.image import read_image
-from adnerf_jax.progress import track
-from preprocessing.steps import canonical_face
+from adnerf_jax.preprocessing.steps import canonical_face
 
 
 def load_poses(path: pathlib.Path) -> dict[int, np.ndarray]:

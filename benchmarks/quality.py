@@ -11,13 +11,13 @@ import argparse
 import pathlib
 import time
 
-from adnerf_jax.evaluate import evaluate
-from adnerf_jax.files import read_json, write_bytes, write_json
-from adnerf_jax.reporting.charts import Line, line_chart
-from adnerf_jax.reporting.page import note, page
-from adnerf_jax.train import train
+from adnerf_jax.common.files import read_json, write_bytes, write_json
+from adnerf_jax.configuration import base as common
+from adnerf_jax.evaluation.evaluate import evaluate
+from adnerf_jax.evaluation.reporting.charts import Line, line_chart
+from adnerf_jax.evaluation.reporting.page import note, page
+from adnerf_jax.training.train import train
 from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
-from configs import common
 
 PROBE_STEPS = 100
 

@@ -90,10 +90,10 @@ def restoring_batch(work: Work, device: Device, count: int) -> float:
 
 def measure(family: str, stage: str, rays: int | None) -> tuple[Work, int]:
     """What the compiled step of a family and stage says of itself, and its rays."""
-    from adnerf_jax import sharding
-    from adnerf_jax.plan import plan_step
-    from adnerf_jax.types import Camera
-    from configs import common
+    from adnerf_jax.common.types import Camera
+    from adnerf_jax.configuration import base as common
+    from adnerf_jax.training import sharding
+    from adnerf_jax.training.plan import plan_step
 
     config = common.get_config(stage, "fast" if family == "fast" else None)
     config.train.micro_batches = 1  # XLA counts a loop's body once
@@ -114,7 +114,7 @@ def plain_scene(channels: int, components: int):
     """A person's constants, all zero but the range of depths."""
     import numpy as np
 
-    from adnerf_jax.types import Scene
+    from adnerf_jax.common.types import Scene
 
     shapes = dict(
         box=(2, 3), audio_mean=(channels,), audio_basis=(channels, components), lips_weights=(16, channels, 3),

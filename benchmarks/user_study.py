@@ -22,15 +22,15 @@ from collections.abc import Sequence
 import av
 import numpy as np
 
-from adnerf_jax.bootstrap import interval
-from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path, read_json, sha256_of, write_bytes, write_json
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import atomic_path, read_json, sha256_of, write_bytes, write_json
+from adnerf_jax.common.progress import exit_status, say
+from adnerf_jax.evaluation.bootstrap import interval
+from adnerf_jax.evaluation.reporting.charts import grid, interval_chart
+from adnerf_jax.evaluation.reporting.markup import Html, element
+from adnerf_jax.evaluation.reporting.page import note, page, section, table
 from adnerf_jax.media.container import open_media
 from adnerf_jax.media.video import probe
-from adnerf_jax.progress import exit_status, say
-from adnerf_jax.reporting.charts import grid, interval_chart
-from adnerf_jax.reporting.markup import Html, element
-from adnerf_jax.reporting.page import note, page, section, table
 
 ASPECTS = {
     "sync": "How well do lips and speech go together?",

@@ -8,9 +8,6 @@ learns the head of a dataset (see the README for times and results). Variants, c
 `single_nerf` and `expression` (the paper's ablations).
 """
 
-from configs import common
+from adnerf_jax.configuration.head import get_config
 
-
-def get_config(arg: str | None = None):
-    """The configuration; `arg` is what follows the colon of `--config`."""
-    return common.get_config("head", arg)
+__all__ = ["get_config"]

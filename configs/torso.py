@@ -7,9 +7,6 @@ learns the torso of a dataset in front of its trained head (see the README for t
 by commas, are those of the head: `fast`, `small`, `smoke`, `expression`.
 """
 
-from configs import common
+from adnerf_jax.configuration.torso import get_config
 
-
-def get_config(arg: str | None = None):
-    """The configuration; `arg` is what follows the colon of `--config`."""
-    return common.get_config("torso", arg)
+__all__ = ["get_config"]

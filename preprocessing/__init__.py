@@ -1,0 +1,1 @@
+"""`python -m preprocessing`: the command; the code is `adnerf_jax.preprocessing`."""

@@ -6,13 +6,13 @@ import av
 import cv2
 import numpy as np
 
-from adnerf_jax import schema
+from adnerf_jax.data import schema
 from adnerf_jax.face import parsing
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.tracking import HeadTrack
 from adnerf_jax.media.video import VideoWriter
-from preprocessing import steps
-from preprocessing.__main__ import main
+from adnerf_jax.preprocessing import steps
+from adnerf_jax.preprocessing.__main__ import main
 
 FRAMES = 55
 WITHOUT_FACE, WITHOUT_POSE = (3, 20), 30

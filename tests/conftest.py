@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax.datasets import load_dataset, load_frames
+from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.media.audio import write_wav
-from adnerf_jax.train import train
+from adnerf_jax.training.train import train
 
 # The suite's processes could not share an accelerator, and tolerances are those of CPUs.
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))

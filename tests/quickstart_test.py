@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-
 import run
+
+from adnerf_jax import quickstart as module
+from adnerf_jax.configuration.quickstart import get_config
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.video import VideoWriter
-from configs.quickstart import get_config
-from preprocessing import quickstart as module
 
 EVERYTHING = ["dataset", "head", "torso", "evaluation", "talking video"]
 METRICS = {"settings": {"full": {"psnr": 30.0, "ssim": 0.9}}}

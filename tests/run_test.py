@@ -5,7 +5,6 @@ import pathlib
 import shutil
 
 import pytest
-
 import run
 
 ROOT = pathlib.Path(run.__file__).parent
@@ -131,7 +130,7 @@ def test_what_the_machine_refuses_is_status_one(capsys, trained, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("adnerf_jax.train.train", full)
+    monkeypatch.setattr("adnerf_jax.training.train.train", full)
     line = refused(capsys, config("head.py:fast"), f"--config.data={trained.data}", status=1)
     assert "disk is full" in line
 
@@ -145,7 +144,7 @@ def test_evaluation_takes_the_saved_configuration_and_the_overrides(capsys, trai
 
 def test_default_folders(monkeypatch, trained):
     seen = []
-    monkeypatch.setattr("adnerf_jax.train.train", lambda config, workdir: seen.append((config, workdir)))
+    monkeypatch.setattr("adnerf_jax.training.train.train", lambda config, workdir: seen.append((config, workdir)))
     data = f"--config.data={trained.data}"
     shutil.copytree(trained.head, "runs/fast_smoke/head")
     assert run.main(["run.py", config("torso.py:smoke,fast"), data]) == 0

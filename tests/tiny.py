@@ -8,20 +8,22 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax import schema, sharding
-from adnerf_jax.batch_loader import BatchLoader
-from adnerf_jax.batches import RaySampler
-from adnerf_jax.datasets import SUBJECTS, Dataset, dataset_of, load_frames
+from adnerf_jax.common.files import write_json
+from adnerf_jax.common.timing import WINDOW
+from adnerf_jax.common.types import Camera, Conditions, Rays, Scene
+from adnerf_jax.configuration import base as common
+from adnerf_jax.data import schema
+from adnerf_jax.data.datasets import SUBJECTS, Dataset, dataset_of, load_frames
+from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, write_parts
-from adnerf_jax.files import write_json
-from adnerf_jax.optim import make_optimizer
-from adnerf_jax.scenes import make_scene
-from adnerf_jax.stages import example_batch, make_stage
-from adnerf_jax.state import TrainState
-from adnerf_jax.train import make_update
-from adnerf_jax.types import Camera, Conditions, Rays, Scene
-from configs import common
+from adnerf_jax.training import sharding
+from adnerf_jax.training.batch_loader import BatchLoader
+from adnerf_jax.training.batches import RaySampler
+from adnerf_jax.training.optim import make_optimizer
+from adnerf_jax.training.stages import example_batch, make_stage
+from adnerf_jax.training.state import TrainState
+from adnerf_jax.training.train import make_update
 
 SIZE = 32  # pixels
 DEPTH = 0.84  # of the head, dataset units
@@ -62,7 +64,7 @@ def picture(frame: int, background: np.ndarray, parts: np.ndarray) -> np.ndarray
 
 
 def make_dataset(folder: pathlib.Path, channels: int = 8, speech: str | None = None) -> pathlib.Path:
-    """Writes every file of `adnerf_jax.schema`.
+    """Writes every file of `adnerf_jax.data.schema`.
 
     Args:
       folder: where.
@@ -101,7 +103,7 @@ def make_dataset(folder: pathlib.Path, channels: int = 8, speech: str | None = N
     camera = {"focal_len": 2.67 * SIZE, "cx": SIZE / 2, "cy": SIZE / 2}
     write_json(folder / schema.TRANSFORMS["train"], {**camera, "frames": frames[:TRAIN]})
     write_json(folder / schema.TRANSFORMS["val"], {**camera, "frames": frames[TRAIN:]})
-    np.save(folder / schema.AUDIO_WINDOWS, rng.normal(size=(CLIP, schema.WINDOW, channels)).astype(np.float32))
+    np.save(folder / schema.AUDIO_WINDOWS, rng.normal(size=(CLIP, WINDOW, channels)).astype(np.float32))
     np.save(folder / schema.EYES, rng.uniform(0.1, 0.3, (CLIP, 2)).astype(np.float32))
     if speech is not None:
         write_json(folder / schema.MANIFEST, {"speech": {"encoder": speech}})

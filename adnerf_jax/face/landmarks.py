@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 from flax import struct
 
-from adnerf_jax.array_files import read_archive
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.array_files import read_archive
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.progress import track
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES, LANDMARKS, Face, FaceLandmarker
-from adnerf_jax.progress import track
 
 # Vertices that neither jaw, lips, lids nor cheeks move: forehead, bridge and top of the nose, inner brow, eye sockets.
 RIGID = np.array(

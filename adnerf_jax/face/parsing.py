@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.views import assemble, cut, place_views
 from adnerf_jax.media.image import read_image, write_image

@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from scipy.spatial.transform import Rotation, Slerp
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 from adnerf_jax.face.landmarks import RIGID, fill_gaps
 from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix, similarity
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 import av
 import numpy as np
 
-from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import atomic_path
 from adnerf_jax.media.container import audio_stream, decoded, first_picture, open_media
 
 # Time stamps in some containers are rounded to milliseconds, so blocks that are this close (seconds) are joined; a

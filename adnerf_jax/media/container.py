@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import av
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 
 # What ffmpeg makes of a text file or of a single picture: it shows them as a video, which no user means.
 _STILL_FORMATS = ("tty", "image2")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from flax import struct
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 
 
 @struct.dataclass

@@ -5,8 +5,8 @@ import pathlib
 import cv2
 import numpy as np
 
-from adnerf_jax.errors import UserError
-from adnerf_jax.files import write_bytes
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import write_bytes
 from adnerf_jax.media.provenance import Provenance
 
 _TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}

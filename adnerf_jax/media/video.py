@@ -13,8 +13,8 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import atomic_path
 from adnerf_jax.media.audio import has_sound, read_blocks, resampled_blocks, samples_as_blocks
 from adnerf_jax.media.container import decoded, first_picture, local_url, open_media, video_stream
 from adnerf_jax.media.formats import LIVE_MP4, bled, video_format

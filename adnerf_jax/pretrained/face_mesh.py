@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 
 LANDMARKS = 478  # 468 mesh vertices, then 5 for each iris
 MIN_SCORE = 0.5  # MediaPipe's default for detection and presence

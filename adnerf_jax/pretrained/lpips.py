@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import weights
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of values in [−1, 1], as published

@@ -10,7 +10,7 @@ import sys
 import pypi_simple
 import requests
 
-from adnerf_jax.progress import Bar
+from adnerf_jax.common.progress import Bar
 
 _TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of data
 

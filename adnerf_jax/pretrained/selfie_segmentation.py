@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 
 SIDE = 256
 _LAST = b"Convolution2DTransposeBias"

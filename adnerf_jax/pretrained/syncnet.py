@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import torch_pickle
 
 CLIP = 5  # pictures that one embedding of lips sees

@@ -19,9 +19,9 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-from adnerf_jax.errors import UserError
-from adnerf_jax.files import atomic_path, cache_folder
-from adnerf_jax.progress import say
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import atomic_path, cache_folder
+from adnerf_jax.common.progress import say
 
 _CHUNK = 1 << 20
 

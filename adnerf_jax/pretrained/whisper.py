@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
 
 SAMPLE_RATE = 16000
 HOP = 160  # samples from one mel frame to the next

@@ -1,0 +1,239 @@
+"""Train, render and evaluate: `python run.py --config=configs/quickstart.py`. The README has every command."""
+
+import pathlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.progress import exit_status, say
+from adnerf_jax.training.runs import apply_overrides, load_config, run_folder
+
+_USAGE = (
+    "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] "
+    "[--mode=train|render|eval|compare|import] [--workdir=W] [--dry_run] "
+    "[--coordinator=HOST:PORT --processes=N --process=I] [--config.FIELD=VALUE ...]"
+)
+
+
+class Command(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+      config: the configuration, overrides applied.
+      overrides: what the command line sets in it, by dotted names.
+      mode: what to do.
+      workdir: folder of the run, if one is given.
+      dry_run: only say what training would take.
+      coordinator, processes, process: of a run of several processes, where they are told by hand.
+    """
+
+    config: ConfigDict
+    overrides: dict[str, Any]
+    mode: str
+    workdir: pathlib.Path | None
+    dry_run: bool
+    coordinator: str | None
+    processes: int | None
+    process: int | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the command line, program name first.
+
+    Returns:
+      the exit status (`progress.exit_status`).
+    """
+    if {"-h", "--help"} & set(argv):
+        print(_USAGE)
+        return 0
+    return exit_status(lambda: _dispatch(_parse(list(argv))))
+
+
+def _parse(argv: list[str]) -> Command:
+    if "--mode=compare" in argv and not any(option.startswith("--config=") for option in argv):
+        # The runs bring their own settings: any stage's will do for the rest.
+        argv.insert(1, f"--config={pathlib.Path(__file__).parent / 'configuration' / 'torso.py'}")
+    _check_file(argv)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
+    flags.DEFINE_enum(
+        "mode", "train", ["train", "render", "eval", "compare", "import"], "what to do", flag_values=values
+    )
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "only say what training would take", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
+    flags.DEFINE_integer("processes", None, "number of processes", flag_values=values)
+    flags.DEFINE_integer("process", None, "number of this process, from 0", flag_values=values)
+    try:
+        rest = values(argv)[1:]
+        if rest:
+            raise UserError(f"unexpected argument {rest[0]!r}; {_USAGE}")
+        if values.config is None:
+            raise UserError(f"--config is missing; {_USAGE}")
+        values.config.stage  # noqa: B018 — a configuration file that could not be read fails at its first use
+    except (flags.Error, AttributeError, LookupError, OSError, ValueError, TypeError) as error:
+        overridden = any(word.lstrip("-").startswith("config.") for word in argv)
+        raise UserError(f"{_explained(error, overridden)}; {_USAGE}") from None
+    workdir = pathlib.Path(values.workdir) if values.workdir else None
+    overrides = dict(config_flags.get_override_values(values["config"]))
+    return Command(
+        values.config,
+        overrides,
+        values.mode,
+        workdir,
+        values.dry_run,
+        values.coordinator,
+        values.processes,
+        values.process,
+    )
+
+
+def _check_file(argv: list[str]) -> None:
+    """Raises UserError where the configuration file is missing, which is told less clearly later."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        option, assigned, value = word.partition("=")
+        file = (value if assigned else following).partition(":")[0]
+        if option in ("--config", "-config") and file and not pathlib.Path(file).is_file():
+            raise UserError(f"there is no configuration file {file}: check --config; {_USAGE}")
+
+
+def _explained(error: Exception, overridden: bool) -> str:
+    """What is wrong with a command line, on one line; `overridden`: whether it changes settings."""
+    # A look-up that failed is quoted, line ends and all, by what is raised from it.
+    for one in (error, error.__cause__, error.__context__):
+        if isinstance(one, LookupError):
+            what = "no such setting" if overridden else f"the configuration file fails with {type(one).__name__}"
+            return f"{what}: {'; '.join(str(one.args[0] if one.args else one).splitlines())}"
+    return " ".join(str(error).split())
+
+
+def _dispatch(command: Command) -> None:
+    from adnerf_jax.common import processes
+    from adnerf_jax.common.compilation import enable_cache
+
+    config, mode, workdir = command.config, command.mode, command.workdir
+    if "stage" in command.overrides:
+        raise UserError("config.stage is not to be changed: choose the stage by --config=configs/head.py or torso.py")
+    if command.dry_run and (mode != "train" or config.stage == "quickstart"):
+        raise UserError("--dry_run tells what the training of one stage takes: use it with configs/head.py or torso.py")
+    if mode == "train" and config.stage != "quickstart":
+        processes.start(command.coordinator, command.processes, command.process)
+    elif processes.index_of(command.process) and not _divided(config, mode):
+        say(
+            "this is done by the first process alone: only the training of a stage is divided, and evaluation and "
+            "rendering where --config.eval.shard or --config.render.shard gives each process a part"
+        )
+        return
+    enable_cache()
+    home = run_folder(config.variants)
+    if config.stage == "quickstart":
+        if mode != "train":
+            raise UserError(f"--mode={mode} works on one stage: use --config=configs/torso.py --workdir=W/torso")
+        from adnerf_jax.quickstart import quickstart
+
+        quickstart(config, workdir or home)
+        return
+    if mode == "import":
+        _import(config, command.overrides, workdir or home)
+        return
+    if mode == "compare":
+        from adnerf_jax.evaluation.compare import compare
+
+        compare(config, workdir or pathlib.Path("runs") / "comparison")
+        return
+    workdir = workdir or home / config.stage
+    if mode == "train":
+        with processes.together():
+            _train(config, workdir, home, command.dry_run)
+        return
+    config = apply_overrides(load_config(workdir), config, command.overrides, workdir)
+    if mode == "eval":
+        from adnerf_jax.evaluation.evaluate import evaluate
+
+        evaluate(config, workdir)
+    else:
+        from adnerf_jax.inference.synthesize import synthesize
+
+        synthesize(config, workdir)
+
+
+def _divided(config: ConfigDict, mode: str) -> bool:
+    """Whether a process was given its part of an evaluation or a rendering."""
+    return mode in ("eval", "render") and config.stage != "quickstart" and bool(config[mode].shard)
+
+
+def _import(config: ConfigDict, overrides: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Published checkpoints to `workdir/head` and, for configs/torso.py, `workdir/torso`."""
+    from adnerf_jax.configuration import base as common
+    from adnerf_jax.training.import_reference import import_reference
+
+    if config.data is None:
+        raise UserError("give the dataset that the checkpoints were trained on with --config.data=D")
+    stages = ("head", "torso") if config.stage == "torso" else ("head",)
+    configs = []
+    for stage in stages:
+        # Published weights were made with the published mistakes; the command line has the last word.
+        one = common.get_config(stage, ",".join(config.variants))
+        one.compat.reference = True
+        one.update_from_flattened_dict({key: value for key, value in overrides.items() if _has(one, key)})
+        configs.append(one)
+    import_reference(configs[0], configs[1] if len(configs) > 1 else None, workdir)
+
+
+def _has(config: ConfigDict, key: str) -> bool:
+    """Whether a configuration has a field `a.b.c`."""
+    *path, last = key.split(".")
+    for part in path:
+        if part not in config:
+            return False
+        config = config[part]
+    return last in config
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_run: bool) -> None:
+    """Fills in what the command line left open, then trains, or says what that would take."""
+    from adnerf_jax.common import processes
+    from adnerf_jax.configuration.checks import check_settings
+    from adnerf_jax.training.checkpoints import finished_steps
+    from adnerf_jax.training.train import train
+
+    check_settings(config)
+    if config.stage == "torso" and not dry_run:
+        config.head_checkpoint = config.head_checkpoint or str(workdir.parent / "head")
+        finished_steps(config.head_checkpoint, "the head")  # known before a dataset is made
+    if config.data is None and (workdir / "config.json").exists():
+        # A run that goes on, and one that was imported, know their dataset.
+        config.data = load_config(workdir).data
+    if config.data is None:
+        from adnerf_jax.quickstart import builtin_dataset
+
+        config.data = str(home / "dataset")
+        if processes.is_main():
+            builtin_dataset(home / "dataset", smoke="smoke" in config.variants)
+        processes.wait_for_all("the dataset is made")
+    if dry_run:
+        from adnerf_jax.training.plan import say_plan
+
+        say_plan(config)
+        return
+    train(config, workdir)
+
+
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and ends the process with its exit status: the console command `adnerf`."""
+    status = main(sys.argv if argv is None else argv)
+    # Everything is written: a SIGTERM that arrives now must not turn success into failure.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,65 @@
+"""Arrays on disk, read without trust."""
+
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+
+import numpy as np
+
+from adnerf_jax.common.errors import UserError
+
+# What numpy raises for files that are not what they seem.
+_NOT_ARRAYS = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_array(path: str | os.PathLike, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Reads a `.npy` file of finite real numbers.
+
+    Args:
+      path: the file.
+      shape: of the array; None stands for any length.
+
+    Raises:
+      UserError: it is something else, or a file that would need unpickling.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except _NOT_ARRAYS as error:
+        raise UserError(f"{path} cannot be read as an array: {' '.join(str(error).split())}") from None
+    have = getattr(array, "shape", None)
+    if have is None or len(have) != len(shape) or any(b not in (None, a) for a, b in zip(have, shape, strict=True)):
+        want = ", ".join("any" if n is None else str(n) for n in shape)
+        raise UserError(f"{path} holds {have or 'an archive of arrays'}; expected an array [{want}]")
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise UserError(f"{path} holds what is not a finite number: make it again")
+    return array
+
+
+def read_archive(path: str | os.PathLike, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Reads arrays of a `.npz` file.
+
+    Raises:
+      UserError: it is something else, lacks one of them, or would need unpickling.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except (*_NOT_ARRAYS, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as an archive of arrays: {' '.join(str(error).split())}") from None

@@ -1,0 +1,96 @@
+"""Files written whole or not at all, and JSON that says where it is broken."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from adnerf_jax.common.errors import UserError
+
+
+def explain_os_error(error: OSError) -> str:
+    """One line for an operating-system failure, with the remedy where there is an obvious one."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}: free some space and run the same command again to continue"
+    if error.errno == errno.EFBIG:
+        return f"a file has grown beyond what is allowed here{where}: raise `ulimit -f`, and run the same command again"
+    return f"{error.strerror or error}{where}"
+
+
+def part_of(path: pathlib.Path) -> pathlib.Path:
+    """A new name beside `path`, with its suffix, for what is not whole yet.
+
+    By chance, as process ids are the same in containers that share a disk; nothing is made, so that the file or folder
+    gets the usual permissions from whoever makes it.
+    """
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path` (same suffix); renames it to `path` on success.
+
+    On any exception the temporary file is removed and `path` is left as it was, so that a later run never takes
+    a half-written file for a whole one.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = part_of(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cache_folder() -> pathlib.Path:
+    """Where fetched weights and compiled programs are kept: `$ADNERF_CACHE`, by default `~/.cache/adnerf_jax`."""
+    given = os.environ.get("ADNERF_CACHE")
+    return pathlib.Path(given).expanduser() if given else pathlib.Path.home() / ".cache" / "adnerf_jax"
+
+
+def same_file(one: Any, other: Any) -> bool:
+    """Whether both are names of one file that exists."""
+    named = all(isinstance(given, (str, os.PathLike)) and pathlib.Path(given).exists() for given in (one, other))
+    return named and os.path.samefile(one, other)
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """The digest of a file's contents, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      path: the file.
+      what: the file's role, for the message ("dataset index", "configuration").
+
+    Raises:
+      UserError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what} not found: {path}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{what} {path} is not valid JSON: {error}") from None

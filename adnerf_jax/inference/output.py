@@ -1,0 +1,108 @@
+"""Frames to a file that somebody can watch: a video with sound, or a folder of pictures."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import part_of, same_file
+from adnerf_jax.common.timing import FPS
+from adnerf_jax.inference.speech_input import Utterance
+from adnerf_jax.media.formats import video_format
+from adnerf_jax.media.image import write_image
+from adnerf_jax.media.provenance import Provenance
+from adnerf_jax.media.video import VideoWriter
+
+
+def check_output(path: pathlib.Path, alpha: bool) -> pathlib.Path:
+    """Where the frames will be: the file itself; for a name in `.png` the folder of that name without the ending.
+
+    Raises:
+      UserError: an unknown format, one without opacity where opacity is wanted, or something in the way.
+    """
+    if path.suffix.lower() != ".png":
+        video_format(path, alpha)
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: give another name for the video")
+        return path
+    folder = path.with_suffix("")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is in the way of the pictures: move it, or give another name")
+    return folder
+
+
+def check_not_source(path: pathlib.Path, *sources: Any) -> None:
+    """That a video does not replace what it is made from.
+
+    Args:
+      path: of the video, or of the folder of pictures (`check_output`).
+      sources: names of files, and anything else, which is left out.
+
+    Raises:
+      UserError: it would.
+    """
+    for source in sources:
+        if same_file(path, source):
+            raise UserError(f"{path} would replace {source}, which it is made from: give it another name")
+
+
+def write_output(
+    path: pathlib.Path,
+    frames: Iterable[np.ndarray],
+    width: int,
+    height: int,
+    *,
+    alpha: bool,
+    said: Utterance,
+    provenance: Provenance | None,
+) -> pathlib.Path:
+    """Writes frames at 25 a second, whole or not at all.
+
+    Args:
+      path: `.mp4`, `.webm`, `.mov`; or `.png` for a folder of pictures `000000.png`, ….
+      frames: uint8 [height, width, 3], or RGBA [height, width, 4] with straight colours.
+      width, height: in pixels.
+      alpha: whether frames have opacity.
+      said: gives the sound.
+      provenance: what the file says of its origin; None: nothing.
+
+    Returns:
+      the file or the folder.
+
+    Raises:
+      UserError: as `check_output`.
+    """
+    target = check_output(path, alpha)
+    if path.suffix.lower() == ".png":
+        _write_pictures(target, frames, provenance)
+        return target
+    with VideoWriter(
+        target,
+        width,
+        height,
+        FPS,
+        sound=said.sound,
+        sound_start=said.start,
+        duration=said.duration,
+        alpha=alpha,
+        tags=None if provenance is None else provenance.tags(),
+    ) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return target
+
+
+def _write_pictures(folder: pathlib.Path, frames: Iterable[np.ndarray], provenance: Provenance | None) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = part_of(folder)
+    temporary.mkdir()
+    try:
+        for i, frame in enumerate(frames):
+            write_image(temporary / f"{i:06d}.png", frame, provenance=provenance)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

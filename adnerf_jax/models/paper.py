@@ -1,0 +1,239 @@
+"""The `paper` family: head and torso as two-level volumes of MLP fields (paper, sections 3.2 and 3.4)."""
+
+import functools
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from adnerf_jax.common.types import Camera, Conditions, Levels, Occupancy, Rays, Rendered, Scene
+from adnerf_jax.models.codes import Codes, joined
+from adnerf_jax.models.fields import MLPField
+from adnerf_jax.nerf.cameras import euler_angles, rays_through
+from adnerf_jax.nerf.compositing import composite_samples
+from adnerf_jax.nerf.encoding import positional
+from adnerf_jax.nerf.sampling import even_samples, inverse_cdf_samples
+from adnerf_jax.rendering.occupancy import crosses, inside
+from adnerf_jax.rendering.packing import map_where
+
+# Samples that a field is asked for at once in rendering. On CPUs its activations then stay in the cache; accelerators
+# want more work at once.
+_BLOCKS = {"cpu": 4096}
+_BLOCK = 2**17
+COARSE, FINE = 0, 1
+
+
+class Volume(nn.Module):
+    """Two fields along rays: where the coarse one has weight, the fine one is asked.
+
+    Attributes:
+      coarse, fine: the fields, each with parameters of its own.
+      coarse_samples: even positions; the last one is the background.
+      fine_samples: positions drawn by the coarse weights, beside the even ones.
+      rematerialise: compute the fields' activations again for the gradient instead of keeping them.
+    """
+
+    coarse: MLPField
+    fine: MLPField
+    coarse_samples: int
+    fine_samples: int
+    rematerialise: bool
+
+    def __call__(
+        self,
+        rays: Rays,
+        code: Array,
+        background: Array,
+        scene: Scene,
+        key: Array | None = None,
+        occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
+    ) -> tuple[Rendered, Rendered]:
+        """Renders rays [F, R, 3] with a code [F, D] over a background [F, R, 3]: coarse and fine level.
+
+        Args:
+          rays, code, background: as above.
+          scene: its near and far.
+          key: jitters the positions; None: no jitter, as in rendering.
+          occupancy: leaves out samples where a field has no density; for rendering only, without a gradient.
+          revive: falls from 1 to 0 in the first steps of training (`compositing.composite_samples`).
+        """
+        coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)
+        length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
+        ends = jnp.broadcast_to(jnp.stack([scene.near, scene.far]), (*length.shape[:-1], 2))
+        t = even_samples(ends[..., 0], ends[..., 1], self.coarse_samples, coarse_key)
+        # Without jitter a picture is rendered; while training, blocks are micro-batches of the whole step.
+        blocks = key is None and not self.is_initializing()
+
+        def level(number: int, t: Array) -> Rendered:
+            # The last sample is the background, which no field knows.
+            points = rays.origins[..., None, :] + rays.directions[..., None, :] * t[..., :-1, None]
+            field, towards = (self.coarse, self.fine)[number], rays.directions / length
+            if occupancy is None and not blocks:
+                ask = nn.remat(MLPField.__call__) if self.rematerialise else MLPField.__call__
+                density, colours = ask(field, points, towards, code)
+            else:
+                module, variables = field.unbind()
+                ask = functools.partial(module.apply, variables, code=code)
+                if occupancy is None:
+                    density, colours = _in_blocks(ask, points, towards)
+                else:
+                    density, colours = _where_occupied(ask, points, towards, occupancy, number)
+            return composite_samples(density, colours, t, length, background, revive)
+
+        coarse = level(COARSE, t)
+        middles = 0.5 * (t[..., 1:] + t[..., :-1])
+        drawn = inverse_cdf_samples(middles, coarse.weights[..., 1:], self.fine_samples, fine_key)
+        t = jnp.sort(jnp.concatenate([t, drawn], axis=-1), axis=-1)
+        return coarse, level(FINE, t)
+
+    def densities(self, points: Array, code: Array) -> Array:
+        """Raw densities of both fields at points [N, 3] for a code [D]: [2, N]."""
+        towards = jnp.zeros((1, len(points), 3))
+        fields = (self.coarse, self.fine)
+        return jnp.stack([field(points[None, :, None], towards, code[None])[0][0, :, 0] for field in fields])
+
+
+def _block() -> int:
+    return _BLOCKS.get(jax.default_backend(), _BLOCK)
+
+
+def _in_blocks(
+    field: Callable[[Array, Array], tuple[Array, Array]], points: Array, towards: Array
+) -> tuple[Array, Array]:
+    """A field's answers at points [F, R, S, 3], for some rays after the other."""
+    frames, rays, samples = points.shape[:3]
+    size = min(rays, max(1, _block() // (frames * samples)))
+    blocks = -(-rays // size)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, 0), (0, blocks * size - rays)] + [(0, 0)] * (x.ndim - 2), mode="edge")
+        return padded.reshape(frames, blocks, size, *x.shape[2:]).swapaxes(0, 1)
+
+    def join(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(frames, blocks * size, *x.shape[3:])[:, :rays]
+
+    found = jax.lax.map(lambda block: field(*block), (split(points), split(towards)))
+    return jax.tree.map(join, found)
+
+
+def _where_occupied(
+    field: Callable[[Array, Array], tuple[Array, Array]],
+    points: Array,
+    towards: Array,
+    occupancy: Occupancy,
+    level: int,
+) -> tuple[Array, Array]:
+    """A field's answers at points [1, R, S, 3] of one image where there can be density; no density elsewhere."""
+    shape = points.shape[:-1]
+    flat = points.reshape(-1, 3)
+
+    def ask(places: Array) -> Array:
+        rows = places // shape[-1]
+        density, colours = field(flat[None, places, None], towards[0][None, rows])
+        return jnp.concatenate([density[..., None], colours], axis=-1)[0, :, 0]
+
+    found = map_where(inside(occupancy, level, flat), ask, 4, min(_block(), len(flat)))
+    return found[:, 0].reshape(shape), found[:, 1:].reshape(*shape, 3)
+
+
+class VolumeHead(nn.Module):
+    """The head: a volume in head space, which the head's pose turns before the camera.
+
+    Attributes:
+      code_nets: the condition codes.
+      volume: the two fields.
+    """
+
+    code_nets: Codes
+    volume: Volume
+
+    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
+        """The named condition codes, [F, D] each."""
+        return self.code_nets(conditions, scene, smooth)
+
+    def __call__(
+        self,
+        rays: Rays,
+        codes: dict[str, Array],
+        background: Array,
+        scene: Scene,
+        key: Array | None = None,
+        occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
+    ) -> Levels:
+        """Renders rays [F, R, 3], see `Volume`."""
+        levels = self.volume(rays, self.code(codes), background, scene, key, occupancy, revive)
+        return Levels(levels, jnp.zeros(()))
+
+    def code(self, codes: dict[str, Array]) -> Array:
+        """What the fields are conditioned on, [F, D]."""
+        return joined(codes, self.code_nets.names)
+
+    def densities(self, points: Array, code: Array) -> Array:
+        """Raw densities of both levels at points [N, 3] for a code [D]: [2, N]."""
+        return self.volume.densities(points, code)
+
+    def visible(self, rays: Rays, scene: Scene, occupancy: Occupancy | None = None) -> Array:
+        """Rays [F, R] that cross an occupied cell: bool."""
+        return _visible(rays, scene, occupancy)
+
+
+class VolumeTorso(nn.Module):
+    """The torso: a volume before a camera that never moves; the head's pose is a part of its code (section 3.4).
+
+    Attributes:
+      volume: the two fields.
+      pose_levels: L of the encoding of angles and translation.
+      swapped_angles: as the published code computes them (`cameras.euler_angles`).
+      abutting: the torso covers the head as any layer covers another, as published (`compositing.both`).
+    """
+
+    abutting: ClassVar[bool] = False
+    volume: Volume
+    pose_levels: int
+    swapped_angles: bool
+
+    def __call__(
+        self,
+        pixels: Array,
+        camera: Camera,
+        transforms: Array,
+        code: Array,
+        scene: Scene,
+        key: Array | None = None,
+        occupancy: Occupancy | None = None,
+        revive: Array | float = 0.0,
+    ) -> tuple[tuple[Array, Array], ...]:
+        """Premultiplied colours [F, R, 3] and opacities [F, R], coarse and fine; arguments as `PlanarTorso`."""
+        rays = self._rays(pixels, camera, scene)
+        nothing = jnp.zeros_like(rays.directions)
+        levels = self.volume(rays, self.code(transforms, code), nothing, scene, key, occupancy, revive)
+        return tuple((level.foreground, level.opacity) for level in levels)
+
+    def code(self, transforms: Array, code: Array) -> Array:
+        """[head's code, PE(angles), PE(translation)], [F, D]."""
+        angles = euler_angles(transforms, self.swapped_angles)
+        pose = [positional(x, self.pose_levels) for x in (angles, transforms[..., :3, 3])]
+        return jnp.concatenate([code, *pose], axis=-1)
+
+    def densities(self, points: Array, code: Array) -> Array:
+        """Raw densities of both levels at points [N, 3] for a code [D]: [2, N]."""
+        return self.volume.densities(points, code)
+
+    def visible(self, pixels: Array, camera: Camera, scene: Scene, occupancy: Occupancy | None = None) -> Array:
+        """Pixels [F, R] whose rays cross an occupied cell: bool."""
+        return _visible(self._rays(pixels, camera, scene), scene, occupancy)
+
+    def _rays(self, pixels: Array, camera: Camera, scene: Scene) -> Rays:
+        still = jnp.broadcast_to(scene.torso_camera, (len(pixels), 4, 4))
+        return rays_through(pixels, still, camera)
+
+
+def _visible(rays: Rays, scene: Scene, occupancy: Occupancy | None) -> Array:
+    if occupancy is None:
+        return jnp.ones(rays.directions.shape[:-1], bool)
+    return crosses(occupancy, FINE, rays, scene.near, scene.far)

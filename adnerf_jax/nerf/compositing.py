@@ -1,0 +1,118 @@
+"""Volume rendering (paper, equation 2) with the background's pixel as the closing sample."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from adnerf_jax.common.types import Rendered
+
+
+def alpha_weights(density: Array, distances: Array) -> Array:
+    """Weights w_i = T_i·α_i of samples, α_i = 1 − exp(−σ_i·δ_i), T_i = Π_{j<i} (1 − α_j).
+
+    Args:
+      density: [..., S], non-negative, per unit of length.
+      distances: [..., S], lengths of the samples' intervals.
+
+    Returns:
+      [..., S]; they sum to at most 1, and 1 − their sum is what is left for the background.
+    """
+    optical = density * distances
+    before = jnp.concatenate([jnp.zeros_like(optical[..., :1]), jnp.cumsum(optical[..., :-1], axis=-1)], axis=-1)
+    return -jnp.expm1(-optical) * jnp.exp(-before)
+
+
+# How much of what passes a ray's samples teaches their colours in the first step. With all of it a head is learnt more
+# slowly (21.4 dB after 200 steps against 22.7), with none a dark torso not at all.
+_LESSON = 0.1
+
+
+@jax.custom_vjp
+def reviving_relu(raw: Array, revive: Array | float) -> Array:
+    """max(raw, 0); while `revive` is above 0, a gradient that asks for more passes below 0 as well.
+
+    A density below 0 everywhere shows nothing, so that nothing ever teaches it: at the start, while its colours are
+    still wrong, the loss likes the background better, and takes all of it below 0 at once.
+    """
+    del revive
+    return jnp.maximum(raw, 0.0)
+
+
+def _reviving_relu_forward(raw: Array, revive: Array | float):
+    return jnp.maximum(raw, 0.0), (raw > 0.0, jnp.asarray(revive) > 0.0)
+
+
+def _reviving_relu_backward(saved, cotangent: Array):
+    positive, revive = saved
+    return jnp.where(positive, cotangent, jnp.where(revive, jnp.minimum(cotangent, 0.0), 0.0)), None
+
+
+reviving_relu.defvjp(_reviving_relu_forward, _reviving_relu_backward)
+
+
+def composite_samples(
+    raw_density: Array, colours: Array, t: Array, length: Array, background: Array, revive: Array | float = 0.0
+) -> Rendered:
+    """The published `raw2outputs`: samples at positions, the last of them the background's pixel.
+
+    σ = ReLU(raw) + 1e-6; a sample's interval reaches to the next one. The closing sample's reaches 1e10 farther, which
+    makes it opaque whatever its density: its weight is what the others leave, and no field need be asked for it.
+
+    Args:
+      raw_density: [..., S − 1], of all samples but the last.
+      colours: [..., S − 1, 3].
+      t: [..., S], positions along the ray.
+      length: [..., 1], of the ray's direction.
+      background: [..., 3], colour of the last sample.
+      revive: falls from 1 to 0 in the first steps of training; changes gradients and nothing else. Densities below 0
+        may come back (`reviving_relu`), and colours along a ray that nothing ends learn a little of what it lacks:
+        otherwise a colour that is no better than the background keeps its density away, and without density it never
+        becomes better.
+    """
+    weights = alpha_weights(reviving_relu(raw_density, revive) + 1e-6, jnp.diff(t) * length)
+    share = jax.lax.stop_gradient(_LESSON * revive * (1.0 - weights.sum(-1)) / weights.shape[-1])
+    lesson = share[..., None] * (colours - jax.lax.stop_gradient(colours)).sum(-2)
+    rendered = composite(weights, colours, t[..., :-1], background)
+    return rendered.replace(rgb=rendered.rgb + lesson, foreground=rendered.foreground + lesson)
+
+
+def composite(weights: Array, colours: Array, t: Array, background: Array) -> Rendered:
+    """Sums samples in front of a background.
+
+    Args:
+      weights: [..., S], from `alpha_weights`.
+      colours: [..., S, 3].
+      t: [..., S], positions along the ray.
+      background: [..., 3], takes the weight that is left.
+    """
+    opacity = weights.sum(-1)
+    foreground = (weights[..., None] * colours).sum(-2)
+    return Rendered(
+        rgb=foreground + (1.0 - opacity)[..., None] * background,
+        foreground=foreground,
+        opacity=opacity,
+        depth=(weights * t).sum(-1),
+        weights=weights,
+    )
+
+
+def over(foreground: Array, opacity: Array, behind: Array) -> Array:
+    """A premultiplied layer [..., 3] with its opacity [...] in front of `behind` [..., 3]."""
+    return foreground + (1.0 - opacity)[..., None] * behind
+
+
+def both(front: Array, front_opacity: Array, back: Array, back_opacity: Array, abutting: bool) -> tuple[Array, Array]:
+    """One premultiplied layer of two: colour [..., 3] and opacity [...].
+
+    Args:
+      front, back: premultiplied colours [..., 3] with their opacities [...].
+      abutting: where both are partly transparent, they share an edge, each on its own side of it, and what they cover
+        adds up (Porter & Duff's "over" for disjoint coverage). Otherwise they are independent, as in the paper: two
+        halves then let a quarter of the background through.
+    """
+    left = 1.0 - front_opacity
+    if abutting:
+        shown = jnp.minimum(left, back_opacity)
+        share = shown / jnp.maximum(back_opacity, 1e-6)
+        return front + share[..., None] * back, front_opacity + shown
+    return over(front, front_opacity, back), 1.0 - left * (1.0 - back_opacity)

@@ -1,0 +1,31 @@
+"""Losses that train the density proposal of the `fast` family (mip-NeRF 360, section 3)."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from adnerf_jax.nerf.sampling import overlapping_weight
+
+
+def excess_opacity(outer: Array, opacity: Array) -> Array:
+    """Takes the proposal's opacity [...] down to the field's [...], a constant here: empty space must be known.
+
+    `interlevel` only ever asks for more weight; where nothing is, nothing would take back the start's haze, and every
+    ray would seem to meet something.
+    """
+    return jnp.mean(jnp.square(jnp.maximum(outer - jax.lax.stop_gradient(opacity), 0.0)))
+
+
+def interlevel(edges: Array, weights: Array, outer_edges: Array, outer_weights: Array) -> Array:
+    """Makes the proposal's weights an upper bound of the field's (mip-NeRF 360, equation 13).
+
+    Args:
+      edges, weights: [..., M + 1] and [..., M], of the field: constants for this gradient.
+      outer_edges, outer_weights: [..., N + 1] and [..., N], of the proposal.
+
+    Returns:
+      scalar, the mean over rays.
+    """
+    weights = jax.lax.stop_gradient(weights)
+    excess = jnp.maximum(weights - overlapping_weight(edges, outer_edges, outer_weights), 0.0)
+    return jnp.mean(jnp.sum(jnp.square(excess) / (weights + 1e-7), axis=-1))

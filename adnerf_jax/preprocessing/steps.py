@@ -1,0 +1,346 @@
+"""The steps of the preparation, in their order. Each holds only a few frames at a time.
+
+A step is given the job and the records of the steps before it, and returns what the manifest says of it.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import math
+import pathlib
+import types
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import atomic_path, write_bytes, write_json
+from adnerf_jax.common.progress import say, track
+from adnerf_jax.common.timing import FPS
+from adnerf_jax.data import schema
+from adnerf_jax.face import landmarks as face_landmarks
+from adnerf_jax.face import parsing as face_parsing
+from adnerf_jax.face import tracking
+from adnerf_jax.face.permissive_parsing import PERMISSIVE
+from adnerf_jax.face.rigid import Pinhole
+from adnerf_jax.media.audio import write_wav
+from adnerf_jax.media.image import read_image, write_image
+from adnerf_jax.preprocessing import background, report, transforms
+from adnerf_jax.preprocessing.clip import Clip
+from adnerf_jax.preprocessing.matting import soft_alpha
+from adnerf_jax.preprocessing.poses import refine_track
+from adnerf_jax.preprocessing.resume import Facts
+from adnerf_jax.preprocessing.survey import Survey
+from adnerf_jax.pretrained import weights
+from adnerf_jax.pretrained.face_mesh import FaceLandmarker
+from adnerf_jax.speech import sync
+from adnerf_jax.speech.features import get_encoder, load_deepspeech, speech_windows
+from adnerf_jax.speech.lips import lip_shapes
+
+SHORTEST = 2.0  # seconds
+LEAST_FACES = 0.5  # of the frames
+SOUND_RATE = 16000
+LEAST_OFFSET = 1 / FPS  # seconds: smaller ones are left as they are
+SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
+PARSERS = {"bisenet": face_parsing.BISENET, "permissive": PERMISSIVE}
+FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
+REPORT, PREVIEW = "report.json", "preview.png"
+FLICKER_PLACES = 100  # in the clip, where the steadiness of the parts is looked at
+FACE_COUNTS = 20  # frames of the clip in which all faces are counted
+WRITERS = 2  # threads that compress pictures while the next one is decoded
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+Records = dict[str, Facts]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is prepared, and how.
+
+    Attributes:
+      clip: the portrait video, or its longest shot.
+      out: the dataset's folder.
+      focal: focal length in pixels.
+      speech: name of a speech encoder, or the path of a DeepSpeech `.npy`.
+      survey: what the video is like.
+      audio_offset: seconds by which the sound is late; None: measured.
+      parsing: a key of `PARSERS`.
+    """
+
+    clip: Clip
+    out: pathlib.Path
+    focal: float
+    speech: str
+    survey: Survey
+    audio_offset: float | None = None
+    parsing: str = "bisenet"
+
+    @property
+    def speech_is_file(self) -> bool:
+        """Whether the user brings the speech features."""
+        return self.names_file(self.speech)
+
+    @staticmethod
+    def names_file(speech: str) -> bool:
+        """Whether this names a file of features rather than an encoder."""
+        return str(speech).endswith(".npy")
+
+
+def extract_frames(job: Job, records: Records) -> Facts:
+    def write(frame: tuple[int, np.ndarray]) -> None:
+        path = job.out / schema.original_image(frame[0])
+        if not path.exists():
+            write_image(path, frame[1], FRAME_QUALITY)
+
+    expected = job.clip.expected_frames
+    written = overlapped(write, enumerate(job.clip.frames()))
+    count = sum(1 for _ in track(written, "frames", expected))
+    if count < round(SHORTEST * FPS) - 1:
+        raise UserError(
+            f"{job.clip.video.path} has only {count} frames: give at least {SHORTEST:g} s, better 3 to 5 minutes"
+        )
+    return {"frames": count}
+
+
+def extract_sound(job: Job, records: Records) -> Facts:
+    frames = records["frames"]["frames"]
+    samples = job.clip.sound(SOUND_RATE, frames)
+    if job.speech_is_file:
+        windows = load_deepspeech(job.speech)
+        if len(windows) < frames - SOUND_SHORTER_BY_AT_MOST:
+            raise UserError(
+                f"{job.speech} has features for {len(windows)} frames and {job.clip.video.path} has {frames}: "
+                f"extract them from the sound of this video"
+            )
+        windows = windows[np.minimum(np.arange(frames), len(windows) - 1)]
+    else:
+        windows = speech_windows(get_encoder(job.speech), samples, frames)
+    seconds, facts = _offset(job, windows)
+    if seconds:
+        samples = sync.moved_earlier(samples, seconds, SOUND_RATE)
+        if job.speech_is_file:
+            windows = windows[np.clip(np.arange(frames) + round(seconds * FPS), 0, frames - 1)]
+        else:
+            windows = speech_windows(get_encoder(job.speech), samples, frames)
+    write_wav(job.out / schema.SOUND, samples, SOUND_RATE)
+    _save_arrays(job.out / schema.AUDIO_WINDOWS, windows)
+    return {"features": windows.shape[-1], **facts}
+
+
+def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
+    """Seconds by which the sound is to be moved earlier, and what the manifest says of it."""
+    if job.audio_offset is not None:
+        return job.audio_offset, {"moved_earlier_s": job.audio_offset}
+    found = _load_landmarks(job)
+    frames = min(len(windows), len(found.valid))
+    offset = sync.measure_offset(windows[:frames], lip_shapes(found.points[:frames]), found.valid[:frames])
+    if offset is None:
+        return 0.0, {"moved_earlier_s": 0.0}
+    moved = offset.seconds if offset.clear and abs(offset.seconds) > LEAST_OFFSET else 0.0
+    late = "late" if offset.seconds > 0 else "early"
+    say(
+        f"sound: {abs(offset.seconds):.2f} s {late} against the lips, a {'clear' if offset.clear else 'doubtful'} "
+        f"measurement (fit {offset.fit:.2f}, {offset.margin:.2f} above other lags); "
+        f"{'moved back' if moved else 'left as it is'}"
+    )
+    return moved, {
+        "moved_earlier_s": round(moved, 4),
+        "offset_s": round(offset.seconds, 4),
+        "offset_fit": round(offset.fit, 3),
+        "offset_margin": round(offset.margin, 3),
+        "offset_clear": offset.clear,
+        "offset_curve": offset.curve.round(3).tolist(),
+    }
+
+
+def find_landmarks(job: Job, records: Records) -> Facts:
+    frames = records["frames"]["frames"]
+    at_once = 0
+    every = math.ceil(frames / FACE_COUNTS)
+
+    def watched() -> Iterator[np.ndarray]:
+        nonlocal at_once
+        for i, rgb in enumerate(job.clip.frames()):
+            if i % every == 0:
+                at_once = max(at_once, face_landmarks.count_faces(rgb))
+            yield rgb
+
+    found = face_landmarks.detect_video(watched(), total=frames)
+    valid = np.flatnonzero(found.valid)
+    if len(valid) < max(LEAST_FACES * frames, 2):
+        raise UserError(
+            f"a face was found in {len(valid)} of {frames} frames of {job.clip.video.path}: use a video of one person "
+            f"who faces the camera, the whole head in view"
+        )
+    for i, points in zip(valid, face_landmarks.to_ibug68(found.points[valid]), strict=True):
+        rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in points)
+        write_bytes(job.out / schema.landmark_file(i), rows.encode())
+    _save_arrays(job.out / schema.EYES, face_landmarks.eye_openness(found.points).astype(np.float32))
+    with atomic_path(job.out / schema.LANDMARKS) as temporary:
+        found.save(temporary)
+    return {"faces": len(valid), "at_once": at_once}
+
+
+def track_pose(job: Job, records: Records) -> Facts:
+    found = _load_landmarks(job)
+    camera = Pinhole(job.focal, job.clip.width / 2, job.clip.height / 2)
+    head = tracking.track_head(found.points, found.valid, *camera, canonical_face())
+    if head.valid.sum() < 2:
+        raise UserError(
+            f"the head could not be tracked in {job.clip.video.path}: check the focal length, {job.focal:g} pixels"
+        )
+
+    def head_of(i: int) -> np.ndarray:
+        return face_parsing.read_parts(job.out / schema.parsing_image(i)) == face_parsing.HEAD
+
+    head, facts = refine_track(head, found, job.clip, head_of, camera, job.out)
+    _save_arrays(job.out / schema.TRACK, focal=job.focal, **dataclasses.asdict(head))
+    return {"usable": int(head.valid.sum()), **facts}
+
+
+def parse(job: Job, records: Records) -> Facts:
+    found = _load_landmarks(job)
+    missing = {i for i in np.flatnonzero(found.valid).tolist() if not (job.out / schema.parsing_image(i)).exists()}
+    # One before: the parts of a frame depend on its neighbours.
+    first = max(min(missing, default=len(found.valid)) - 1, 0)
+
+    def write(part: tuple[int, np.ndarray]) -> None:
+        i, parts = part
+        if i in missing:
+            face_parsing.write_parts(job.out / schema.parsing_image(i), parts)
+
+    if missing:
+        parts = face_parsing.parse_video(job.clip.pick, found, first, PARSERS[job.parsing])
+        for _ in track(overlapped(write, enumerate(parts, first)), "parsing", len(found.valid) - first):
+            pass
+    return {}
+
+
+def recover_background(job: Job, records: Records) -> Facts:
+    training, _ = transforms.split(_usable(job))
+    chosen = background.choose_frames(training, job.clip.height, job.clip.width)
+    frames = (
+        (rgb, face_parsing.read_parts(job.out / schema.parsing_image(i)) != face_parsing.BACKGROUND)
+        for i, rgb in track(job.clip.pick(chosen), "background", len(chosen))
+    )
+    clean, seen = background.clean_background(frames)
+    write_image(job.out / schema.LOSSLESS_BACKGROUND, clean)
+    write_image(job.out / schema.BACKGROUND, clean, TARGET_QUALITY)
+    write_image(job.out / schema.SEEN, np.minimum(seen, 255).astype(np.uint8))
+    return {"seen": round(float((seen > 0).mean()), 4)}
+
+
+def write_images(job: Job, records: Records) -> Facts:
+    clean = read_image(job.out / schema.LOSSLESS_BACKGROUND)
+    seen = read_image(job.out / schema.SEEN)[..., 0] > 0
+    names = (schema.head_image, schema.composite_image, schema.lossless_image, schema.alpha_image)
+    missing = [i for i in _usable(job) if not all((job.out / name(i)).exists() for name in names)]
+
+    def write(frame: tuple[int, np.ndarray]) -> None:
+        i, rgb = frame
+        parts = face_parsing.read_parts(job.out / schema.parsing_image(i))
+        alpha = soft_alpha(rgb, parts != face_parsing.BACKGROUND, clean, seen)
+        parts = face_parsing.with_edge(parts, alpha)[..., None]
+        # At the edge the frame is the mixture of person and background itself.
+        composite = np.where(parts == face_parsing.BACKGROUND, clean, rgb)
+        write_image(job.out / schema.alpha_image(i), alpha)
+        write_image(job.out / schema.head_image(i), np.where(parts == face_parsing.HEAD, rgb, clean), TARGET_QUALITY)
+        write_image(job.out / schema.composite_image(i), composite, TARGET_QUALITY)
+        write_image(job.out / schema.lossless_image(i), composite)
+
+    for _ in track(overlapped(write, job.clip.pick(missing)), "images", len(missing)):
+        pass
+    return {}
+
+
+def write_index(job: Job, records: Records) -> Facts:
+    usable = _usable(job)
+    lms = face_landmarks.to_ibug68(_load_landmarks(job).points[usable])
+    poses = _load_arrays(job.out / schema.TRACK)["transform"][usable]
+    transforms.write_index(job.out, usable, poses, lms, job.focal, job.clip.width, job.clip.height)
+    train, val = transforms.split(usable)
+    return {"train": len(train), "val": len(val)}
+
+
+def write_report(job: Job, records: Records) -> Facts:
+    usable, found = _usable(job), _load_landmarks(job)
+    transforms = _load_arrays(job.out / schema.TRACK)["transform"]
+    points = found.points[..., :2]
+    face_share = float(np.ptp(points[usable, :, 1], axis=1).mean() / job.clip.height)
+    between = usable[np.isin(usable - 1, usable) & np.isin(usable + 1, usable)]
+    places = between[np.unique(np.linspace(0, len(between) - 1, FLICKER_PLACES).astype(int))] if len(between) else []
+    flickering = report.flicker(
+        tuple(face_parsing.read_parts(job.out / schema.parsing_image(i + k)) for k in (-1, 0, 1)) for i in places
+    )
+    checks = [
+        *report.judge(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
+        *report.judge_result(records, transforms[usable], job.focal, face_share, flickering),
+    ]
+    middle = int(usable[len(usable) // 2])
+    (_, rgb), *_ = job.clip.pick([middle])
+    picture = report.preview(
+        rgb,
+        points[middle],
+        face_parsing.read_parts(job.out / schema.parsing_image(middle)),
+        read_image(job.out / schema.LOSSLESS_BACKGROUND),
+        transforms[middle],
+        Pinhole(job.focal, job.clip.width / 2, job.clip.height / 2),
+        records["sound"].get("offset_curve"),
+    )
+    write_image(job.out / PREVIEW, picture)
+    write_json(job.out / REPORT, report.to_json(job.survey, checks))
+    for check in checks:
+        if not check.ok:
+            say(f"to film better: {check.name} {check.value} {check.unit}: {check.advice}")
+    return {"warnings": sum(not check.ok for check in checks)}
+
+
+# --- pictures and arrays ---------------------------------------------------------------------------------------------
+
+
+def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Maps in a few threads, results in order, never more than a few items ahead: constant memory for long videos."""
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * WRITERS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def canonical_face() -> np.ndarray:
+    """The mesh that the landmarks are vertices of: float [468, 3] cm."""
+    return FaceLandmarker(weights.path("face_landmarker")).canonical
+
+
+def _usable(job: Job) -> np.ndarray:
+    """Numbers of the frames that have a pose, in order of time."""
+    return np.flatnonzero(_load_arrays(job.out / schema.TRACK)["valid"])
+
+
+def _load_landmarks(job: Job) -> face_landmarks.Landmarks:
+    return face_landmarks.Landmarks(**_load_arrays(job.out / schema.LANDMARKS))
+
+
+def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """What an `.npz` holds."""
+    try:
+        with np.load(path) as saved:
+            return dict(saved)
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path} is damaged: delete it and run the same command again") from None
+
+
+def _save_arrays(path: pathlib.Path, array: np.ndarray | None = None, **arrays: Any) -> None:
+    """Writes an `.npy` of one array or an `.npz` of several, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        if array is None:
+            np.savez(file, **arrays)
+        else:
+            # To what is no file NumPy gives blocks, and a full disk is told as such.
+            np.save(types.SimpleNamespace(write=file.write), array)

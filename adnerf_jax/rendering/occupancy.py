@@ -1,0 +1,95 @@
+"""Where a trained volume has density: samples and rays elsewhere cannot change a picture and need not be computed."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from adnerf_jax.common.types import Camera, Occupancy, Rays, Scene
+from adnerf_jax.nerf.cameras import rays_through
+from adnerf_jax.nerf.encoding import nearest_cell
+
+# So thin a haze along a whole ray would change a colour by less than half of 1/255.
+_UNSEEN_DEPTH = 0.5 / 255.0
+_CELLS_AT_ONCE = 4096
+# Steps at which a ray looks into the grid, for each cell along an axis.
+_STEPS_PER_CELL = 2
+
+
+def seen_box(transforms: np.ndarray, camera: Camera, scene: Scene) -> np.ndarray:
+    """The box around everything that lies between near and far in the pictures of some poses.
+
+    Args:
+      transforms: [N, 4, 4], camera-to-head.
+      camera: intrinsics and size.
+      scene: its near and far.
+
+    Returns:
+      float32 [2, 3], corners.
+    """
+    corners = [(row, column) for row in (0, camera.height - 1) for column in (0, camera.width - 1)]
+    rays = rays_through(np.tile(np.array(corners, np.float32), (len(transforms), 1, 1)), transforms, camera)
+    ends = [np.asarray(rays.origins + t * rays.directions).reshape(-1, 3) for t in (scene.near, scene.far)]
+    points = np.concatenate(ends)
+    return np.stack([points.min(0), points.max(0)]).astype(np.float32)
+
+
+def survey(
+    densities: Callable[[Array, Array], Array], codes: Array, box: Array, ray_length: float, resolution: int
+) -> Occupancy:
+    """Looks into every cell once for each of some codes, at another place each time.
+
+    Args:
+      densities: points [N, 3] and a code [D] to raw densities [L, N] of L levels; a pure function.
+      codes: [K, D].
+      box: [2, 3].
+      ray_length: of a ray between near and far, in the box's units.
+      resolution: cells along each axis.
+
+    Returns:
+      the cells that hold more than a haze under any of the codes, and their neighbours.
+    """
+    chunks = -(-(resolution**3) // _CELLS_AT_ONCE)
+    numbers = jnp.arange(chunks * _CELLS_AT_ONCE) % resolution**3
+    corners = jnp.stack([numbers % resolution, numbers // resolution % resolution, numbers // resolution**2], -1)
+
+    @jax.jit
+    def densest(corners: Array, key: Array) -> Array:
+        def look(code: Array, key: Array) -> Array:
+            within = jax.random.uniform(key, corners.shape)
+            return densities(box[0] + (corners + within) / resolution * (box[1] - box[0]), code)
+
+        def deeper(most: Array, code_and_key) -> tuple[Array, None]:
+            return jnp.maximum(most, look(*code_and_key)), None
+
+        first = look(codes[0], key)
+        return jax.lax.scan(deeper, first, (codes, jax.random.split(key, len(codes))))[0]
+
+    keys = jax.random.split(jax.random.key(0), chunks)
+    found = [
+        np.asarray(densest(corners[i * _CELLS_AT_ONCE : (i + 1) * _CELLS_AT_ONCE], keys[i])) for i in range(chunks)
+    ]
+    most = np.concatenate(found, axis=1)[:, : resolution**3]
+    occupied = jnp.asarray(most > _UNSEEN_DEPTH / ray_length).reshape(-1, *[resolution] * 3)
+    grown = jax.lax.reduce_window(occupied, False, jnp.logical_or, (1, 3, 3, 3), (1, 1, 1, 1), "SAME")
+    return Occupancy(box=jnp.asarray(box), cells=grown.reshape(len(most), -1))
+
+
+def inside(occupancy: Occupancy, level: int, points: Array) -> Array:
+    """Whether points [..., 3] lie in occupied cells of a level: bool [...]."""
+    cells = occupancy.cells[level]
+    place = (points - occupancy.box[0]) / (occupancy.box[1] - occupancy.box[0])
+    return nearest_cell(cells, place, round(cells.shape[0] ** (1 / 3)))
+
+
+def crosses(occupancy: Occupancy, level: int, rays: Rays, near: Array, far: Array) -> Array:
+    """Whether rays [..., 3] meet an occupied cell of a level between near and far: bool [...]."""
+    steps = _STEPS_PER_CELL * round(occupancy.cells.shape[1] ** (1 / 3))
+    t = near + (far - near) * jnp.linspace(0.0, 1.0, steps)
+
+    def at(distance: Array) -> Array:
+        return inside(occupancy, level, rays.origins + distance * rays.directions)
+
+    return jax.lax.fori_loop(0, steps, lambda i, met: met | at(t[i]), jnp.zeros(rays.directions.shape[:-1], bool))

@@ -1,0 +1,215 @@
+"""What a training step takes, found out without taking one: `--dry_run`, and `benchmarks.scaling`."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from adnerf_jax.common.progress import say
+from adnerf_jax.common.types import Batch, Camera, Scene
+from adnerf_jax.data.datasets import CHANNELS, Dataset, dataset_of, load_frames, tuning_split
+from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.training import sharding
+from adnerf_jax.training.optim import make_optimizer
+from adnerf_jax.training.stages import example_batch, head_shapes, make_stage
+from adnerf_jax.training.state import TrainState
+from adnerf_jax.training.train import make_update
+
+_COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+_SAMPLED_FRAMES = 16
+
+
+@struct.dataclass
+class Plan:
+    """One training step on a mesh.
+
+    Attributes:
+      processes, devices: of the run.
+      frames, rays: of a step; rays of each frame.
+      parameters, state: bytes on each device.
+      transferred: bytes of a batch that go to each device.
+      flop: of the whole step, as XLA counts it before it compiles.
+      memory: bytes on a device while it runs; None where XLA does not tell.
+      accessed: bytes that a device reads and writes in a step, as XLA counts.
+      collectives: bytes of each kind of collective on a device in a step.
+    """
+
+    processes: int
+    devices: int
+    frames: int
+    rays: int
+    parameters: int
+    state: int
+    transferred: int
+    flop: float
+    memory: int | None
+    accessed: float
+    collectives: dict[str, int]
+
+
+def plan_step(config: ConfigDict, camera: Camera, scene: Scene, windows: tuple[int, ...], frames: int, mesh) -> Plan:
+    """Compiles the step of a configuration for a mesh and looks at it.
+
+    Args:
+      config: of the stage.
+      camera, scene: of the person; of the scene's arrays only shapes and types count.
+      windows: shape of a speech window.
+      frames: of a step.
+      mesh: the devices.
+    """
+    rays = config.train.rays // frames
+    update, state, batch = abstract_step(config, camera, scene, windows, frames, rays, mesh)
+    lowered = update.lower(state, batch)
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    counted = compiled.cost_analysis() or {}
+    return Plan(
+        processes=jax.process_count(),
+        devices=mesh.size,
+        frames=frames,
+        rays=rays,
+        parameters=_bytes(state.params),
+        state=_bytes(state),
+        transferred=sum(
+            int(np.prod(a.sharding.shard_shape(a.shape))) * a.dtype.itemsize for a in jax.tree.leaves(batch)
+        ),
+        flop=float((lowered.cost_analysis() or {}).get("flops", 0.0)),
+        memory=None
+        if memory is None
+        else memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+        accessed=float(counted.get("bytes accessed", 0.0)),
+        collectives=collective_bytes(compiled.as_text()),
+    )
+
+
+def abstract_step(
+    config: ConfigDict, camera: Camera, scene: Scene, windows: tuple[int, ...], frames: int, rays: int, mesh: Mesh
+) -> tuple[Any, TrainState, Batch]:
+    """The compiled step's function, and shapes with shardings of its state and batch; arguments as in `plan_step`."""
+    stage = make_stage(config, camera)
+    tx = make_optimizer(config.optim, config.train.attention_from)
+    example, key = example_batch(1, 1, windows), jax.random.key(0)
+    frozen = {} if stage.torso is None else head_shapes(stage, camera, windows, scene)
+
+    def create(scene: Scene, frozen: Any) -> TrainState:
+        return TrainState.create(stage.init(key, example, scene), tx, frozen, scene)
+
+    whole = sharding.replicated(mesh)
+    state = jax.eval_shape(create, scene, frozen)
+    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), state)
+    batch = example_batch(rays, frames, windows)
+    batch = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), batch, sharding.batch_sharding(mesh, batch)
+    )
+    return make_update(stage, tx, config.seed, config.train.micro_batches), state, batch
+
+
+def say_plan(config: ConfigDict) -> None:
+    """Tells what the training of a stage would take on the devices that there are.
+
+    Raises:
+      UserError: bad data, or a batch that cannot be divided.
+    """
+    dataset = dataset_of(config)
+    training = tuning_split(dataset.train)[0] if config.train.tuning else dataset.train
+    mesh = sharding.make_mesh()
+    frames = min(config.train.frames_per_step, len(training))
+    sharding.check_divides(config.train.rays, frames, config.train.micro_batches, mesh)
+    scene = _sampled_scene(dataset, training, config.train.audio_components)
+    plan = plan_step(config, dataset.camera, scene, dataset.windows.shape[1:], frames, mesh)
+    device = jax.devices()[0]
+    pixels = len(training) * dataset.camera.height * dataset.camera.width
+    collectives = ", ".join(f"{kind} {_shown(size)}" for kind, size in plan.collectives.items()) or "none"
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    for line in (
+        f"{plan.devices} {device.device_kind} device(s) of {plan.processes} process(es)",
+        f"a step: {config.train.rays} rays of {frames} frame(s), {plan.rays // plan.devices * frames} on each device, "
+        f"in {config.train.micro_batches} part(s)",
+        f"on each device: parameters {_shown(plan.parameters)}, with optimizer and frozen parts {_shown(plan.state)}, "
+        f"at most {'unknown' if plan.memory is None else _shown(plan.memory)} in a step"
+        + (f" of {_shown(limit)}" if limit else ""),
+        f"moved in a step: to each device {_shown(plan.transferred)}; between devices: {collectives}",
+        f"arithmetic of a step: {plan.flop / 1e9:.1f} GFLOP{_once(config)}",
+        f"on the disk: decoded frames {_shown(CHANNELS * pixels)}, a checkpoint up to {_shown(plan.state)}",
+    ):
+        say(line)
+
+
+def _once(config: ConfigDict) -> str:
+    return "" if config.train.micro_batches == 1 else f" ({config.train.micro_batches} parts, of which XLA counts one)"
+
+
+def _sampled_scene(dataset: Dataset, training, components: int) -> Scene:
+    """A scene of the right shapes, from a few frames."""
+    rows = np.unique(np.linspace(0, len(training) - 1, _SAMPLED_FRAMES).astype(int))
+    return make_scene(dataset, load_frames(dataset, training.take(rows)), components)
+
+
+def collective_bytes(text: str) -> dict[str, int]:
+    """Bytes of the results of each kind of collective in an HLO module's text, on one device.
+
+    Those in the body of a loop count as often as it runs, where XLA knows that.
+    """
+    bodies, entry = _computations(text)
+
+    def within(name: str) -> Iterator[tuple[str, int]]:
+        for line in bodies.get(name, ()):
+            found = re.search(rf"= (.*?) ({_COLLECTIVES})(?:-start)?\(", line)
+            if found:
+                yield found[2], _size_of(found[1])
+            loop = re.search(r" while\(.*body=%?([\w.\-]+)", line)
+            if loop:
+                count = re.search(r"known_trip_count\D*(\d+)", line)
+                for kind, size in within(loop[1]):
+                    yield kind, size * (int(count[1]) if count else 1)
+            for called in re.findall(r"(?:call\(.*to_apply|true_computation|false_computation)=%?([\w.\-]+)", line):
+                yield from within(called)
+
+    total: dict[str, int] = {}
+    for kind, size in within(entry):
+        total[kind] = total.get(kind, 0) + size
+    return total
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Lines of each computation of an HLO module, and the name of the entry."""
+    bodies: dict[str, list[str]] = {}
+    name = entry = ""
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if head:
+            name = head[2]
+            entry = name if head[1] else entry
+            bodies[name] = []
+        elif name:
+            bodies[name].append(line)
+    return bodies, entry
+
+
+def _size_of(shapes: str) -> int:
+    """Bytes of `f32[2,3]{1,0}` or of a tuple of such."""
+    total = 0
+    for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+        bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
+        total += int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64)) * bits // 8
+    return total
+
+
+def _bytes(tree: Any) -> int:
+    return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def _shown(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

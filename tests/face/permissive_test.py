@@ -1,0 +1,98 @@
+"""Parts without weights under a non-commercial licence."""
+
+import os
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+from clips import picked
+
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.face import landmarks, parsing
+from adnerf_jax.face.permissive_parsing import PERMISSIVE, _divide
+from adnerf_jax.media.video import read_frames
+from adnerf_jax.pretrained import selfie_segmentation, weights
+
+_SKIN, _HAIR, _CLOTH = (220, 170, 140), (60, 40, 30), (40, 60, 160)
+
+
+@pytest.fixture
+def mesh() -> np.ndarray:
+    """A face 100 px high and 80 wide whose chin is at (100, 160): all landmarks on an ellipse, the jaw's in order."""
+    from adnerf_jax.face.permissive_parsing import _CHIN, _FOREHEAD, _JAW
+
+    angles = np.linspace(0, 2 * np.pi, 478, endpoint=False)
+    points = np.stack([100 + 40 * np.cos(angles), 110 + 50 * np.sin(angles)], -1)
+    at = np.radians(np.linspace(160, 20, len(_JAW)))
+    points[_JAW] = np.stack([100 + 40 * np.cos(at), 110 + 50 * np.sin(at)], -1)
+    points[_CHIN], points[_FOREHEAD] = (100, 160), (100, 60)
+    return points
+
+
+def _draw(long_hair: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A person [260, 200, 3] and the true parts: hair, face, neck, cloth."""
+    parts = np.zeros((260, 200), np.uint8)
+    rgb = np.full((260, 200, 3), 200, np.uint8)
+
+    def paint(mask: np.ndarray, part: int, colour: tuple[int, int, int]) -> None:
+        parts[mask], rgb[mask] = part, colour
+
+    y, x = np.mgrid[:260, :200]
+    paint((y > 210) | ((y > 190) & (np.abs(x - 100) > 40) & (np.abs(x - 100) < 90)), parsing.TORSO, _CLOTH)
+    paint((y > 140) & (y <= 195) & (np.abs(x - 100) < 25), parsing.NECK, _SKIN)
+    if long_hair:
+        paint((y > 60) & (y < 225) & (np.abs(x - 100) > 34) & (np.abs(x - 100) < 55), parsing.HEAD, _HAIR)
+    paint((((x - 100) / 50) ** 2 + ((y - 90) / 60) ** 2 < 1) & (y < 120), parsing.HEAD, _HAIR)
+    paint(((x - 100) / 40) ** 2 + ((y - 110) / 50) ** 2 < 1, parsing.HEAD, _SKIN)
+    return rgb, parts
+
+
+@pytest.mark.parametrize("long_hair", [False, True])
+def test_landmarks_and_colours_divide_a_person(mesh, long_hair):
+    rgb, truth = _draw(long_hair)
+    logits = _divide(rgb, np.where(truth > 0, 8.0, -8.0), mesh)
+    found = logits.argmax(-1)
+    for part in (parsing.HEAD, parsing.TORSO):
+        overlap = ((found == part) & (truth == part)).sum() / ((found == part) | (truth == part)).sum()
+        assert overlap > 0.93, (part, overlap)  # the drawn parts meet in straight lines, the rules in soft ones
+    # The background's share is the person network's: dividing the person makes it neither larger nor smaller.
+    share = np.exp(logits[..., 0]) / np.exp(logits).sum(-1)
+    np.testing.assert_allclose(share, 1 / (1 + np.exp(np.where(truth > 0, 8.0, -8.0))), rtol=1e-4)
+
+
+def test_hair_of_the_colour_of_cloth_does_not_take_the_shoulders(mesh):
+    rgb, truth = _draw(long_hair=False)
+    rgb[truth == parsing.TORSO] = _HAIR
+    found = _divide(rgb, np.where(truth > 0, 8.0, -8.0), mesh).argmax(-1)
+    assert (found[truth == parsing.TORSO] != parsing.HEAD).all()
+
+
+def test_another_file_is_refused(tmp_path):
+    file = tmp_path / "x.tflite"
+    for content in (
+        b"",
+        b"no network at all, but long enough for a header",
+        weights.path("face_landmarker").read_bytes(),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="is not MediaPipe's selfie_segmentation"):
+            selfie_segmentation.PersonSegmenter(file)
+
+
+@pytest.mark.skipif("ADNERF_TEST_DATA" not in os.environ, reason="ADNERF_TEST_DATA is not set")
+def test_real_frames_have_the_parts_that_bisenet_finds(monkeypatch):
+    data = pathlib.Path(os.environ["ADNERF_TEST_DATA"])
+    video = next((data / "obama").glob("obama_20s_450.mp4"))
+    frames = [rgb for _, rgb in zip(range(5), read_frames(video, 25.0), strict=False)]
+    found = landmarks.detect_video(iter(frames))
+    reference = list(parsing.parse_video(picked(frames), found))
+    # The other network's weights cannot be had from here on.
+    monkeypatch.setenv("ADNERF_FACE_PARSING_PATH", "nowhere")
+    ours = list(parsing.parse_video(picked(frames), found, parser=PERMISSIVE))
+    for part in (lambda p: p == parsing.HEAD, lambda p: p > parsing.HEAD):
+        overlaps = [(part(a) & part(b)).sum() / (part(a) | part(b)).sum() for a, b in zip(ours, reference, strict=True)]
+        assert np.mean(overlaps) > 0.96  # 0.978 and 0.985 over 24 frames
+    assert cv2.connectedComponents((ours[0] > 0).astype(np.uint8))[0] == 2
+    again = list(parsing.parse_video(picked(frames), found, start=2, parser=PERMISSIVE))
+    np.testing.assert_array_equal(again[1:], ours[3:])

@@ -1,0 +1,91 @@
+"""The clean background: nothing of the person stays, what was seen is exact, what was not is smooth."""
+
+import numpy as np
+import pytest
+
+from adnerf_jax.preprocessing import background
+
+
+def test_far_from_is_the_euclidean_distance_to_the_nearest_pixel_of_the_person():
+    person = np.zeros((21, 31), bool)
+    person[10, 15] = person[2, 3] = True
+    rows, columns = np.mgrid[:21, :31]
+    distance = np.minimum(np.hypot(rows - 10, columns - 15), np.hypot(rows - 2, columns - 3))
+    np.testing.assert_array_equal(background.far_from(person, 5.0), distance > 5.0)
+    assert background.far_from(np.zeros((3, 4), bool), 5.0).all()
+
+
+def test_masked_median_equals_the_median_of_what_is_seen():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
+    seen = rng.random((7, 5, 6)) < 0.5
+    seen[:, 0, 0] = False
+    median = background.masked_median(pictures, seen)
+    for row in range(5):
+        for column in range(6):
+            values = pictures[seen[:, row, column], row, column]
+            expected = np.median(values, axis=0) if len(values) else np.zeros(3)
+            np.testing.assert_array_equal(median[row, column], expected)
+
+
+@pytest.mark.parametrize(
+    "harmonic", [lambda x, y: x + 2 * y, lambda x, y: (x * x - y * y) / 50], ids=["ramp", "saddle"]
+)
+def test_filling_solves_laplaces_equation(harmonic):
+    rows, columns = np.mgrid[:97, :130]
+    truth = harmonic(columns, rows).astype(float)[..., None].repeat(2, axis=-1)
+    known = np.ones((97, 130), bool)
+    known[20:70, 30:110] = known[80:90, 3:8] = False  # ring-shaped surroundings determine a harmonic function
+    filled = background.fill_smoothly(np.where(known[..., None], truth, 1e6), known)
+    np.testing.assert_array_equal(filled[known], truth[known])
+    # the discrete solution is exact for these two; what is left is the solver's tolerance: 1e-4 of values up to 340
+    np.testing.assert_allclose(filled, truth, atol=0.2)
+
+
+def test_filling_stays_within_its_surroundings_up_to_the_edge_of_the_picture():
+    rng = np.random.default_rng(1)
+    values = rng.uniform(50, 200, (40, 40, 3))
+    known = np.zeros((40, 40), bool)
+    known[:12] = known[:, :6] = True
+    filled = background.fill_smoothly(values, known)
+    assert filled.min() >= values[known].min() - 0.1 and filled.max() <= values[known].max() + 0.1
+    assert (background.fill_smoothly(values, np.zeros((40, 40), bool)) == background.NEVER_SEEN).all()
+
+
+def test_a_person_who_moves_leaves_no_trace():
+    height, width, radius = 96, 128, 14
+    rng = np.random.default_rng(2)
+    rows, columns = np.mgrid[:height, :width]
+    scene = np.stack([rows * 2, columns, rows + columns], axis=-1).astype(np.float32)
+
+    def frame(k):
+        """A bright disc that moves to the right, with a soft halo of two pixels outside its mask, on a noisy scene."""
+        distance = np.hypot(rows - 60, columns - 30 - 6 * k)
+        alpha = np.clip(radius + 2 - distance, 0, 1)[..., None]
+        picture = scene + rng.normal(0, 4, scene.shape)
+        return np.clip(picture * (1 - alpha) + 255 * alpha, 0, 255).astype(np.uint8), distance <= radius
+
+    clean, count = background.clean_background(frame(k) for k in range(12))
+    assert count.max() == 12 and (count > 0).all()
+    error = np.abs(clean.astype(float) - np.clip(scene, 0, 255))
+    assert error.mean() < 2.0  # the noise's 3.2 mean deviation, less by the median of up to 12
+    assert error.max() < 20.0  # nothing of the disc, which is 60 and more brighter
+
+
+def test_pixels_seen_by_one_mistake_of_the_parsing_are_not_trusted():
+    picture, person = np.full((32, 32, 3), 90, np.uint8), np.zeros((32, 32), bool)
+    picture[8:24, 8:24], person[8:24, 8:24] = 255, True
+    frames = [(picture, person)] * 39 + [(picture, np.zeros((32, 32), bool))]
+    clean, count = background.clean_background(frames)
+    assert (count[10:22, 10:22] == 0).all()
+    np.testing.assert_allclose(clean, 90, atol=1)
+
+
+def test_chosen_frames_are_spread_evenly_and_fit_in_memory():
+    ids = np.arange(5, 7505)
+    chosen = background.choose_frames(ids, 450, 450)
+    assert len(chosen) == background.MOST_FRAMES and chosen[0] == 5 and chosen[-1] == 7504
+    assert np.ptp(np.diff(chosen)) <= 1
+    large = background.choose_frames(ids, 2160, 3840)
+    assert 3 <= len(large) and len(large) * 2160 * 3840 * 4 <= background.MEMORY
+    assert background.choose_frames(np.array([7]), 450, 450).tolist() == [7]

@@ -1,0 +1,56 @@
+"""A run that was interrupted ends with the same numbers, bit for bit, as one that was not."""
+
+import shutil
+
+import chex
+import jax
+import pytest
+import tiny
+
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.data.datasets import load_dataset
+from adnerf_jax.data.frame_cache import cached_frames
+from adnerf_jax.training import checkpoints, sharding
+from adnerf_jax.training.stages import make_stage
+from adnerf_jax.training.train import initial_state, train
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def state_of(config, workdir):
+    """Everything in the newest checkpoint, the optimizer's moments included."""
+    dataset = load_dataset(config.data)
+    frames = cached_frames(dataset, dataset.train)
+    stage = make_stage(config, dataset.camera)
+    return jax.device_get(initial_state(config, stage, dataset, *frames, sharding.make_mesh(), workdir)[0])
+
+
+@pytest.mark.parametrize(("family", "kept", "last"), [("trained", 30, 40), ("trained_paper", 18, 20)])
+@pytest.mark.parametrize("stage", ["head", "torso"])
+def test_a_run_killed_after_its_last_checkpoint_ends_the_same(request, tmp_path, stage, family, kept, last):
+    trained = request.getfixturevalue(family)
+    straight, broken = getattr(trained, stage), tmp_path / "broken"
+    config = trained.configs[stage == "torso"]
+    # As the kill leaves it: the checkpoint before the last, reports of a step more and a piece of the next.
+    shutil.copytree(straight, broken, ignore=shutil.ignore_patterns(str(last), "*.tfevents.*"))
+    reports = (straight / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (broken / "metrics.jsonl").write_text("".join(reports[: kept + 1]) + reports[kept + 1][:20])
+    assert checkpoints.latest_step(broken) == kept
+
+    train(config, broken)
+    assert checkpoints.latest_step(broken) == checkpoints.latest_step(straight) == last
+    chex.assert_trees_all_equal(state_of(config, broken), state_of(config, straight))
+    timeless = [
+        [{key: value for key, value in line.items() if key != "rays_per_s"} for line in tiny.lines(w / "metrics.jsonl")]
+        for w in (broken, straight)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_torso_does_not_go_on_in_front_of_another_head(trained, tmp_path):
+    other = tmp_path / "head"
+    shutil.copytree(trained.head, other, ignore=shutil.ignore_patterns("40", "*.tfevents.*"))
+    config = trained.configs[1].copy_and_resolve_references()
+    config.head_checkpoint = str(other)
+    with pytest.raises(UserError, match="trained on since this torso began: delete .*torso"):
+        state_of(config, trained.torso)

@@ -1,0 +1,39 @@
+"""Some of `benchmarks.fuzz`: spoilt files are read, or refused in one line."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.data.datasets import load_dataset, load_frames
+from adnerf_jax.training import checkpoints
+from benchmarks.fuzz import fuzz
+
+
+def test_spoilt_files_are_read_or_refused(trained, tmp_path):
+    data = tiny.add_landmarks(shutil.copytree(trained.data, tmp_path / "data"))
+    seen = fuzz(data, trained.head, 80, 1, tmp_path)
+    wrong = {outcome for (_, outcome) in seen if outcome.startswith("WRONG")}
+    assert not wrong
+    assert sum(n for (_, outcome), n in seen.items() if outcome == "refused") > 20
+    assert checkpoints.latest_step(trained.head) == 40
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "1/../../x"])
+def test_frames_are_named_by_numbers_alone(tiny_data, tmp_path, name):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    path = data / "transforms_train.json"
+    index = json.loads(path.read_text())
+    index["frames"][2]["img_id"] = name
+    path.write_text(json.dumps(index))
+    with pytest.raises(UserError, match="not an AD-NeRF dataset index"):
+        load_dataset(data)
+
+
+@pytest.mark.parametrize("name", ["-dash", "two words", 'it\'s "a"', "line\nbreak", "Grüße 你好", "%d 100%"])
+def test_any_name_of_a_folder(tiny_data, tmp_path, name):
+    data = shutil.copytree(tiny_data, tmp_path / name, ignore=shutil.ignore_patterns(".frames"))
+    dataset = load_dataset(data)
+    assert len(load_frames(dataset, dataset.val)) == tiny.VAL
