@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.progress import exit_status, say
 from adnerf_jax.training.runs import apply_overrides, load_config, run_folder
 
@@ -18,6 +18,9 @@ _USAGE = (
     "[--mode=train|render|eval|compare|import] [--workdir=W] [--dry_run] "
     "[--coordinator=HOST:PORT --processes=N --process=I] [--config.FIELD=VALUE ...]"
 )
+
+
+_FLAGS = ("config", "mode", "workdir", "dry_run", "coordinator", "processes", "process")
 
 
 class Command(NamedTuple):
@@ -54,7 +57,12 @@ def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(_USAGE)
         return 0
-    return exit_status(lambda: _dispatch(_parse(list(argv))))
+    return exit_status(lambda: _dispatch(_parse(list(argv))), _as_flag)
+
+
+def _as_flag(option: Option) -> str:
+    """An option of a message as a flag of this command: what is no flag itself is a setting."""
+    return f"--{option}" if option.name in _FLAGS else f"--config.{option}"
 
 
 def _parse(argv: list[str]) -> Command:

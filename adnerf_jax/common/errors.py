@@ -1,11 +1,45 @@
 """How a command can end other than well: one clear line each, never a traceback (`progress.exit_status`)."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Option(NamedTuple):
+    """A setting or an argument that a message tells the user to change.
+
+    A message of the library holds the option itself; each command words it as its own flag, a program reads its name.
+
+    Attributes:
+      name: of a setting, dotted (`render.clamp`), or of an argument (`workdir`).
+      value: to set it to; None: the message says which.
+    """
+
+    name: str
+    value: Any = None
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value}"
+
+
+def join_message(parts: tuple[Any, ...], word: Callable[[Option], str] = str) -> str:
+    """One line of a message's parts; `word` says how an option is written."""
+    return "".join(word(part) if isinstance(part, Option) else str(part) for part in parts)
+
 
 class UserError(Exception):
     """Bad input or a missing file. The message says what is wrong and what to do, in one line.
 
     Entry points (`run.py`, `python -m preprocessing`) print it and exit with status 2.
+
+    Args:
+      parts: of the message: text, and `Option`s where it names one.
     """
+
+    def __init__(self, *parts: "str | Option"):
+        super().__init__(*parts)
+
+    def __str__(self) -> str:
+        return join_message(self.args)
 
 
 class Preempted(Exception):

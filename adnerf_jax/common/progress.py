@@ -5,12 +5,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from adnerf_jax.common.errors import Preempted, UserError
+from adnerf_jax.common.errors import Option, Preempted, UserError, join_message
 from adnerf_jax.common.files import explain_os_error
 
 T = TypeVar("T")
 # Of several processes that do the same, one speaks.
 _silent = False
+
+
+# How options are written in messages: by their names, until a command says what its flags are (`exit_status`).
+_word: Callable[[Option], str] = str
 
 
 def silence() -> None:
@@ -118,17 +122,23 @@ class Stopwatch:
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
-def exit_status(command: Callable[[], None]) -> int:
+def exit_status(command: Callable[[], None], word: Callable[[Option], str] = "--{}".format) -> int:
     """Runs a command for the command line.
+
+    Args:
+      command: what to do.
+      word: writes an option of a message as a flag of this command.
 
     Returns:
       0; 2 for what the user has to mend (`UserError`), 1 for what the machine refuses (`OSError`), 130 when
       interrupted, 75 when told to end (SIGTERM) with everything saved; each of them with one line on standard error.
     """
+    global _word
+    before, _word = _word, word
     try:
         command()
     except UserError as error:
-        _print(f"error: {error}")
+        _print(f"error: {join_message(error.args, word)}")
         return 2
     except OSError as error:
         _print(f"error: {explain_os_error(error)}")
@@ -139,13 +149,15 @@ def exit_status(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         say("interrupted: run the same command again to continue")
         return 130
+    finally:
+        _word = before
     return 0
 
 
-def say(message: str) -> None:
-    """One line to the user."""
+def say(*parts: str | Option) -> None:
+    """One line to the user, of texts and of options that it names."""
     if not _silent:
-        _print(message)
+        _print(join_message(parts, _word))
 
 
 def _print(message: str) -> None:

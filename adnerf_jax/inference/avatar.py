@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import same_file
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
@@ -306,6 +306,7 @@ class Avatar:
 
     def _warn(self, name: str, frame: int, value: float) -> None:
         say(
-            f"warning: frame {frame} has {name} {value:.1f}, which was not learned ({self._range.told(name)}); "
-            f"--config.render.clamp=True keeps poses in that range"
+            f"warning: frame {frame} has {name} {value:.1f}, which was not learned ({self._range.told(name)}); ",
+            Option("render.clamp", True),
+            " keeps poses in that range",
         )

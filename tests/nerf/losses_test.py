@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from adnerf_jax.training.losses import interlevel, photometric
+from adnerf_jax.nerf.proposal_losses import interlevel
+from adnerf_jax.training.losses import photometric
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
