@@ -1,4 +1,4 @@
-"""Train, render and evaluate: `python run.py --config=configs/quickstart.py`. The README has every command."""
+"""The command line: `python run.py --config=configs/quickstart.py`, or `adnerf` where the package is installed."""
 
 import pathlib
 import signal
@@ -13,6 +13,12 @@ from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.progress import exit_status, say
 from adnerf_jax.training.runs import apply_overrides, load_config, run_folder
 
+# What `--config` can name: the packaged configurations, also by the path that a checkout has them at.
+_PACKAGED = {
+    given: str(pathlib.Path(__file__).parent / "configuration" / f"{name}.py")
+    for name in ("quickstart", "head", "torso")
+    for given in (name, f"configs/{name}.py")
+}
 _USAGE = (
     "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] "
     "[--mode=train|render|eval|compare|import] [--workdir=W] [--dry_run] "
@@ -68,8 +74,8 @@ def _as_flag(option: Option) -> str:
 def _parse(argv: list[str]) -> Command:
     if "--mode=compare" in argv and not any(option.startswith("--config=") for option in argv):
         # The runs bring their own settings: any stage's will do for the rest.
-        argv.insert(1, f"--config={pathlib.Path(__file__).parent / 'configuration' / 'torso.py'}")
-    _check_file(argv)
+        argv.insert(1, "--config=torso")
+    argv = _with_config_file(argv)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
     flags.DEFINE_enum(
@@ -104,13 +110,27 @@ def _parse(argv: list[str]) -> Command:
     )
 
 
-def _check_file(argv: list[str]) -> None:
-    """Raises UserError where the configuration file is missing, which is told less clearly later."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+def _with_config_file(argv: list[str]) -> list[str]:
+    """The command line with the file of `--config` in place of a packaged configuration's name.
+
+    Raises:
+      UserError: there is no such file, which `config_flags` reports less clearly and later.
+    """
+    argv = list(argv)
+    for i, word in enumerate(argv):
         option, assigned, value = word.partition("=")
-        file = (value if assigned else following).partition(":")[0]
-        if option in ("--config", "-config") and file and not pathlib.Path(file).is_file():
-            raise UserError(f"there is no configuration file {file}: check --config; {_USAGE}")
+        if option not in ("--config", "-config"):
+            continue
+        at, given = (i, value) if assigned else (i + 1, "".join(argv[i + 1 : i + 2]))
+        file, colon, variants = given.partition(":")
+        if not file:
+            continue
+        if not pathlib.Path(file).is_file():
+            if file not in _PACKAGED:
+                raise UserError(f"there is no configuration file {file}: check --config; {_USAGE}")
+            file = _PACKAGED[file]
+        argv[at] = (f"{option}=" if assigned else "") + file + colon + variants
+    return argv
 
 
 def _explained(error: Exception, overridden: bool) -> str:
