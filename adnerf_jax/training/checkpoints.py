@@ -125,7 +125,7 @@ class Saver:
         parts = {name: getattr(state, name) for name in _PARTS}
         # An empty tree is no checkpointable.
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
-        parts["born"] = {"step": state.born}
+        parts["initialised_at"] = {"step": state.initialised_at}
         # One text: of a tree, Orbax would store each number as an array, which takes longer than all parameters.
         text = json.dumps({**meta, "step": step, "arrays": _described(parts)})
         with _Explained(self._directory):
@@ -207,7 +207,7 @@ def restore(
       UserError: no checkpoint, or one of another model.
     """
     wanted = {name: getattr(expected, name) for name in _PARTS if jax.tree.leaves(getattr(expected, name))}
-    wanted["born"] = {"step": expected.born}
+    wanted["initialised_at"] = {"step": expected.initialised_at}
 
     def load(folder: pathlib.Path, step: int):
         return step, *_load(folder, wanted, workdir, what)
@@ -216,7 +216,7 @@ def restore(
     check(meta)
     # On the devices like everything else: otherwise the first step after it would be compiled for itself.
     done = jax.device_put(np.int32(step), expected.step.sharding)
-    return expected.replace(step=done, born=parts.pop("born")["step"], **parts)
+    return expected.replace(step=done, initialised_at=parts.pop("initialised_at")["step"], **parts)
 
 
 def restore_params(workdir: str | pathlib.Path, expected: dict[str, Any], *, what: str) -> dict[str, Any]:

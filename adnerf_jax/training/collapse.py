@@ -18,27 +18,27 @@ DEAD_OPACITY = 1e-3
 _YOUNG = 2000
 
 
-def look_after(
+def check_collapse(
     state: TrainState, opacity: float, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh
 ) -> TrainState:
-    """The state itself while its field lives, a reborn one where it has died.
+    """The state itself while its field lives, a reinitialised one where it has died.
 
     Args:
       state: of the stage, with `stage`, `tx`, `config`, `dataset` and `mesh` of the run.
-      opacity: mean of what the last step rendered; a number (`faults.Watch`).
+      opacity: mean of what the last step rendered; a number (`faults.FiniteCheck`).
     """
     if opacity >= DEAD_OPACITY:
         return state
     if config.compat.dead_density:
         say(f"step {int(state.step)}: the {config.stage} has died; config.compat.dead_density leaves it so")
         return state
-    if int(state.step) - int(state.born) > _YOUNG:
+    if int(state.step) - int(state.initialised_at) > _YOUNG:
         say(f"step {int(state.step)}: {_gone(config)}: it is hardly in view, or config.optim.learning_rate is too high")
         return state
-    return reborn(state, stage, tx, config, dataset, mesh)
+    return reinitialise(state, stage, tx, config, dataset, mesh)
 
 
-def tell_end(opacity: float, config: ConfigDict) -> None:
+def warn_if_collapsed(opacity: float, config: ConfigDict) -> None:
     """Says it where a field has died that nothing will look after any more.
 
     Args:
@@ -53,7 +53,7 @@ def _gone(config: ConfigDict) -> str:
     return f"nothing of the {config.stage} is left (its mean opacity is below {DEAD_OPACITY:g})"
 
 
-def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh) -> TrainState:
+def reinitialise(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh) -> TrainState:
     """A state with fresh parameters at the same step, for one whose field has died.
 
     Behind a ReLU a density that is negative everywhere has no gradient: it never comes back by itself.
@@ -72,4 +72,4 @@ def reborn(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dat
 
     fresh = jax.jit(create, out_shardings=sharding.replicated(mesh))(state.scene, state.frozen)
     # Copies: the next step gives up the buffers of its state.
-    return fresh.replace(step=state.step, born=jnp.copy(state.step))
+    return fresh.replace(step=state.step, initialised_at=jnp.copy(state.step))

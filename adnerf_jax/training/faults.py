@@ -40,7 +40,7 @@ class Termination:
             signal.signal(signal.SIGTERM, self._before)
 
 
-class Watch:
+class FiniteCheck:
     """Holds the metrics of the last steps on the devices, so that looking at them does not hold up each step."""
 
     EVERY = 50

@@ -16,7 +16,7 @@ class TrainState:
 
     Attributes:
       step: int32 [], updates done.
-      born: int32 [], the step at which the parameters were made: 0, unless a field died and began anew.
+      initialised_at: int32 [], the step at which the parameters were made: 0, unless a field died and began anew.
       params: what is trained.
       opt_state: the optimizer's moments.
       frozen: parameters that are used, never trained: the head's in the torso stage, else {}.
@@ -24,7 +24,7 @@ class TrainState:
     """
 
     step: Array
-    born: Array
+    initialised_at: Array
     params: Any
     opt_state: optax.OptState
     frozen: Any

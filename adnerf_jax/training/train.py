@@ -23,8 +23,8 @@ from adnerf_jax.data.schema import LANDMARKS
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.batches import RaySampler
-from adnerf_jax.training.collapse import look_after, tell_end
-from adnerf_jax.training.faults import Termination, Watch
+from adnerf_jax.training.collapse import check_collapse, warn_if_collapsed
+from adnerf_jax.training.faults import FiniteCheck, Termination
 from adnerf_jax.training.logs import MetricWriter
 from adnerf_jax.training.losses import psnr_of
 from adnerf_jax.training.optim import make_optimizer
@@ -105,7 +105,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
         """The steps from a state to the last one."""
         first, picture = int(state.step), None
         bar = Bar(config.stage, config.train.steps, "steps", done=first)
-        watch = Watch()
+        watch = FiniteCheck()
         with (
             MetricWriter(workdir, first) if processes.is_main() else contextlib.nullcontext() as writer,
             checkpoints.Saver(workdir, config.train.keep_checkpoints, config.train.keep_best) as saver,
@@ -142,9 +142,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
                     watch.check()
                 rate = (done - since_step) * config.train.rays / (time.monotonic() - since)
                 if look:
-                    state = look_after(state, float(metrics["opacity"]), stage, tx, config, dataset, mesh)
+                    state = check_collapse(state, float(metrics["opacity"]), stage, tx, config, dataset, mesh)
                 if last and report and done not in skipped:
-                    tell_end(float(metrics["opacity"]), config)
+                    warn_if_collapsed(float(metrics["opacity"]), config)
                 validate, validated = done % config.train.validate_every == 0 or last, None
                 if validate:
                     picture, validated = validator.save(state, done)
@@ -255,7 +255,7 @@ def make_update(stage: Stage, tx, seed: int, micro_batches: int = 1):
         def gradient(part: Batch, key: jax.Array):
             def loss_of(params):
                 loss, metrics = stage.loss(
-                    params, state.frozen, state.scene, part, key, state.step, state.step - state.born
+                    params, state.frozen, state.scene, part, key, state.step, state.step - state.initialised_at
                 )
                 return loss, {"loss": loss, **metrics}
 

@@ -19,7 +19,7 @@ from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.data.person import Person
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
-from adnerf_jax.training.collapse import look_after, reborn
+from adnerf_jax.training.collapse import check_collapse, reinitialise
 from adnerf_jax.training.stages import make_stage
 from adnerf_jax.training.state import TrainState
 from adnerf_jax.training.train import initial_state, make_update, train
@@ -246,13 +246,13 @@ def test_a_field_that_is_dead_at_the_end_is_told(trained_paper, tmp_path, monkey
 
 def test_what_is_looked_after(trained_paper, capsys):
     settings = tiny.config("head", trained_paper.data, "smoke")
-    state = types.SimpleNamespace(step=7, born=0)
-    assert look_after(state, 0.3, None, None, settings, None, None) is state
-    old = types.SimpleNamespace(step=5000, born=2500)
-    assert look_after(old, 0.0, None, None, settings, None, None) is old
+    state = types.SimpleNamespace(step=7, initialised_at=0)
+    assert check_collapse(state, 0.3, None, None, settings, None, None) is state
+    old = types.SimpleNamespace(step=5000, initialised_at=2500)
+    assert check_collapse(old, 0.0, None, None, settings, None, None) is old
     assert "step 5000: nothing of the head is left" in capsys.readouterr().err
     settings.compat.dead_density = True
-    assert look_after(state, 0.0, None, None, settings, None, None) is state
+    assert check_collapse(state, 0.0, None, None, settings, None, None) is state
     assert "step 7: the head has died; config.compat.dead_density leaves it so" in capsys.readouterr().err
 
 
@@ -261,7 +261,7 @@ def test_what_begins_anew_keeps_step_scene_and_frozen_head(trained_paper):
     dataset = load_dataset(trained_paper.data)
     stage, mesh = make_stage(settings, dataset.camera), sharding.make_mesh()
     old, tx = initial_state(settings, stage, dataset, *cached_frames(dataset, dataset.train), mesh, trained_paper.head)
-    new = reborn(old, stage, tx, settings, dataset, mesh)
+    new = reinitialise(old, stage, tx, settings, dataset, mesh)
     assert int(new.step) == int(old.step) == 20
     chex.assert_trees_all_equal((new.scene, new.frozen), (old.scene, old.frozen))
     chex.assert_trees_all_equal_shapes_and_dtypes(new, old)
