@@ -24,13 +24,13 @@ from adnerf_jax.training.stages import example_batch, make_stage, step_key
 SEEDS, STEPS, RAYS = 20, 500, 256
 
 
-def settings(data: str, size: int, swapped: bool, revive_until: int):
+def settings(data: str, size: int, swapped: bool, density_leak_steps: int):
     """The paper's head at a small size."""
     config = common.get_config("head", None)
     with config.unlocked():
         config.data, config.size = data, size
     config.model.head.update(width=32, colour_width=16, coarse_samples=16, fine_samples=32)
-    config.train.update(rays=RAYS, micro_batches=1, revive_until=revive_until)
+    config.train.update(rays=RAYS, micro_batches=1, density_leak_steps=density_leak_steps)
     config.compat.face_rect = swapped
     return config
 
@@ -91,9 +91,9 @@ def main() -> None:
         ("revived in the first half", False, arguments.steps // 2),
     ]
     rows = []
-    for name, swapped, revive_until in cases:
+    for name, swapped, density_leak_steps in cases:
         say(name)
-        config = settings(arguments.data, arguments.size, swapped, revive_until)
+        config = settings(arguments.data, arguments.size, swapped, density_leak_steps)
         opacity, error = run(config, arguments.seeds, arguments.steps)
         dead = opacity[-1] < DEAD_OPACITY
         psnr = -10 * np.log10(error[-50:].mean(0))

@@ -74,7 +74,7 @@ class Scene:
     Attributes:
       near, far: float32 [], range of t of the samples.
       box: float32 [2, 3], corners of the space that the head can occupy, head space.
-      audio_mean: float32 [C], audio_basis: float32 [C, K], the projection of the speech features (`scenes.whiten`).
+      audio_mean: float32 [C], audio_basis: float32 [C, K], the projection of the speech features (`scenes.whitening`).
       lips_weights: float32 [16, C, M], lips_bias: float32 [M], the lips' shape as a linear function of the
         features of a window (`articulation.fit_ridge`).
       expression_weights: float32 [16, C, E], expression_bias: float32 [E], the standardised blendshapes likewise.

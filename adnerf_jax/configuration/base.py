@@ -22,7 +22,7 @@ def _base(stage: str) -> ConfigDict:
     config.model.head = _field()
     config.model.head.codes = ("audio",)  # section 3.2: what the head is conditioned on
     config.model.head.audio_code = 64  # published code: dim_aud
-    config.model.head.audio_start = "uniform"  # first values of the audio nets: PyTorch's, as published
+    config.model.head.audio_init = "uniform"  # first values of the audio nets: PyTorch's, as published
     if stage == "torso":
         config.model.torso = _field()
         config.model.torso.pose_levels = 3  # published code: L of angles and translation
@@ -48,7 +48,7 @@ def _base(stage: str) -> ConfigDict:
     config.train.audio_components = 29  # features that reach AudioNet: DeepSpeech's 29; of others so many components
     # Published code: attention smooths the audio code in the head's second half, and in the torso stage.
     config.train.attention_from = config.train.get_oneway_ref("steps") // 2 if stage == "head" else 0
-    config.train.revive_until = 500  # steps in which a haze teaches colours, and densities below 0 may come back
+    config.train.density_leak_steps = 500  # steps in which a haze teaches colours, and densities below 0 may come back
     config.train.tuning = False  # train on nine tenths of the training frames, validate on the last tenth
     config.train.log_every = 100  # steps between lines of metrics.jsonl
     config.train.validate_every = 5_000  # steps between validation pictures
@@ -156,7 +156,7 @@ def _fast(config: ConfigDict) -> None:
     head.shape_codes = ("lips", "eyes")  # those that weight the grids of shapes: 3 + 2 numbers
     head.shape_grid = ConfigDict(dict(levels=6, features=2, table_size=2**14, coarsest=16, finest=160))
     head.audio_code = 64  # size of the audio code
-    head.audio_start = "lecun"  # first values of the audio nets: a few thousand steps have no time to tell codes apart
+    head.audio_init = "lecun"  # first values of the audio nets: a few thousand steps have no time to tell codes apart
     head.width = 64  # of the two small networks
     head.geometry = 15  # features from the density network to the colour network
     head.direction_levels = 2  # positional encoding of the viewing direction
@@ -167,7 +167,7 @@ def _fast(config: ConfigDict) -> None:
     config.optim.grid_multiple = 40.0
     config.optim.attention_multiple = 1.0
     config.train.random_background = True
-    config.train.revive_until = 0  # a density of exp is never 0
+    config.train.density_leak_steps = 0  # a density of exp is never 0
     config.train.sampler_weight = 1.0
     config.train.audio_components = 64
     config.train.attention_from = 0

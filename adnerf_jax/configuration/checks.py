@@ -60,7 +60,7 @@ _TRAINING = {
     "train.sampler_weight": (0, _LARGE),
     "train.audio_components": COUNT,
     "train.attention_from": (0, _INT32),
-    "train.revive_until": (0, _INT32),
+    "train.density_leak_steps": (0, _INT32),
     "train.log_every": COUNT,
     "train.validate_every": COUNT,
     "train.validate_frames": COUNT,
@@ -110,7 +110,7 @@ def check_model(config: ConfigDict) -> None:
             # A weighted draw needs two positions between which to draw, and the background is the last one.
             check_ranges(config, {f"{part}.coarse_samples": (3, _WIDTH)})
         check_choice(config, f"{part}.dtype", ("float32", "bfloat16"))
-        check_choice(config, f"{part}.audio_start", ("uniform", "lecun"))
+        check_choice(config, f"{part}.audio_init", ("uniform", "lecun"))
     head = config.model.head
     _check_codes("config.model.head.codes", head.codes, NAMES)
     if "shape_codes" in head:

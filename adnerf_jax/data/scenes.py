@@ -33,7 +33,7 @@ def make_scene(
       volume: the parts that the head stage's volume shows, of which one field shows all.
     """
     windows = dataset.windows[frames.split.aud_id]
-    mean, basis = whiten(windows, audio_features)
+    mean, basis = whitening(windows, audio_features)
     lips_weights, lips_bias = _linear_in_speech(windows, principal(dataset.lips[frames.split.aud_id], LIPS))
     blendshapes = dataset.expression[frames.split.aud_id].astype(np.float64)
     # Blendshapes that never move keep their small numbers.
@@ -81,7 +81,7 @@ def _linear_in_speech(windows: np.ndarray, targets: np.ndarray) -> tuple[np.ndar
     return weights.astype(np.float32), (bias - np.einsum("c,tcm->m", mean, weights)).astype(np.float32)
 
 
-def whiten(windows: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
+def whitening(windows: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and basis that turn speech features into their leading principal components with variance 1.
 
     A few hundred frames cannot teach a network which of several hundred correlated features matter. As many features as

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from adnerf_jax.common.types import EXACT
-from adnerf_jax.models.fields import SharedDense, first_values
+from adnerf_jax.models.fields import SharedDense, initialisers
 
 SLOPE = 0.02
 
@@ -19,12 +19,12 @@ class TimeConvolution(nn.Module):
 
     features: int
     stride: int = 1
-    start: str = "uniform"
+    init_scheme: str = "uniform"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., T, in] to [..., ceil(T / stride), out]."""
-        of_kernel, of_bias = first_values(self.start, 3 * x.shape[-1])
+        of_kernel, of_bias = initialisers(self.init_scheme, 3 * x.shape[-1])
         kernel = self.param("kernel", of_kernel, (3, x.shape[-1], self.features))
         bias = self.param("bias", of_bias, (self.features,))
         steps = x.shape[-2]
@@ -39,17 +39,19 @@ class AudioNet(nn.Module):
 
     code: int = 64
     widths: tuple[int, ...] = (32, 32, 64, 64)
-    start: str = "uniform"
+    init_scheme: str = "uniform"
 
     @nn.compact
     def __call__(self, windows: Array) -> Array:
         """[..., 16, C] to [..., code]."""
         x = windows
         for layer, width in enumerate(self.widths):
-            x = nn.leaky_relu(TimeConvolution(width, stride=2, start=self.start, name=f"conv{layer}")(x), SLOPE)
+            x = nn.leaky_relu(
+                TimeConvolution(width, stride=2, init_scheme=self.init_scheme, name=f"conv{layer}")(x), SLOPE
+            )
         x = x.reshape(*x.shape[:-2], -1)
-        x = nn.leaky_relu(SharedDense(64, start=self.start, name="hidden")(x), SLOPE)
-        return SharedDense(self.code, start=self.start, name="out")(x)
+        x = nn.leaky_relu(SharedDense(64, init_scheme=self.init_scheme, name="hidden")(x), SLOPE)
+        return SharedDense(self.code, init_scheme=self.init_scheme, name="out")(x)
 
 
 class AudioAttNet(nn.Module):
@@ -57,13 +59,13 @@ class AudioAttNet(nn.Module):
 
     inputs: int = 32
     widths: tuple[int, ...] = (16, 8, 4, 2, 1)
-    start: str = "uniform"
+    init_scheme: str = "uniform"
 
     @nn.compact
     def __call__(self, codes: Array) -> Array:
         """Codes of the frames i−4 … i+3, [..., 8, code], to the weighted sum [..., code] for frame i."""
         x = codes[..., : self.inputs]
         for layer, width in enumerate(self.widths):
-            x = nn.leaky_relu(TimeConvolution(width, start=self.start, name=f"conv{layer}")(x), SLOPE)
-        weights = nn.softmax(SharedDense(codes.shape[-2], start=self.start, name="out")(x[..., 0]), axis=-1)
+            x = nn.leaky_relu(TimeConvolution(width, init_scheme=self.init_scheme, name=f"conv{layer}")(x), SLOPE)
+        weights = nn.softmax(SharedDense(codes.shape[-2], init_scheme=self.init_scheme, name="out")(x[..., 0]), axis=-1)
         return jnp.einsum("...w,...wc->...c", weights, codes, precision=EXACT)

@@ -31,7 +31,7 @@ def _of_kind(kinds, model, what: str):
 
 
 def _codes(model) -> Codes:
-    return Codes(tuple(model.codes), model.audio_code, model.audio_start)
+    return Codes(tuple(model.codes), model.audio_code, model.audio_init)
 
 
 def _grid_head(model, compat) -> GridHead:

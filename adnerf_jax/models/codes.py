@@ -18,15 +18,15 @@ class AudioCode(nn.Module):
     """Speech windows of 8 neighbouring frames to one code, smoothed by attention (paper, section 3.6)."""
 
     size: int
-    start: str = "uniform"
+    init_scheme: str = "uniform"
 
     @nn.compact
     def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool) -> Array:
         """[F, size] from `conditions.audio` [F, 8, 16, C]; without `smooth` the frame's own window alone has a say."""
         centred = conditions.audio - scene.audio_mean
         features = jnp.matmul(centred, scene.audio_basis, precision=EXACT)
-        codes = AudioNet(code=self.size, start=self.start, name="net")(features)
-        return jnp.where(smooth, AudioAttNet(start=self.start, name="attention")(codes), codes[:, _NOW])
+        codes = AudioNet(code=self.size, init_scheme=self.init_scheme, name="net")(features)
+        return jnp.where(smooth, AudioAttNet(init_scheme=self.init_scheme, name="attention")(codes), codes[:, _NOW])
 
 
 class LipsCode(nn.Module):
@@ -82,12 +82,12 @@ class Codes(nn.Module):
     Attributes:
       names: of `NAMES`, in order.
       audio_size: numbers in the audio code.
-      audio_start: how the audio nets begin (`fields.first_values`).
+      audio_init: how the audio nets begin (`fields.initialisers`).
     """
 
     names: tuple[str, ...]
     audio_size: int
-    audio_start: str = "uniform"
+    audio_init: str = "uniform"
 
     @nn.compact
     def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
@@ -99,7 +99,7 @@ class Codes(nn.Module):
           smooth: whether attention smooths the audio code.
         """
         nets = {
-            "audio": AudioCode(self.audio_size, self.audio_start, name="audio"),
+            "audio": AudioCode(self.audio_size, self.audio_init, name="audio"),
             "lips": LipsCode(name="lips"),
             "eyes": EyesCode(name="eyes"),
             "expression": ExpressionCode(name="expression"),

@@ -51,7 +51,7 @@ class GridHead(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
-        revive: Array | float = 0.0,
+        density_leak: Array | float = 0.0,
     ) -> Levels:
         """Renders rays.
 
@@ -61,9 +61,9 @@ class GridHead(nn.Module):
           background: [F, R, 3].
           scene: of this person.
           key: jitters the intervals; None: no jitter.
-          occupancy, revive: not needed: the proposal knows where nothing is, and a density is never 0.
+          occupancy, density_leak: not needed: the proposal knows where nothing is, and a density is never 0.
         """
-        del occupancy, revive
+        del occupancy, density_leak
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         edges, weights = self._propose(rays, length, scene)
         fine_edges = resample_edges(edges, jax.lax.stop_gradient(weights), self.fine, key, padding=0.3 / self.coarse)
@@ -103,7 +103,8 @@ class PlanarTorso(nn.Module):
     Attributes:
       field: the picture that moves.
       audio_channels: numbers that the head's first code is reduced to.
-      abutting: in rendering, the neck ends where the head begins, and nothing shows between them (`compositing.both`).
+      abutting: in rendering, the neck ends where the head begins, and nothing shows between them
+        (`compositing.composite_layers`).
         Training takes them as independent: that leaves a gap for every error, which teaches both to fill it.
     """
 
@@ -121,7 +122,7 @@ class PlanarTorso(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
-        revive: Array | float = 0.0,
+        density_leak: Array | float = 0.0,
     ) -> tuple[tuple[Array, Array], ...]:
         """Premultiplied colour [F, R, 3] and opacity [F, R], of one level.
 
@@ -131,9 +132,9 @@ class PlanarTorso(nn.Module):
           transforms: [F, 4, 4], camera-to-head: the head's pose, an input here.
           code: [F, D], the head's first code.
           scene: of this person.
-          key, occupancy, revive: not needed: nothing is sampled.
+          key, occupancy, density_leak: not needed: nothing is sampled.
         """
-        del key, occupancy, revive
+        del key, occupancy, density_leak
         x = pixels / jnp.array([camera.height, camera.width], jnp.float32)
         pose = (placement_vector(transforms) - scene.pose_mean) / scene.pose_scale
         # A narrow way for the speech: the throat moves with it, but a whole code would name the frame.

@@ -37,7 +37,7 @@ def _bounded_exp_jvp(primals, tangents):
     return y, y * dx
 
 
-def unveiled(logit: Array) -> Array:
+def saturating_sigmoid(logit: Array) -> Array:
     """Opacity in [0, 1] of logits; both ends are reached, and the gradient is that of the sigmoid everywhere.
 
     Where an end is reached and wrong, the error still moves the logit; where it is right, there is none.
@@ -104,9 +104,9 @@ def uniform_by_inputs(inputs: int):
     return lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) * inputs**-0.5
 
 
-def first_values(start: str, inputs: int):
+def initialisers(init_scheme: str, inputs: int):
     """Initialisers of kernel and bias: `uniform` as published, or `lecun`, whose codes differ more from the start."""
-    if start == "lecun":
+    if init_scheme == "lecun":
         return nn.initializers.lecun_normal(), nn.initializers.zeros
     return uniform_by_inputs(inputs), uniform_by_inputs(inputs)
 
@@ -150,13 +150,13 @@ class SharedDense(nn.Module):
 
     features: int
     dtype: str = "float32"
-    start: str = "uniform"
+    init_scheme: str = "uniform"
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
         """[..., d_i] each, of one number of axes, to float32 [..., features]."""
         sizes = [x.shape[-1] for x in inputs]
-        of_kernel, of_bias = first_values(self.start, sum(sizes))
+        of_kernel, of_bias = initialisers(self.init_scheme, sum(sizes))
         kernel = self.param("kernel", of_kernel, (sum(sizes), self.features))
         bias = self.param("bias", of_bias, (self.features,))
         terms, row = [], 0
@@ -307,4 +307,4 @@ class PlanarField(nn.Module):
         moved = (x + self.reach * (1.0 + jnp.tanh(shift))) / (1.0 + 2.0 * self.reach)
         code = jnp.concatenate([_APPEARANCE_POSE * pose, code], axis=-1)
         h = ConditionedMLP(self.width, 2, 4, name="appearance")(self.grid(moved), code)
-        return nn.sigmoid(h[..., :3]), unveiled(h[..., 3])
+        return nn.sigmoid(h[..., :3]), saturating_sigmoid(h[..., 3])

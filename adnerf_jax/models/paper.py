@@ -50,7 +50,7 @@ class Volume(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
-        revive: Array | float = 0.0,
+        density_leak: Array | float = 0.0,
     ) -> tuple[Rendered, Rendered]:
         """Renders rays [F, R, 3] with a code [F, D] over a background [F, R, 3]: coarse and fine level.
 
@@ -59,7 +59,7 @@ class Volume(nn.Module):
           scene: its near and far.
           key: jitters the positions; None: no jitter, as in rendering.
           occupancy: leaves out samples where a field has no density; for rendering only, without a gradient.
-          revive: falls from 1 to 0 in the first steps of training (`compositing.composite_samples`).
+          density_leak: falls from 1 to 0 in the first steps of training (`compositing.composite_samples`).
         """
         coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
@@ -82,7 +82,7 @@ class Volume(nn.Module):
                     density, colours = _in_blocks(ask, points, towards)
                 else:
                     density, colours = _where_occupied(ask, points, towards, occupancy, number)
-            return composite_samples(density, colours, t, length, background, revive)
+            return composite_samples(density, colours, t, length, background, density_leak)
 
         coarse = level(COARSE, t)
         middles = 0.5 * (t[..., 1:] + t[..., :-1])
@@ -163,10 +163,10 @@ class VolumeHead(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
-        revive: Array | float = 0.0,
+        density_leak: Array | float = 0.0,
     ) -> Levels:
         """Renders rays [F, R, 3], see `Volume`."""
-        levels = self.volume(rays, self.code(codes), background, scene, key, occupancy, revive)
+        levels = self.volume(rays, self.code(codes), background, scene, key, occupancy, density_leak)
         return Levels(levels, jnp.zeros(()))
 
     def code(self, codes: dict[str, Array]) -> Array:
@@ -189,7 +189,7 @@ class VolumeTorso(nn.Module):
       volume: the two fields.
       pose_levels: L of the encoding of angles and translation.
       swapped_angles: as the published code computes them (`cameras.euler_angles`).
-      abutting: the torso covers the head as any layer covers another, as published (`compositing.both`).
+      abutting: the torso covers the head as any layer covers another, as published (`compositing.composite_layers`).
     """
 
     abutting: ClassVar[bool] = False
@@ -206,12 +206,12 @@ class VolumeTorso(nn.Module):
         scene: Scene,
         key: Array | None = None,
         occupancy: Occupancy | None = None,
-        revive: Array | float = 0.0,
+        density_leak: Array | float = 0.0,
     ) -> tuple[tuple[Array, Array], ...]:
         """Premultiplied colours [F, R, 3] and opacities [F, R], coarse and fine; arguments as `PlanarTorso`."""
         rays = self._rays(pixels, camera, scene)
         nothing = jnp.zeros_like(rays.directions)
-        levels = self.volume(rays, self.code(transforms, code), nothing, scene, key, occupancy, revive)
+        levels = self.volume(rays, self.code(transforms, code), nothing, scene, key, occupancy, density_leak)
         return tuple((level.foreground, level.opacity) for level in levels)
 
     def code(self, transforms: Array, code: Array) -> Array:

@@ -24,34 +24,34 @@ def alpha_weights(density: Array, distances: Array) -> Array:
 
 # How much of what passes a ray's samples teaches their colours in the first step. With all of it a head is learnt more
 # slowly (21.4 dB after 200 steps against 22.7), with none a dark torso not at all.
-_LESSON = 0.1
+_COLOUR_LEAK = 0.1
 
 
 @jax.custom_vjp
-def reviving_relu(raw: Array, revive: Array | float) -> Array:
-    """max(raw, 0); while `revive` is above 0, a gradient that asks for more passes below 0 as well.
+def leaky_density(raw: Array, density_leak: Array | float) -> Array:
+    """max(raw, 0); while `density_leak` is above 0, a gradient that asks for more passes below 0 as well.
 
     A density below 0 everywhere shows nothing, so that nothing ever teaches it: at the start, while its colours are
     still wrong, the loss likes the background better, and takes all of it below 0 at once.
     """
-    del revive
+    del density_leak
     return jnp.maximum(raw, 0.0)
 
 
-def _reviving_relu_forward(raw: Array, revive: Array | float):
-    return jnp.maximum(raw, 0.0), (raw > 0.0, jnp.asarray(revive) > 0.0)
+def _leaky_density_forward(raw: Array, density_leak: Array | float):
+    return jnp.maximum(raw, 0.0), (raw > 0.0, jnp.asarray(density_leak) > 0.0)
 
 
-def _reviving_relu_backward(saved, cotangent: Array):
-    positive, revive = saved
-    return jnp.where(positive, cotangent, jnp.where(revive, jnp.minimum(cotangent, 0.0), 0.0)), None
+def _leaky_density_backward(saved, cotangent: Array):
+    positive, density_leak = saved
+    return jnp.where(positive, cotangent, jnp.where(density_leak, jnp.minimum(cotangent, 0.0), 0.0)), None
 
 
-reviving_relu.defvjp(_reviving_relu_forward, _reviving_relu_backward)
+leaky_density.defvjp(_leaky_density_forward, _leaky_density_backward)
 
 
 def composite_samples(
-    raw_density: Array, colours: Array, t: Array, length: Array, background: Array, revive: Array | float = 0.0
+    raw_density: Array, colours: Array, t: Array, length: Array, background: Array, density_leak: Array | float = 0.0
 ) -> Rendered:
     """The published `raw2outputs`: samples at positions, the last of them the background's pixel.
 
@@ -64,13 +64,13 @@ def composite_samples(
       t: [..., S], positions along the ray.
       length: [..., 1], of the ray's direction.
       background: [..., 3], colour of the last sample.
-      revive: falls from 1 to 0 in the first steps of training; changes gradients and nothing else. Densities below 0
-        may come back (`reviving_relu`), and colours along a ray that nothing ends learn a little of what it lacks:
+      density_leak: falls from 1 to 0 in the first steps of training; changes gradients and nothing else. Densities
+        below 0 may come back (`leaky_density`), and colours along a ray that nothing ends learn a little of what it lacks:
         otherwise a colour that is no better than the background keeps its density away, and without density it never
         becomes better.
     """
-    weights = alpha_weights(reviving_relu(raw_density, revive) + 1e-6, jnp.diff(t) * length)
-    share = jax.lax.stop_gradient(_LESSON * revive * (1.0 - weights.sum(-1)) / weights.shape[-1])
+    weights = alpha_weights(leaky_density(raw_density, density_leak) + 1e-6, jnp.diff(t) * length)
+    share = jax.lax.stop_gradient(_COLOUR_LEAK * density_leak * (1.0 - weights.sum(-1)) / weights.shape[-1])
     lesson = share[..., None] * (colours - jax.lax.stop_gradient(colours)).sum(-2)
     rendered = composite(weights, colours, t[..., :-1], background)
     return rendered.replace(rgb=rendered.rgb + lesson, foreground=rendered.foreground + lesson)
@@ -101,7 +101,9 @@ def over(foreground: Array, opacity: Array, behind: Array) -> Array:
     return foreground + (1.0 - opacity)[..., None] * behind
 
 
-def both(front: Array, front_opacity: Array, back: Array, back_opacity: Array, abutting: bool) -> tuple[Array, Array]:
+def composite_layers(
+    front: Array, front_opacity: Array, back: Array, back_opacity: Array, abutting: bool
+) -> tuple[Array, Array]:
     """One premultiplied layer of two: colour [..., 3] and opacity [...].
 
     Args:

@@ -11,7 +11,7 @@ from jax import Array
 
 from adnerf_jax.common.types import Camera, Conditions, Occupancy, Scene
 from adnerf_jax.nerf.cameras import pixel_grid
-from adnerf_jax.nerf.compositing import both, over
+from adnerf_jax.nerf.compositing import composite_layers, over
 from adnerf_jax.rendering.framing import Framing, as_framing
 from adnerf_jax.rendering.packing import map_where
 
@@ -26,7 +26,7 @@ class Layers:
     Attributes:
       head: float32 [H, W, 3], head_opacity: float32 [H, W], depth: float32 [H, W] (Σ w·t of the head).
       torso: float32 [H, W, 3], torso_opacity: float32 [H, W]; zero in the head stage.
-      abutting: how they meet (`compositing.both`).
+      abutting: how they meet (`compositing.composite_layers`).
     """
 
     head: Array
@@ -50,7 +50,7 @@ class Layers:
         return jnp.concatenate([colour / jnp.maximum(opacity, 1e-6)[..., None], opacity[..., None]], axis=-1)
 
     def _person(self) -> tuple[Array, Array]:
-        return both(self.torso, self.torso_opacity, self.head, self.head_opacity, self.abutting)
+        return composite_layers(self.torso, self.torso_opacity, self.head, self.head_opacity, self.abutting)
 
 
 def _pixels(places: Array, width: int) -> Array:

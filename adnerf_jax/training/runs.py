@@ -34,7 +34,7 @@ _FREE_TRAIN = tuple(
 )
 # What a saved configuration must have beside its model; all else that an older one lacks is taken from today's.
 _NEEDED = ("seed", "data", "size", "subject", "variants", "train.rays") + tuple(
-    f"train.{name}" for name in ("sampler_weight", "attention_from", "revive_until")
+    f"train.{name}" for name in ("sampler_weight", "attention_from", "density_leak_steps")
 )
 _TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of names"}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

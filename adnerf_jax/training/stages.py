@@ -52,7 +52,7 @@ def head_shapes(stage: Stage, camera: Camera, windows: tuple[int, ...], scene: S
 
 
 def head_stage(
-    head: nn.Module, camera: Camera, sampler_weight: float, attention_from: int, revive_until: int = 0
+    head: nn.Module, camera: Camera, sampler_weight: float, attention_from: int, density_leak_steps: int = 0
 ) -> Stage:
     """Trains the head on rays of its subject over a background (paper, section 3.2).
 
@@ -61,7 +61,7 @@ def head_stage(
       camera: of the batches' pixels.
       sampler_weight: weight of the sampler's own loss.
       attention_from: step from which attention smooths the audio code.
-      revive_until: steps in which densities that died may come back (`compositing.composite_samples`).
+      density_leak_steps: steps in which densities that died may come back (`compositing.composite_samples`).
     """
 
     def loss(
@@ -70,8 +70,8 @@ def head_stage(
         del frozen
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": params}, batch.conditions, scene, step >= attention_from, method="codes")
-        revive = _falling(step if age is None else age, revive_until)
-        levels = head.apply({"params": params}, rays, codes, batch.background, scene, key, None, revive)
+        density_leak = _falling(step if age is None else age, density_leak_steps)
+        levels = head.apply({"params": params}, rays, codes, batch.background, scene, key, None, density_leak)
         errors = [losses.photometric(level.rgb, batch.target) for level in levels.rendered]
         total = sum(errors) + sampler_weight * levels.sampler_loss
         opacity = _least_opacity([level.opacity for level in levels.rendered])
@@ -80,13 +80,13 @@ def head_stage(
     return Stage(head, None, head_init(head, camera), loss)
 
 
-def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, revive_until: int = 0) -> Stage:
+def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, density_leak_steps: int = 0) -> Stage:
     """Trains the torso in front of the frozen head, rendered at the batch's pixels only (paper, section 3.4).
 
     Args:
       head, torso: the models.
       camera: of the batches' pixels.
-      revive_until: as for `head_stage`.
+      density_leak_steps: as for `head_stage`.
     """
 
     def init(key: Array, batch: Batch, scene: Scene) -> Any:
@@ -102,9 +102,9 @@ def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, revive_until:
         codes = head.apply({"params": frozen}, batch.conditions, scene, method="codes")
         behind = head.apply({"params": frozen}, rays, codes, batch.background, scene, head_key).rendered
         first = codes[head.code_nets.names[0]]
-        revive = _falling(step if age is None else age, revive_until)
+        density_leak = _falling(step if age is None else age, density_leak_steps)
         layers = torso.apply(
-            {"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key, None, revive
+            {"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key, None, density_leak
         )
         # Level by level: the coarse torso stands in front of the coarse head.
         errors = [
@@ -140,11 +140,11 @@ def _least_opacity(levels: list[Array]) -> Array:
 def make_stage(config, camera: Camera) -> Stage:
     """The stage that a configuration names."""
     head = build_head(config.model.head, config.compat)
-    revive_until = 0 if config.compat.dead_density else config.train.revive_until
+    density_leak_steps = 0 if config.compat.dead_density else config.train.density_leak_steps
     if config.stage == "head":
         train = config.train
-        return head_stage(head, camera, train.sampler_weight, train.attention_from, revive_until)
-    return torso_stage(head, build_torso(config.model.torso, config.compat), camera, revive_until)
+        return head_stage(head, camera, train.sampler_weight, train.attention_from, density_leak_steps)
+    return torso_stage(head, build_torso(config.model.torso, config.compat), camera, density_leak_steps)
 
 
 def example_batch(rays: int, frames: int, windows: tuple[int, ...]) -> Batch:

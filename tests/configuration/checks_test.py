@@ -60,7 +60,7 @@ def test_nothing_is_trained_with(setting, message):
         ("smoke", {"model.head.fine_samples": 0}, "config.model.head.fine_samples is 0"),
         ("smoke", {"model.head.position_levels": 10**6}, "position_levels is 1000000: it must be at most 24"),
         ("smoke", {"model.head.dtype": "float9"}, "config.model.head.dtype is 'float9': it is float32 or bfloat16"),
-        ("smoke", {"model.head.audio_start": "foo"}, "config.model.head.audio_start is 'foo': it is uniform or lecun"),
+        ("smoke", {"model.head.audio_init": "foo"}, "config.model.head.audio_init is 'foo': it is uniform or lecun"),
         ("smoke", {"model.head.codes": ()}, "codes is .*: name one or more of audio, lips, eyes, expression"),
         ("smoke", {"model.head.codes": ("voice",)}, "config.model.head.codes is .*voice"),
         ("smoke", {"model.head.codes": ("audio", "audio")}, "codes is .*each once"),

@@ -7,14 +7,14 @@ import tiny
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import SUBJECTS
-from adnerf_jax.data.scenes import make_scene, subject_box, whiten
+from adnerf_jax.data.scenes import make_scene, subject_box, whitening
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 
 
 def test_whitened_features_have_variance_one_and_do_not_depend_on_each_other():
     rng = np.random.default_rng(0)
     windows = (rng.normal(size=(60, 16, 5)) * [9, 3, 2, 1, 0.1]) @ rng.normal(size=(5, 5)) + 7
-    mean, basis = whiten(windows.astype(np.float32), 3)
+    mean, basis = whitening(windows.astype(np.float32), 3)
     assert mean.shape == (5,) and basis.shape == (5, 3)
     rows = (windows.reshape(-1, 5) - mean) @ basis
     np.testing.assert_allclose(rows.mean(0), 0, atol=1e-3)
@@ -30,7 +30,7 @@ def test_whitened_features_have_variance_one_and_do_not_depend_on_each_other():
 def test_features_that_never_change_stay_finite():
     windows = np.random.default_rng(1).normal(size=(9, 16, 4)).astype(np.float32)
     windows[..., 2] = 3.0
-    mean, basis = whiten(windows, 64)
+    mean, basis = whitening(windows, 64)
     assert basis.shape == (4, 4)
     chex.assert_tree_all_finite((windows - mean) @ basis)
 

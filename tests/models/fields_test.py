@@ -15,7 +15,7 @@ from adnerf_jax.models.fields import (
     PlanarField,
     bounded_exp,
     product,
-    unveiled,
+    saturating_sigmoid,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -43,7 +43,7 @@ class UnveiledTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_reaches_both_ends_and_can_come_back_from_them(self):
         x = np.array([-30.0, -4.0, 0.0, 4.0, 30.0], np.float32)
-        y, slope = self.variant(lambda x: (unveiled(x), jax.vmap(jax.grad(unveiled))(x)))(x)
+        y, slope = self.variant(lambda x: (saturating_sigmoid(x), jax.vmap(jax.grad(saturating_sigmoid))(x)))(x)
         np.testing.assert_array_equal(np.asarray(y)[[0, 1, 3, 4]], [0, 0, 1, 1])
         np.testing.assert_allclose(y[2], 0.5, atol=1e-6)
         assert (np.asarray(slope)[1:4] > 0).all() and np.isfinite(slope).all()

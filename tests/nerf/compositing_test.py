@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adnerf_jax.nerf.compositing import alpha_weights, both, composite, composite_samples, over, reviving_relu
+from adnerf_jax.nerf.compositing import (
+    alpha_weights,
+    composite,
+    composite_layers,
+    composite_samples,
+    leaky_density,
+    over,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,14 +86,14 @@ class BothTest(chex.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_independent_layers_let_a_quarter_through(self):
-        both_independent = self.variant(lambda *layers: both(*layers, abutting=False))
+        both_independent = self.variant(lambda *layers: composite_layers(*layers, abutting=False))
         colour, opacity = both_independent(self.RED, np.array([0.5]), self.GREEN, np.array([0.5]))
         np.testing.assert_allclose(colour, [[0.5, 0.25, 0]])
         np.testing.assert_allclose(opacity, [0.75])
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_abutting_layers_cover_the_pixel_that_they_share(self):
-        both_abutting = self.variant(lambda *layers: both(*layers, abutting=True))
+        both_abutting = self.variant(lambda *layers: composite_layers(*layers, abutting=True))
         colour, opacity = both_abutting(self.RED, np.array([0.5]), self.GREEN, np.array([0.5]))
         np.testing.assert_allclose(colour, [[0.5, 0.5, 0]])
         np.testing.assert_allclose(opacity, [1.0])
@@ -102,14 +109,16 @@ class BothTest(chex.TestCase):
             flat = np.full(8, other, np.float32)
             layer = (flat[:, None] * rng.random((8, 3), dtype=np.float32), flat)
             for layers in ((colour, opacity, *layer), (*layer, colour, opacity)):
-                for one, two in zip(both(*layers, abutting=True), both(*layers, abutting=False), strict=True):
+                for one, two in zip(
+                    composite_layers(*layers, abutting=True), composite_layers(*layers, abutting=False), strict=True
+                ):
                     np.testing.assert_allclose(one, two, atol=1e-6)
 
     def test_gradients_are_finite_where_nothing_is(self):
         nothing, clear = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
-        for gradient in jax.grad(lambda *layers: both(*layers, abutting=True)[0].sum(), argnums=(0, 1, 2, 3))(
-            nothing, clear, nothing, clear
-        ):
+        for gradient in jax.grad(
+            lambda *layers: composite_layers(*layers, abutting=True)[0].sum(), argnums=(0, 1, 2, 3)
+        )(nothing, clear, nothing, clear):
             assert np.isfinite(gradient).all()
 
 
@@ -133,20 +142,20 @@ class CompositeSamplesTest(chex.TestCase):
         np.testing.assert_allclose(rays.depth, (weights[:, :-1] * t[:, :-1]).sum(-1), atol=2e-6)
 
 
-class RevivingReluTest(chex.TestCase):
+class LeakyDensityTest(chex.TestCase):
     RAW = np.array([-5.0, -1e-3, 1e-3, 5.0], np.float32)
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_it_is_a_relu_whatever_it_lets_back(self):
-        for revive in (0.0, 1.0):
-            value = self.variant(reviving_relu)(self.RAW, jnp.float32(revive))
+        for density_leak in (0.0, 1.0):
+            value = self.variant(leaky_density)(self.RAW, jnp.float32(density_leak))
             np.testing.assert_array_equal(value, [0, 0, np.float32(1e-3), 5])
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_below_zero_only_a_wish_for_more_passes_and_only_while_it_may(self):
         @self.variant
-        def slope(wish, revive):
-            return jax.grad(lambda raw: (wish * reviving_relu(raw, revive)).sum())(self.RAW)
+        def slope(wish, density_leak):
+            return jax.grad(lambda raw: (wish * leaky_density(raw, density_leak)).sum())(self.RAW)
 
         for wish in (-2.0, 2.0):  # of the loss: a gradient below zero asks for more
             np.testing.assert_array_equal(slope(wish, jnp.float32(0)), [0, 0, wish, wish])

@@ -224,7 +224,7 @@ def test_a_dead_field_is_noticed_and_begins_anew(trained_paper, tmp_path, monkey
     monkeypatch.setattr("adnerf_jax.training.train._LOOK_EVERY", 2)
     Interfered(monkeypatch, with_density(-100.0), with_density(1.0))
     settings = tiny.config(
-        stage, trained_paper.data, "smoke", steps=6, audio_components=29, checkpoint_every=2, revive_until=0
+        stage, trained_paper.data, "smoke", steps=6, audio_components=29, checkpoint_every=2, density_leak_steps=0
     )
     settings.head_checkpoint = str(trained_paper.head)
     train(settings, tmp_path / stage)
@@ -238,7 +238,7 @@ def test_a_dead_field_is_noticed_and_begins_anew(trained_paper, tmp_path, monkey
 
 def test_a_field_that_is_dead_at_the_end_is_told(trained_paper, tmp_path, monkeypatch, capsys):
     Interfered(monkeypatch, with_density(-100.0))
-    settings = tiny.config("head", trained_paper.data, "smoke", steps=2, audio_components=29, revive_until=0)
+    settings = tiny.config("head", trained_paper.data, "smoke", steps=2, audio_components=29, density_leak_steps=0)
     train(settings, tmp_path / "head")
     said = capsys.readouterr().err
     assert "nothing of the head is left" in said and "raise config.train.steps" in said
@@ -301,7 +301,7 @@ def test_a_dead_density_may_come_back_in_the_first_steps_but_not_as_published(tr
 
         return at
 
-    settings = tiny.config(stage, trained_paper.data, "smoke", audio_components=29, revive_until=5)
+    settings = tiny.config(stage, trained_paper.data, "smoke", audio_components=29, density_leak_steps=5)
     at = gradient(settings)
     assert max(at(0)) < -1e-4 and max(at(4)) < -1e-4  # more of it
     assert at(5) == [0.0, 0.0]
