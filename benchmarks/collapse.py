@@ -67,7 +67,7 @@ def run(config, seeds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
     params, opt_state = begin(jax.random.split(jax.random.key(1), seeds))
     opacity, error = [], []
-    bar = Bar("steps", steps, "steps")
+    bar = Bar("steps", steps, "steps", compiles=True)
     for step in range(steps):
         params, opt_state, metrics = update(params, opt_state, sampler.batch(step), jnp.int32(step))
         opacity.append(np.asarray(metrics["opacity"]))

@@ -94,7 +94,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     job = evaluation_job(config, workdir, stage, dataset)
     held_out = HeldOut(config, stage, dataset, split, kept, kept_frames(kept, job))
     if parts > 1:
-        for i in track(range(part, len(split), parts), "evaluation"):
+        for i in track(range(part, len(split), parts), "evaluation", compiles=True):
             held_out.written(i)
         say(f"rendered part {part + 1} of {parts} into {kept}; the same command without --config.eval.shard judges all")
         return {}
@@ -280,7 +280,7 @@ def judge_held_out(
             every, sound = held_out.config.eval.every, dataset.path / schema.SOUND
             size = 2 * dataset.camera.width, dataset.camera.height
             film = open_files.enter_context(Film(film, *size, split.aud_id, every, sound, held_out.provenance))
-        for i in track(range(len(split)), "evaluation"):
+        for i in track(range(len(split)), "evaluation", compiles=True):
             frame = held_out.render(i)
             held_out.digest.update(truth_bytes(_as_bytes(frame.truth), frame.parts))
             for name, (image, against) in frame.pairs.items():

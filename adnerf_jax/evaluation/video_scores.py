@@ -78,7 +78,7 @@ def score_video(
     own = has_sound(path)
     digest, numbers = hashlib.sha256(), {place: k for k, place in enumerate(places.tolist())}
     frames = (image for image in enumerate(read_frames(path, FPS)) if image[0] in numbers)
-    for place, image in track(frames, f"evaluation of {path.name}", len(split)):
+    for place, image in track(frames, f"evaluation of {path.name}", len(split), compiles=True):
         i = numbers[place]
         loaded = load_frames(dataset, split.take(slice(i, i + 1)))
         truth, parts = loaded.images[0], loaded.parts[0]

@@ -67,7 +67,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         f"{target if parts == 1 else folder}"
     )
     provenance = avatar.provenance if settings.label else None
-    bar = Bar("render", len(mine), done=sum(i in done for i in mine))
+    bar = Bar("render", len(mine), done=sum(i in done for i in mine), compiles=True)
     for i, frame in rendering.picked(lambda i: i in mine and i not in done):
         write_image(kept_frame(folder, i), frame, provenance=provenance)
         bar.update()

@@ -213,8 +213,10 @@ def parse(job: Job, records: Records) -> Facts:
             face_parsing.write_parts(job.out / schema.parsing_image(i), parts)
 
     if missing:
-        parts = face_parsing.parse_video(job.clip.pick, found, first, PARSERS[job.parsing])
-        for _ in track(overlapped(write, enumerate(parts, first)), "parsing", len(found.valid) - first):
+        parser, count = PARSERS[job.parsing], len(found.valid) - first
+        parts = face_parsing.parse_video(job.clip.pick, found, first, parser)
+        compiles = parser is face_parsing.BISENET  # the other one runs outside of JAX
+        for _ in track(overlapped(write, enumerate(parts, first)), "parsing", count, compiles=compiles):
             pass
     return {}
 

@@ -104,7 +104,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
     def run(state: TrainState) -> None:
         """The steps from a state to the last one."""
         first, picture = int(state.step), None
-        bar = Bar(config.stage, config.train.steps, "steps", done=first)
+        bar = Bar(config.stage, config.train.steps, "steps", done=first, compiles=True)
         watch = FiniteCheck()
         with (
             MetricWriter(workdir, first) if processes.is_main() else contextlib.nullcontext() as writer,
