@@ -6,6 +6,7 @@ from jax import Array
 
 from adnerf_jax.common.types import EXACT
 from adnerf_jax.models.fields import SharedDense, initialisers
+from adnerf_jax.nerf.broadcasting import expand_leading
 
 SLOPE = 0.02
 
@@ -31,7 +32,7 @@ class TimeConvolution(nn.Module):
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(1, 1), (0, 0)])
         taps = [padded[..., tap : tap + steps : self.stride, :] for tap in range(3)]
         products = jnp.matmul(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, self.features), precision=EXACT)
-        return products + bias
+        return products + expand_leading(bias, products.ndim)
 
 
 class AudioNet(nn.Module):

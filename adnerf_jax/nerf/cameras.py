@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from adnerf_jax.common.types import EXACT, Camera, Rays
+from adnerf_jax.nerf.broadcasting import expand_leading
 
 
 def pixel_grid(height: int, width: int) -> Array:
@@ -71,7 +72,7 @@ def clip_to_box(rays: Rays, near: Array, far: Array, box: Array) -> tuple[Array,
     """
     tiny = 1e-9
     directions = jnp.where(jnp.abs(rays.directions) < tiny, tiny, rays.directions)
-    sides = (box - rays.origins[..., None, :]) / directions[..., None, :]
+    sides = (expand_leading(box, rays.origins.ndim + 1) - rays.origins[..., None, :]) / directions[..., None, :]
     enter = jnp.maximum(sides.min(-2).max(-1), near)
     leave = jnp.minimum(sides.max(-2).min(-1), far)
     missed = leave <= enter

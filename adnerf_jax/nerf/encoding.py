@@ -96,7 +96,7 @@ def _interpolate_backward(resolution: int, saved, cotangent: Array):
     to_grid = [
         jnp.zeros(grid.size // grid.shape[-1])
         .at[at]
-        .add((jnp.stack(weights) * cotangent[..., f]).reshape(-1), mode="drop")
+        .add((jnp.stack(weights) * cotangent[None, ..., f]).reshape(-1), mode="drop")
         for f in range(grid.shape[-1])
     ]
     _, to_x = jax.vjp(lambda x: _gather(grid, *_corners(x, resolution, grid.shape)), x)

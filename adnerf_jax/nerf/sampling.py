@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from adnerf_jax.nerf.broadcasting import expand_leading
+
 # Terms of a sum that are added in one pass over memory.
 _UNROLL = 4
 
@@ -20,7 +22,7 @@ def even_edges(near: Array, far: Array, intervals: int) -> Array:
     Returns:
       [..., N + 1].
     """
-    s = jnp.linspace(0.0, 1.0, intervals + 1)
+    s = expand_leading(jnp.linspace(0.0, 1.0, intervals + 1), jnp.ndim(near) + 1)
     return near[..., None] * (1.0 - s) + far[..., None] * s
 
 
@@ -93,12 +95,12 @@ def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | No
     share = weights + padding
     share = share / share.sum(-1, keepdims=True)
     cdf = jnp.cumsum(share, axis=-1) - share
-    u = (jnp.arange(intervals + 1) + 0.5) / (intervals + 1)
+    u = (jnp.arange(intervals + 1, dtype=jnp.float32) + 0.5) / (intervals + 1)
     if key is None:
         u = jnp.broadcast_to(u, (*weights.shape[:-1], intervals + 1))
     else:
         shift = jax.random.uniform(key, (*weights.shape[:-1], 1), minval=-0.5, maxval=0.5)
-        u = u + shift / (intervals + 1)
+        u = expand_leading(u, shift.ndim) + shift / (intervals + 1)
     # The inverse of the cumulative distribution, as the sum of what each interval adds on the way up to u. Term by term
     # with the rays innermost: on CPUs several times as fast as a sum along a short last axis.
     rays_last = functools.partial(jnp.moveaxis, source=-1, destination=0)
@@ -106,7 +108,7 @@ def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | No
 
     def add(travelled: Array, interval: list[Array]) -> tuple[Array, None]:
         before, width, inverse = interval
-        return travelled + width * jnp.clip((u - before) * inverse, 0.0, 1.0), None
+        return travelled + width[None] * jnp.clip((u - before[None]) * inverse[None], 0.0, 1.0), None
 
     travelled, _ = jax.lax.scan(add, jnp.zeros_like(u), intervals, unroll=_UNROLL)
     return jax.lax.stop_gradient(edges[..., :1] + jnp.moveaxis(travelled, 0, -1))

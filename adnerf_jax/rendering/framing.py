@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.types import EXACT, Camera, Rays, Scene
+from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import rays_through
 
 _NAMES = ("yaw", "pitch", "zoom", "focal")
@@ -68,7 +69,7 @@ class Framing:
         if self.as_learned:
             return pixels
         corner = jnp.stack([jnp.asarray(self.top, jnp.float32), jnp.asarray(self.left, jnp.float32)])
-        return (pixels + 0.5) * self.step - 0.5 + corner
+        return (pixels + 0.5) * self.step - 0.5 + expand_leading(corner, pixels.ndim)
 
     def rays(self, places: Array, transform: Array) -> Rays:
         """Rays [..., R, 3] through places [..., R, 2] into the space of a head with this pose [..., 4, 4]."""
@@ -97,7 +98,7 @@ class Framing:
         if self.moved:
             places, met = self._on_plane(places)
         last = jnp.array([camera.height, camera.width], jnp.float32) - 0.5
-        return jnp.clip(places, -0.5, last), met
+        return jnp.clip(places, -0.5, expand_leading(last, places.ndim)), met
 
     def _on_plane(self, places: Array) -> tuple[Array, Array]:
         camera = self.camera
@@ -107,7 +108,7 @@ class Framing:
         towards = jnp.einsum("...j,ij->...i", local, self.turn[:3, :3], precision=EXACT)
         met = towards[..., 2] < -_HORIZON
         distance = (-self.depth - self.turn[2, 3]) / jnp.where(met, towards[..., 2], -1.0)
-        point = self.turn[:3, 3] + distance[..., None] * towards
+        point = expand_leading(self.turn[:3, 3], towards.ndim) + distance[..., None] * towards
         row = camera.cy - camera.focal * point[..., 1] / self.depth
         column = camera.cx + camera.focal * point[..., 0] / self.depth
         return jnp.stack([row, column], axis=-1), met

@@ -13,7 +13,7 @@ from adnerf_jax.common.types import Camera, Conditions, Occupancy, Scene
 from adnerf_jax.nerf.cameras import pixel_grid
 from adnerf_jax.nerf.compositing import composite_layers, over
 from adnerf_jax.rendering.framing import Framing, as_framing
-from adnerf_jax.rendering.packing import map_where
+from adnerf_jax.nerf.packing import map_where
 
 # Rays are tested for occupied space on every 4th pixel of every 4th row, and the answer holds for its neighbourhood.
 _VISIBILITY_STRIDE = 4

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from adnerf_jax.common.types import Camera, Occupancy, Rays, Scene
+from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import rays_through
 from adnerf_jax.nerf.encoding import nearest_cell
 
@@ -54,12 +55,15 @@ def survey(
     chunks = -(-(resolution**3) // _CELLS_AT_ONCE)
     numbers = jnp.arange(chunks * _CELLS_AT_ONCE) % resolution**3
     corners = jnp.stack([numbers % resolution, numbers // resolution % resolution, numbers // resolution**2], -1)
+    corners = corners.astype(jnp.float32)
+
+    low, high = box[:1], box[1:]
 
     @jax.jit
     def densest(corners: Array, key: Array) -> Array:
         def look(code: Array, key: Array) -> Array:
             within = jax.random.uniform(key, corners.shape)
-            return densities(box[0] + (corners + within) / resolution * (box[1] - box[0]), code)
+            return densities(low + (corners + within) / resolution * (high - low), code)
 
         def deeper(most: Array, code_and_key) -> tuple[Array, None]:
             return jnp.maximum(most, look(*code_and_key)), None
@@ -80,7 +84,8 @@ def survey(
 def inside(occupancy: Occupancy, level: int, points: Array) -> Array:
     """Whether points [..., 3] lie in occupied cells of a level: bool [...]."""
     cells = occupancy.cells[level]
-    place = (points - occupancy.box[0]) / (occupancy.box[1] - occupancy.box[0])
+    low, high = (expand_leading(corner, points.ndim) for corner in occupancy.box)
+    place = (points - low) / (high - low)
     return nearest_cell(cells, place, round(cells.shape[0] ** (1 / 3)))
 
 
