@@ -17,6 +17,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from adnerf_jax import Avatar
+from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.data import schema
@@ -25,7 +26,6 @@ from adnerf_jax.evaluation.face_metrics import correlation, jitter, turning_jitt
 from adnerf_jax.evaluation.metrics import psnr
 from adnerf_jax.face.landmarks import RIGID, Landmarks, detect_video, eye_openness
 from adnerf_jax.face.tracking import track_head
-from adnerf_jax.inference.curves import read_curves
 from adnerf_jax.inference.eye_sources import eye_source
 from adnerf_jax.inference.head_motion import NAMES, MotionRange
 from adnerf_jax.inference.pose_sources import displaced, pose_source

@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import same_file
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.inference.backgrounds import BackgroundSource, background_source
-from adnerf_jax.inference.curves import read_curves
 from adnerf_jax.inference.eye_sources import EyeRange, EyeSource, eye_source
 from adnerf_jax.inference.head_motion import NAMES, MotionRange, place
 from adnerf_jax.inference.output import check_not_source, check_output, write_output

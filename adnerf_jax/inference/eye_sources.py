@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from flax import struct
 
+from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import FPS
-from adnerf_jax.inference.curves import read_curves
 
 # Of a lid in frames of 1/25 s: closing takes about 0.1 s, opening twice as long (VanderWerf et al. 2003).
 _BLINK = (0.55, 0.1, 0.0, 0.15, 0.45, 0.75, 0.92)

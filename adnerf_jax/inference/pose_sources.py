@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from adnerf_jax.common.curves import Curve, read_curves, read_table
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import read_json
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.data.person import Person
-from adnerf_jax.inference.curves import Curve, read_curves, read_table
 from adnerf_jax.inference.head_motion import NAMES, is_rigid, motion_between, moved, place, rest_row
 from adnerf_jax.inference.pose_sequences import Posed, PoseSource, mirrored, recorded
 

@@ -14,8 +14,8 @@ from adnerf_jax.configuration.checks import check_model
 from adnerf_jax.data.person import Person, survey_rows
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.models.paper import VolumeHead
+from adnerf_jax.nerf.occupancy import seen_box, survey
 from adnerf_jax.rendering.framing import Framing, as_framing
-from adnerf_jax.rendering.occupancy import seen_box, survey
 from adnerf_jax.rendering.renderer import Layers, framed_renderer
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.stages import Stage, example_batch, head_shapes, make_stage

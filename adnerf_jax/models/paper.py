@@ -15,9 +15,9 @@ from adnerf_jax.models.fields import MLPField
 from adnerf_jax.nerf.cameras import euler_angles, rays_through
 from adnerf_jax.nerf.compositing import composite_samples
 from adnerf_jax.nerf.encoding import positional
+from adnerf_jax.nerf.occupancy import crosses, inside
+from adnerf_jax.nerf.packing import map_where
 from adnerf_jax.nerf.sampling import even_samples, inverse_cdf_samples
-from adnerf_jax.rendering.occupancy import crosses, inside
-from adnerf_jax.rendering.packing import map_where
 
 # Samples that a field is asked for at once in rendering. On CPUs its activations then stay in the cache; accelerators
 # want more work at once.

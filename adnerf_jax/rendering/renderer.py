@@ -12,8 +12,8 @@ from jax import Array
 from adnerf_jax.common.types import Camera, Conditions, Occupancy, Scene
 from adnerf_jax.nerf.cameras import pixel_grid
 from adnerf_jax.nerf.compositing import composite_layers, over
-from adnerf_jax.rendering.framing import Framing, as_framing
 from adnerf_jax.nerf.packing import map_where
+from adnerf_jax.rendering.framing import Framing, as_framing
 
 # Rays are tested for occupied space on every 4th pixel of every 4th row, and the answer holds for its neighbourhood.
 _VISIBILITY_STRIDE = 4

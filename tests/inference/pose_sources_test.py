@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.inference.curves import read_curves
 from adnerf_jax.inference.head_motion import NAMES, motion_between, moved, rest_row
 from adnerf_jax.inference.pose_sequences import mirrored, recorded
 from adnerf_jax.inference.pose_sources import displaced, pose_source, smoothed

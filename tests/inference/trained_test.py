@@ -10,7 +10,7 @@ from adnerf_jax.data.datasets import load_dataset
 from adnerf_jax.data.person import survey_rows
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.nerf.cameras import pixel_grid, rays_through
-from adnerf_jax.rendering.occupancy import inside
+from adnerf_jax.nerf.occupancy import inside
 from adnerf_jax.training.runs import load_config
 from adnerf_jax.training.stages import make_stage
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from adnerf_jax.rendering.packing import map_where
+from adnerf_jax.nerf.packing import map_where
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

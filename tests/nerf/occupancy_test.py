@@ -8,7 +8,7 @@ import tiny
 
 from adnerf_jax.common.types import Occupancy, Rays
 from adnerf_jax.nerf.cameras import pixel_grid, rays_through
-from adnerf_jax.rendering.occupancy import crosses, inside, seen_box, survey
+from adnerf_jax.nerf.occupancy import crosses, inside, seen_box, survey
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

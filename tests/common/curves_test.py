@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.inference.curves import read_curves
 
 NAMES = ("yaw", "pitch")
 
