@@ -68,13 +68,13 @@ def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
     avatar = Avatar.load(workdir)
     stream = avatar.stream(babble(frames), keep_sound=True, size=size)
     listening = Stopwatch()
-    said = stream.said
-    stream.said = said.replace(audio=lambda: listening.over(said.audio()))
+    speech = stream.speech
+    stream.speech = speech.replace(windows=lambda: listening.over(speech.windows()))
     seconds = []  # of speech features, picture and encoding
     print("| minutes | speech features, ms a frame | picture | encoding | anonymous MiB |\n|---|---|---|---|---|")
     with (
         open(os.devnull, "wb") as sink,
-        VideoWriter(sink, stream.width, stream.height, FPS, sound=said.sound) as writer,
+        VideoWriter(sink, stream.width, stream.height, FPS, sound=speech.sound) as writer,
     ):
         for _ in range(10):
             tenth = []
@@ -137,8 +137,8 @@ def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Pa
             process.wait()
         print(f"killed with {count(folder)} of {frames} frames kept", flush=True)
     rendering = Avatar.load(workdir).render(sound, **look)
-    picked = rendering.picked(lambda i: i % _COMPARED == 0)
-    differ = [not np.array_equal(frame, read_image(kept_frame(folder, i))) for i, frame in picked]
+    selected = rendering.selected(lambda i: i % _COMPARED == 0)
+    differ = [not np.array_equal(frame, read_image(kept_frame(folder, i))) for i, frame in selected]
     print(f"{len(differ)} of the kept frames compared with those of a run without a kill: {sum(differ)} differ")
     subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
     with av.open(str(out)) as container:

@@ -30,7 +30,7 @@ from adnerf_jax.evaluation.protocol import curves, frames_to_judge, known_sound,
 from adnerf_jax.evaluation.reporting import page
 from adnerf_jax.evaluation.reporting.evaluation import error_map, number
 from adnerf_jax.evaluation.scoring import make_scorer
-from adnerf_jax.inference.speech_input import utterance
+from adnerf_jax.inference.speech_input import speech_input
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.media.provenance import Provenance
@@ -130,10 +130,10 @@ def figure9(stage: pathlib.Path, voices: Sequence[pathlib.Path], workdir: pathli
         name = path.stem
         if name in table:
             raise UserError(f"two voices are called {name}: rename one of the files")
-        said = utterance(trained, path, duration=seconds, zero_padded=config.compat.zero_padding)
+        speech = speech_input(trained, path, duration=seconds, zero_padded=config.compat.zero_padding)
         scorer, _ = make_scorer("", True, min(dataset.camera.height, dataset.camera.width))
         films[name] = workdir / "figure9" / f"{name}.mp4"
-        _, windows = judge_cross(trained, said, scorer, None, films[name], trained.provenance)
+        _, windows = judge_cross(trained, speech, scorer, None, films[name], trained.provenance)
         sounds = {} if known is None else {"cross": Sound(known.model, known.face, windows)}
         table[name] = scorer.finish(sounds, {})[0]["cross"]
         shown = set(np.linspace(0, len(windows) - 1, _FRAMES + 2).astype(int)[1:-1])

@@ -37,8 +37,8 @@ from adnerf_jax.evaluation.scoring import Scorer, as_written, make_scorer
 from adnerf_jax.evaluation.sync_confidence import SOUND_RATE
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.inference.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
-from adnerf_jax.inference.speech_input import Utterance, utterance
-from adnerf_jax.inference.synthesize import driven
+from adnerf_jax.inference.speech_input import SpeechInput, speech_input
+from adnerf_jax.inference.synthesize import training_pose_and_conditions
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import read_image, write_image
@@ -106,7 +106,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     if config.eval.cross:
         audio, length = pathlib.Path(config.eval.cross), config.eval.cross_duration
         features, zero_padded = config.render.features, config.compat.zero_padding
-        cross = utterance(stage, audio, duration=length, features=features, zero_padded=zero_padded)
+        cross = speech_input(stage, audio, duration=length, features=features, zero_padded=zero_padded)
 
     shutil.rmtree(folder / "frames", ignore_errors=True)
     for name in ("report.html", "held_out.mp4", "cross.mp4"):  # of an evaluation of other things
@@ -302,7 +302,7 @@ def judge_held_out(
 
 def judge_cross(
     stage: TrainedStage,
-    said: Utterance,
+    speech: SpeechInput,
     scorer: Scorer,
     saved: pathlib.Path | None,
     film: pathlib.Path | None,
@@ -311,18 +311,18 @@ def judge_cross(
     """Renders and scores other speech, a file's, in the poses of a talking video.
 
     Returns:
-      seconds of each render, and the speech windows [N, 16, C] that were said.
+      seconds of each render, and the speech windows [N, 16, C] that were rendered.
     """
     background = stage.person.background.astype(np.float32) / 255.0
     seconds, windows = [], []
     with contextlib.ExitStack() as open_files:
         if film is not None:
             size = background.shape[1::-1]
-            film = open_files.enter_context(Film(film, *size, range(said.frames), 1, said.sound, provenance))
-        for i, around in enumerate(track(said.audio(), "evaluation, other speech", said.frames)):
+            film = open_files.enter_context(Film(film, *size, range(speech.frames), 1, speech.sound, provenance))
+        for i, around in enumerate(track(speech.windows(), "evaluation, other speech", speech.frames)):
             windows.append(around[FRAMES_BEFORE].copy())  # a view would keep its neighbours
             start = time.monotonic()
-            layers = jax.device_get(stage.layers(*driven(stage.person, i, around)))
+            layers = jax.device_get(stage.layers(*training_pose_and_conditions(stage.person, i, around)))
             seconds.append(time.monotonic() - start)
             image = layers.person_over(background)
             scorer.add_alone("cross", i, i, image)

@@ -32,8 +32,8 @@ from adnerf_jax.inference.eye_sources import EyeRange, EyeSource, eye_source
 from adnerf_jax.inference.head_motion import NAMES, MotionRange, place
 from adnerf_jax.inference.output import check_not_source, check_output, write_output
 from adnerf_jax.inference.pose_sequences import Posed, PoseSource
-from adnerf_jax.inference.pose_sources import displaced, later, pose_source, smoothed
-from adnerf_jax.inference.speech_input import Utterance, utterance
+from adnerf_jax.inference.pose_sources import displaced, pose_source, skip_frames, smoothed
+from adnerf_jax.inference.speech_input import SpeechInput, speech_input
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.rendering.framing import framing
@@ -66,28 +66,28 @@ class Rendering(Iterator[np.ndarray]):
     Attributes:
       width, height: in pixels.
       alpha: whether frames are RGBA.
-      said: what is said.
+      speech: what is spoken.
     """
 
     def __init__(
         self,
         stage: TrainedStage,
-        said: Utterance,
+        speech: SpeechInput,
         poses: PoseSource,
         eyes: EyeSource,
         backgrounds: BackgroundSource | None,
         width: int,
         height: int,
     ):
-        self.width, self.height, self.alpha, self.said = width, height, backgrounds is None, said
+        self.width, self.height, self.alpha, self.speech = width, height, backgrounds is None, speech
         self._stage, self._poses, self._eyes, self._backgrounds = stage, poses, eyes, backgrounds
         self._open = EyeRange.of(stage.person.eyes).openness(1.0)
-        self._all = self.picked(lambda _: True)
+        self._all = self.selected(lambda _: True)
 
     def __len__(self) -> int:
-        if self.said.frames is None:
+        if self.speech.frames is None:
             raise TypeError("a live stream has no length")
-        return self.said.frames
+        return self.speech.frames
 
     def __iter__(self) -> "Rendering":
         return self
@@ -95,16 +95,16 @@ class Rendering(Iterator[np.ndarray]):
     def __next__(self) -> np.ndarray:
         return next(self._all)[1]
 
-    def picked(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
+    def selected(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         """Numbers and frames of those that are wanted, from the first on; the others cost little."""
         # The device works on the next frame while the caller writes this one; a live stream has no frame to wait for.
-        begun = _ahead(self._begun(wanted), 0 if self.said.frames is None else 1)
+        begun = _ahead(self._begun(wanted), 0 if self.speech.frames is None else 1)
         return ((i, np.asarray(frame)) for i, frame in begun)
 
     def _begun(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, jax.Array]]:
-        """As `picked`, of frames that may not be done yet."""
+        """As `selected`, of frames that may not be done yet."""
         backgrounds = itertools.repeat(None) if self._backgrounds is None else self._backgrounds()
-        coming = zip(self.said.audio(), self._poses.start(), self._eyes(), backgrounds, strict=False)
+        coming = zip(self.speech.windows(), self._poses.start(), self._eyes(), backgrounds, strict=False)
         for i, (audio, posed, eyes, background) in enumerate(coming):
             if not wanted(i):
                 continue
@@ -185,7 +185,7 @@ class Avatar:
         """The person saying something.
 
         Args:
-          speech: a sound or video file, samples, or chunks of them (`utterance.utterance`).
+          speech: a sound or video file, samples, or chunks of them (`speech_input.speech_input`).
           pose: where head poses come from (`pose_sources.pose_source`).
           offset: numbers or curves of yaw, pitch, roll (degrees), x, y, z (cm) that poses are turned and shifted by
             (`head_motion`, `curves.read_curves`).
@@ -198,7 +198,7 @@ class Avatar:
           seed: of what is random.
           start, duration: seconds of the speech; where the poses are those of the same video, they begin there too.
           features: DeepSpeech features of the speech, for a person who learned from those.
-          keep_sound: chunks are kept until `said.sound` is read.
+          keep_sound: chunks are kept until `Rendering.speech.sound` is read.
 
         Returns:
           an iterator over the frames.
@@ -208,25 +208,25 @@ class Avatar:
         """
         stage = self.stage
         person = stage.person
-        said = utterance(
+        speech_in = speech_input(
             stage, speech, start, duration, features=features, zero_padded=self._zero_padded, keep_sound=keep_sound
         )
         framed = framing(person.camera, place(self._range.rest), camera, size, crop)
         poses = pose_source(pose, person, seed)
         if start and same_file(pose, speech):
-            poses = later(poses, round(start * FPS))
-        if None not in (poses.length, said.frames) and poses.length < said.frames:
+            poses = skip_frames(poses, round(start * FPS))
+        if None not in (poses.length, speech_in.frames) and poses.length < speech_in.frames:
             raise UserError(
-                f"there are {poses.length} poses, and {said.frames} frames to render: give a pose for each, or speech "
-                f"of at most {poses.length / FPS:g} s"
+                f"there are {poses.length} poses, and {speech_in.frames} frames to render: give a pose for each, or "
+                f"speech of at most {poses.length / FPS:g} s"
             )
         poses = displaced(poses, read_curves(offset, NAMES, "offset") if offset else {})
         poses = smoothed(poses, smooth)
-        poses = self._clamped(poses) if clamp else self._watched(poses, said.frames)
+        poses = self._clamped(poses) if clamp else self._watched(poses, speech_in.frames)
         width, height = (person.camera if framed is None else framed).width, (framed or person.camera).height
         return Rendering(
             stage.framed(framed),
-            said,
+            speech_in,
             poses,
             eye_source(eyes, person.eyes, seed),
             background_source(background, person, framed),
@@ -270,7 +270,7 @@ class Avatar:
             frames.width,
             frames.height,
             alpha=frames.alpha,
-            said=frames.said,
+            speech=frames.speech,
             provenance=self.provenance if label else None,
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import part_of, same_file
 from adnerf_jax.common.timing import FPS
-from adnerf_jax.inference.speech_input import Utterance
+from adnerf_jax.inference.speech_input import SpeechInput
 from adnerf_jax.media.formats import video_format
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.provenance import Provenance
@@ -57,7 +57,7 @@ def write_output(
     height: int,
     *,
     alpha: bool,
-    said: Utterance,
+    speech: SpeechInput,
     provenance: Provenance | None,
 ) -> pathlib.Path:
     """Writes frames at 25 a second, whole or not at all.
@@ -67,7 +67,7 @@ def write_output(
       frames: uint8 [height, width, 3], or RGBA [height, width, 4] with straight colours.
       width, height: in pixels.
       alpha: whether frames have opacity.
-      said: gives the sound.
+      speech: gives the sound.
       provenance: what the file says of its origin; None: nothing.
 
     Returns:
@@ -85,9 +85,9 @@ def write_output(
         width,
         height,
         FPS,
-        sound=said.sound,
-        sound_start=said.start,
-        duration=said.duration,
+        sound=speech.sound,
+        sound_start=speech.start,
+        duration=speech.duration,
         alpha=alpha,
         tags=None if provenance is None else provenance.tags(),
     ) as writer:

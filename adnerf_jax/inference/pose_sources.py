@@ -44,9 +44,9 @@ def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
         return recorded(checked(given, "the array of poses"))
     words = {
         "mirror": lambda: of_rows(person, lambda: (mirrored(i, len(person.transforms)) for i in itertools.count())),
-        "forward": lambda: over_and_over(person),
+        "forward": lambda: looped(person),
         "random": lambda: random_parts(person, seed),
-        "rest": lambda: still(person, rest_row(person.transforms)),
+        "rest": lambda: constant_pose(person, rest_row(person.transforms)),
     }
     if not isinstance(given, (str, os.PathLike)):
         raise UserError(f"poses are a word, a file or an array, not {repr(given)[:60]}")
@@ -54,7 +54,7 @@ def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
     if name in words:
         return words[name]()
     if name.startswith("frame:"):
-        return still(person, _frame_number(name, len(person.transforms)))
+        return constant_pose(person, _frame_number(name, len(person.transforms)))
     suffix = pathlib.Path(name).suffix.lower()
     if suffix in (".json", ".csv"):
         return read_poses(pathlib.Path(name), person)
@@ -72,12 +72,12 @@ def of_rows(person: Person, rows: Callable[[], Iterator[int]]) -> PoseSource:
     return PoseSource(lambda: (Posed(person.transforms[row], person.eyes[row]) for row in rows()))
 
 
-def still(person: Person, row: int) -> PoseSource:
+def constant_pose(person: Person, row: int) -> PoseSource:
     """One training frame's pose and eyes."""
     return of_rows(person, lambda: itertools.repeat(row))
 
 
-def over_and_over(person: Person) -> PoseSource:
+def looped(person: Person) -> PoseSource:
     """The training video from its beginning to its end, again and again; back and forth if it is too short to join."""
     frames = len(person.transforms)
     if frames < 3 * _JOIN:
@@ -156,10 +156,12 @@ def read_poses(path: pathlib.Path, person: Person) -> PoseSource:
             if rows.shape[1] not in (12, 16):
                 raise UserError(f"pose file {path} has {rows.shape[1]} columns: expected 12 or 16, or yaw, pitch, ...")
             return recorded(checked(rows.reshape(len(rows), -1, 4), f"pose file {path}"))
-        return displaced(still(person, rest_row(person.transforms)), read_curves(path, NAMES, "pose file"))
+        return displaced(constant_pose(person, rest_row(person.transforms)), read_curves(path, NAMES, "pose file"))
     value = read_json(path, "pose file")
     if isinstance(value, dict) and set(value) & set(NAMES):
-        return displaced(still(person, rest_row(person.transforms)), read_curves(value, NAMES, f"pose file {path}"))
+        return displaced(
+            constant_pose(person, rest_row(person.transforms)), read_curves(value, NAMES, f"pose file {path}")
+        )
     try:
         listed = value if isinstance(value, list) else value.get("poses") or value["frames"]
         matrices = [one["transform_matrix"] if isinstance(one, dict) else one for one in listed]
@@ -190,7 +192,7 @@ def checked(transforms: np.ndarray, what: str) -> np.ndarray:
     return transforms.astype(np.float32)
 
 
-def later(source: PoseSource, frames: int) -> PoseSource:
+def skip_frames(source: PoseSource, frames: int) -> PoseSource:
     """A source without its first frames."""
     left = None if source.length is None else max(source.length - frames, 0)
     return PoseSource(lambda: itertools.islice(source.start(), frames, None), left)

@@ -14,7 +14,7 @@ from flax import struct
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import FPS, FRAMES_AFTER, FRAMES_BEFORE, SAMPLE_RATE
 from adnerf_jax.media.audio import mono_floats, read_blocks, samples_as_blocks
-from adnerf_jax.speech import features as speech
+from adnerf_jax.speech import features as speech_features
 
 if TYPE_CHECKING:
     from adnerf_jax.inference.trained import TrainedStage
@@ -23,59 +23,60 @@ _BESIDE = FRAMES_BEFORE + FRAMES_AFTER
 
 
 @struct.dataclass
-class Utterance:
+class SpeechInput:
     """Something to say.
 
     Attributes:
       frames: how many it lasts; None where that is not known before it ends.
-      audio: starts an iterator over the windows [8, 16, C] of the frames i−4 … i+3, for i = 0, 1, …
+      windows: starts an iterator over the windows [8, 16, C] of the frames i−4 … i+3, for i = 0, 1, …
       sound: what `media.video.VideoWriter` takes as its `sound`; None for features without a sound.
       start, duration: the seconds of `sound` that are said.
     """
 
     frames: int | None
-    audio: Callable[[], Iterator[np.ndarray]] = struct.field(pytree_node=False)
+    windows: Callable[[], Iterator[np.ndarray]] = struct.field(pytree_node=False)
     sound: Any = None
     start: float = 0.0
     duration: float | None = None
 
 
-def utterance(
+def speech_input(
     stage: "TrainedStage",
-    said: Any,
+    speech: Any,
     start: float = 0.0,
     duration: float | None = None,
     *,
     features: str | os.PathLike | None = None,
     zero_padded: bool = False,
     keep_sound: bool = False,
-) -> Utterance:
+) -> SpeechInput:
     """Anything that can be said.
 
     Args:
       stage: the person, who learned from some kind of speech features.
-      said: a sound or video file of any rate and number of channels; samples, float or int16, [T] or [channels, T] at
+      speech: a sound or video file of any rate and number of channels; samples, float or int16, [T] or [channels, T] at
         16 kHz, or (samples, rate); an iterable of chunks [t] of 16 kHz samples; None where there are only features.
       start, duration: seconds of a file or of an array; chunks are taken from first to last.
-      features: DeepSpeech features of the sound (`speech.load_deepspeech`), for a person who learned from those.
+      features: file of DeepSpeech features of the sound (`speech_features.load_deepspeech`), for a person trained on
+        those.
       zero_padded: windows of zeros before and after, as in the published code; else those of silence.
-      keep_sound: chunks are kept until somebody takes them from the utterance's `sound`.
+      keep_sound: chunks are kept until somebody takes them from the result's `sound`.
 
     Raises:
       UserError: nothing to say, no sound, or features that the person did not learn from.
     """
     check_span(start, duration)
     if features is not None:
-        windows = cut_windows(speech.load_deepspeech(features), start, duration)
-        check_features(stage, "DeepSpeech", speech.DEEPSPEECH_LOGITS)
-        sound = None if said is None else _known(said)
+        windows = cut_windows(speech_features.load_deepspeech(features), start, duration)
+        check_features(stage, "DeepSpeech", speech_features.DEEPSPEECH_LOGITS)
+        sound = None if speech is None else _known(speech)
         if isinstance(sound, pathlib.Path):
             count_frames(sound, start, duration)  # that there is sound is known before, not after
-        return Utterance(len(windows), lambda: attention_windows(windows, zero_padded), sound, start, duration)
-    if said is None:
+        return SpeechInput(len(windows), lambda: attention_windows(windows, zero_padded), sound, start, duration)
+    if speech is None:
         raise UserError("nothing to say: give a sound or video file, samples, or chunks of them")
     encoder = _encoder(stage)
-    known = _known(said)
+    known = _known(speech)
     if isinstance(known, pathlib.Path):
         frames = count_frames(known, start, duration)
 
@@ -86,16 +87,16 @@ def utterance(
         def blocks() -> Iterator[np.ndarray]:
             return (block[0] for block in samples_as_blocks(*known, SAMPLE_RATE, start, duration))
 
-        frames = speech.frames_for(sum(map(len, blocks())))
+        frames = speech_features.frames_for(sum(map(len, blocks())))
         if not frames:
             raise UserError(f"the samples hold no sound from {start:g} s on: start earlier or give more of them")
     else:
-        live, sound = _sounding(said), None
+        live, sound = _sounding(speech), None
         if keep_sound:
             live, heard = itertools.tee(live)
             sound = heard, SAMPLE_RATE
-        return Utterance(None, lambda: _neighbours(encoder, live, zero_padded), sound)
-    return Utterance(frames, lambda: _neighbours(encoder, blocks(), zero_padded), known, start, duration)
+        return SpeechInput(None, lambda: _neighbours(encoder, live, zero_padded), sound)
+    return SpeechInput(frames, lambda: _neighbours(encoder, blocks(), zero_padded), known, start, duration)
 
 
 def _sounding(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -112,47 +113,49 @@ def _sounding(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         raise UserError("no sound came: the stream ended before its first sample")
 
 
-def _known(said: Any) -> pathlib.Path | tuple[np.ndarray, int] | None:
+def _known(speech: Any) -> pathlib.Path | tuple[np.ndarray, int] | None:
     """A file, or samples [T] with their rate; None for chunks.
 
     Raises:
       UserError: an array that is no sound.
     """
-    if isinstance(said, (str, os.PathLike)):
-        return pathlib.Path(said)
-    if isinstance(said, np.ndarray):
-        said = said, SAMPLE_RATE
-    if isinstance(said, tuple) and len(said) == 2 and np.ndim(said[1]) == 0:
-        samples, rate = np.asarray(said[0]), int(said[1])
+    if isinstance(speech, (str, os.PathLike)):
+        return pathlib.Path(speech)
+    if isinstance(speech, np.ndarray):
+        speech = speech, SAMPLE_RATE
+    if isinstance(speech, tuple) and len(speech) == 2 and np.ndim(speech[1]) == 0:
+        samples, rate = np.asarray(speech[0]), int(speech[1])
         if not 1000 <= rate <= 768_000:
             raise UserError(f"{rate} samples a second are no rate of a sound: give 1000 to 768000")
         return mono_floats(samples), rate
     return None
 
 
-def _encoder(stage: "TrainedStage") -> speech.Encoder:
+def _encoder(stage: "TrainedStage") -> speech_features.Encoder:
     """The encoder that the person learned from.
 
     Raises:
       UserError: it cannot be had here.
     """
-    if stage.person.speech not in speech.ENCODERS:
+    if stage.person.speech not in speech_features.ENCODERS:
         raise UserError(
             f"this person learned from {stage.person.speech} features, which cannot be computed here: give those of "
             f"the sound with --config.render.features=FILE.npy"
         )
-    encoder = speech.get_encoder(stage.person.speech)
+    encoder = speech_features.get_encoder(stage.person.speech)
     check_features(stage, encoder.name, encoder.dim)
     return encoder
 
 
-def _neighbours(encoder: speech.Encoder, blocks: Iterable[np.ndarray], zero_padded: bool) -> Iterator[np.ndarray]:
+def _neighbours(
+    encoder: speech_features.Encoder, blocks: Iterable[np.ndarray], zero_padded: bool
+) -> Iterator[np.ndarray]:
     """Windows [8, 16, C] of each frame of a sound, silence or zeros around it."""
     if zero_padded:
-        yield from attention_windows(speech.stream_windows(encoder, blocks), zero_padded=True)
+        yield from attention_windows(speech_features.stream_windows(encoder, blocks), zero_padded=True)
         return
     held: collections.deque[np.ndarray] = collections.deque(maxlen=_BESIDE + 1)
-    for window in speech.stream_windows(encoder, blocks, FRAMES_BEFORE, FRAMES_AFTER):
+    for window in speech_features.stream_windows(encoder, blocks, FRAMES_BEFORE, FRAMES_AFTER):
         held.append(window)
         if len(held) == held.maxlen:
             yield np.stack(held)
@@ -173,7 +176,7 @@ def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> i
     samples = sum(len(block) for block in sound_blocks(audio, start, duration))
     if not samples:
         raise UserError(f"{audio} has no sound from {start:g} s on: start earlier or give a longer file")
-    return speech.frames_for(samples)
+    return speech_features.frames_for(samples)
 
 
 def check_span(start: float, duration: float | None) -> None:

@@ -69,7 +69,7 @@ def stream(workdir: str, form: str, look: dict[str, str], source: BinaryIO, sink
                 sink.flush()
             return
         tags = avatar.provenance.tags()
-        with VideoWriter(sink, frames.width, frames.height, FPS, sound=frames.said.sound, tags=tags) as writer:
+        with VideoWriter(sink, frames.width, frames.height, FPS, sound=frames.speech.sound, tags=tags) as writer:
             for frame in pace.watched(frames):
                 writer.write(frame)
                 sink.flush()

@@ -68,7 +68,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     )
     provenance = avatar.provenance if settings.label else None
     bar = Bar("render", len(mine), done=sum(i in done for i in mine), compiles=True)
-    for i, frame in rendering.picked(lambda i: i in mine and i not in done):
+    for i, frame in rendering.selected(lambda i: i in mine and i not in done):
         write_image(kept_frame(folder, i), frame, provenance=provenance)
         bar.update()
     bar.close()
@@ -85,7 +85,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
         rendering.width,
         rendering.height,
         alpha=rendering.alpha,
-        said=rendering.said,
+        speech=rendering.speech,
         provenance=provenance,
     )
     discard(folder)
@@ -93,7 +93,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     return made
 
 
-def driven(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarray, Conditions]:
+def training_pose_and_conditions(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarray, Conditions]:
     """Pose [4, 4] and conditions of frame `i` of any speech: the training video's poses and eyes, back and forth."""
     row = mirrored(i, len(person.transforms))
     return person.transforms[row], Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])

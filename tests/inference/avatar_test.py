@@ -53,10 +53,10 @@ def test_a_stream_is_the_whole_bit_for_bit(avatar, trained):
 
 def test_the_next_frame_is_begun_while_one_is_used_but_not_awaited_live(avatar, trained):
     asked = []
-    next(avatar.render(trained.sound).picked(lambda i: asked.append(i) or True))
+    next(avatar.render(trained.sound).selected(lambda i: asked.append(i) or True))
     assert asked == [0, 1]
     asked.clear()
-    next(avatar.stream(np.split(pcm(trained), 10)).picked(lambda i: asked.append(i) or True))
+    next(avatar.stream(np.split(pcm(trained), 10)).selected(lambda i: asked.append(i) or True))
     assert asked == [0]
 
 

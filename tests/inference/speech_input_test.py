@@ -9,7 +9,13 @@ import pytest
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import neighbours_in_time
-from adnerf_jax.inference.speech_input import attention_windows, check_features, count_frames, sound_blocks, utterance
+from adnerf_jax.inference.speech_input import (
+    attention_windows,
+    check_features,
+    count_frames,
+    sound_blocks,
+    speech_input,
+)
 from adnerf_jax.media.audio import mono_floats, write_wav
 from adnerf_jax.speech import features as speech
 
@@ -21,9 +27,9 @@ STAGE = types.SimpleNamespace(
 )
 
 
-def said(what, **options) -> np.ndarray:
+def windows_of(what, **options) -> np.ndarray:
     """All windows [N, 8, 16, 80]."""
-    return np.stack(list(utterance(STAGE, what, **options).audio()))
+    return np.stack(list(speech_input(STAGE, what, **options).windows()))
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 3, 4, 5, 8, 20])
@@ -75,14 +81,14 @@ def test_zeros_past_the_ends_of_a_speech():
 def test_before_and_after_the_sound_there_is_silence():
     encoder = speech.get_encoder("logmel")
     quiet = speech.speech_windows(encoder, np.zeros(RATE, np.float32), 5)[2]
-    windows = said(TONE)
+    windows = windows_of(TONE)
     assert len(windows) == 18
     np.testing.assert_allclose(windows[0][0][:14], quiet[:14], atol=1e-5)  # up to 60 ms before the sound
     np.testing.assert_allclose(windows[-1][7][8:], quiet[8:], atol=1e-5)
     longer = np.concatenate([np.zeros(4 * 640, np.float32), TONE, np.zeros(3 * 640, np.float32)])
     # Other chunks, hence other sums; the same sound around.
-    np.testing.assert_allclose(said(longer)[4 : 4 + 17], windows[:17], atol=1e-4)
-    zeros = said(TONE, zero_padded=True)
+    np.testing.assert_allclose(windows_of(longer)[4 : 4 + 17], windows[:17], atol=1e-4)
+    zeros = windows_of(TONE, zero_padded=True)
     assert (zeros[0][:4] == 0).all() and (zeros[0][4] != 0).any()
 
 
@@ -93,9 +99,9 @@ def test_chunks_of_any_length_give_the_same_bits_as_the_file(tmp_path, cut):
     if cut == 1:
         pcm = pcm[:2000]
         write_wav(tmp_path / "s.wav", TONE[:2000], RATE)
-    file = said(tmp_path / "s.wav")
-    np.testing.assert_array_equal(said(pcm[i : i + cut] for i in range(0, len(pcm), cut)), file)
-    np.testing.assert_array_equal(said(pcm), file)
+    file = windows_of(tmp_path / "s.wav")
+    np.testing.assert_array_equal(windows_of(pcm[i : i + cut] for i in range(0, len(pcm), cut)), file)
+    np.testing.assert_array_equal(windows_of(pcm), file)
 
 
 def test_a_frame_needs_no_more_than_the_look_ahead():
@@ -110,7 +116,7 @@ def test_a_frame_needs_no_more_than_the_look_ahead():
             given += 64
             yield np.zeros(64, np.float32)
 
-    frames = utterance(STAGE, chunks()).audio()
+    frames = speech_input(STAGE, chunks()).windows()
     waits = []
     for i, _ in enumerate(itertools.islice(frames, 60)):
         waits.append(given / RATE - i / 25)
@@ -133,17 +139,17 @@ def encode_sound(path, codec: str, rate: int, layout: str, seconds: float = 0.4)
 @pytest.mark.parametrize(("rate", "layout"), [(8000, "mono"), (192_000, "stereo"), (48_000, "7.1"), (44_100, "5.1")])
 def test_any_rate_and_any_number_of_channels(tmp_path, rate, layout):
     path = encode_sound(tmp_path / "s.wav", "pcm_s16le", rate, layout)
-    windows = said(path)
+    windows = windows_of(path)
     assert windows.shape == (10, 8, 16, 80) and np.isfinite(windows).all()
     assert windows[5].max() > windows[0][0].max() + 0.1  # it is heard
 
 
 def test_arrays_at_any_rate_and_pieces_of_them():
     stereo = np.stack([TONE, TONE])
-    np.testing.assert_allclose(said(stereo), said(TONE), atol=1e-6)
+    np.testing.assert_allclose(windows_of(stereo), windows_of(TONE), atol=1e-6)
     fast = np.repeat(TONE, 3)
-    assert len(said((fast, 48_000))) == 18
-    assert len(said(TONE, start=0.2, duration=0.2)) == 5
+    assert len(windows_of((fast, 48_000))) == 18
+    assert len(windows_of(TONE, start=0.2, duration=0.2)) == 5
 
 
 @pytest.mark.parametrize(
@@ -161,13 +167,13 @@ def test_arrays_at_any_rate_and_pieces_of_them():
 )
 def test_what_cannot_be_said(what, message):
     with pytest.raises(UserError, match=message):
-        utterance(STAGE, what)
+        speech_input(STAGE, what)
 
 
 @pytest.mark.parametrize("chunks", [[], [np.zeros(0, np.float32)]])
 def test_a_stream_without_sound(chunks):
     with pytest.raises(UserError, match="no sound came"):
-        list(utterance(STAGE, iter(chunks)).audio())
+        list(speech_input(STAGE, iter(chunks)).windows())
 
 
 def test_empty_and_corrupt_files(tmp_path):
@@ -176,7 +182,7 @@ def test_empty_and_corrupt_files(tmp_path):
     write_wav(tmp_path / "short.wav", np.zeros(0, np.float32), RATE)
     for name in ("empty.wav", "text.mp3", "short.wav"):
         with pytest.raises(UserError, match=name):
-            utterance(STAGE, tmp_path / name)
+            speech_input(STAGE, tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +199,7 @@ def test_empty_and_corrupt_files(tmp_path):
 )
 def test_seconds_that_cannot_be(times):
     with pytest.raises(UserError, match="s: it must be (0 or later|longer than 0)"):
-        utterance(STAGE, TONE, **times)
+        speech_input(STAGE, TONE, **times)
 
 
 def test_sixteen_bits_are_read_as_files_are():
