@@ -14,6 +14,7 @@ import pathlib
 
 import jax
 import numpy as np
+from adnerf_jax.inference.eye_sources import eye_source
 from scipy.ndimage import distance_transform_edt
 
 from adnerf_jax import Avatar
@@ -26,9 +27,9 @@ from adnerf_jax.evaluation.face_metrics import correlation, jitter, turning_jitt
 from adnerf_jax.evaluation.metrics import psnr
 from adnerf_jax.face.landmarks import RIGID, Landmarks, detect_video, eye_openness
 from adnerf_jax.face.tracking import track_head
-from adnerf_jax.inference.eye_sources import eye_source
 from adnerf_jax.inference.head_motion import NAMES, MotionRange
-from adnerf_jax.inference.pose_sources import displaced, pose_source
+from adnerf_jax.inference.pose_sequences import displaced
+from adnerf_jax.inference.pose_sources import pose_source
 from adnerf_jax.media.image import read_image
 from adnerf_jax.preprocessing.steps import canonical_face
 from benchmarks.preparation import pose_errors
@@ -106,7 +107,7 @@ def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> t
     source = displaced(pose_source("rest", avatar.stage.person), read_curves(keys, NAMES, "offset"))
     seen = MotionRange.of(avatar.stage.person.transforms)
     asked = np.stack([posed.transform for posed in itertools.islice(source.start(), len(found.valid))])
-    learned = np.array([not seen.farthest(pose[None]) for pose in asked])
+    learned = np.array([not seen.out_of_range(pose[None]) for pose in asked])
     asked = asked.astype(np.float64)
     return tuple(pose_errors(head.transform[some], asked[some])["rotation"] for some in (slice(None), learned))
 

@@ -29,10 +29,10 @@ from adnerf_jax.common.timing import FPS
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.inference.backgrounds import BackgroundSource, background_source
 from adnerf_jax.inference.eye_sources import EyeRange, EyeSource, eye_source
-from adnerf_jax.inference.head_motion import NAMES, MotionRange, place
+from adnerf_jax.inference.head_motion import NAMES, MotionRange, head_position
 from adnerf_jax.inference.output import check_not_source, check_output, write_output
-from adnerf_jax.inference.pose_sequences import Posed, PoseSource
-from adnerf_jax.inference.pose_sources import displaced, pose_source, skip_frames, smoothed
+from adnerf_jax.inference.pose_sequences import PoseFrame, PoseSource, displaced, skip_frames, smoothed
+from adnerf_jax.inference.pose_sources import pose_source
 from adnerf_jax.inference.speech_input import SpeechInput, speech_input
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.provenance import Provenance
@@ -211,7 +211,7 @@ class Avatar:
         speech_in = speech_input(
             stage, speech, start, duration, features=features, zero_padded=self._zero_padded, keep_sound=keep_sound
         )
-        framed = framing(person.camera, place(self._range.rest), camera, size, crop)
+        framed = framing(person.camera, head_position(self._range.rest), camera, size, crop)
         poses = pose_source(pose, person, seed)
         if start and same_file(pose, speech):
             poses = skip_frames(poses, round(start * FPS))
@@ -275,7 +275,7 @@ class Avatar:
         )
 
     def _clamped(self, poses: PoseSource) -> PoseSource:
-        def start() -> Iterator[Posed]:
+        def start() -> Iterator[PoseFrame]:
             return (posed._replace(transform=self._range.clamped(posed.transform)) for posed in poses.start())
 
         return poses.replace(start=start)
@@ -288,17 +288,17 @@ class Avatar:
         coming = itertools.islice(poses.start(), frames)
         for first in range(0, frames, _CHECKED_AT_ONCE):
             some = np.stack([posed.transform for posed in itertools.islice(coming, _CHECKED_AT_ONCE)])
-            for name, (row, value) in self._range.farthest(some).items():
+            for name, (row, value) in self._range.out_of_range(some).items():
                 if name not in worst or abs(value) > abs(worst[name][1]):
                     worst[name] = first + row, value
         for name, (frame, value) in worst.items():
             self._warn(name, frame, value)
         return poses
 
-    def _watch(self, coming: Iterator[Posed]) -> Iterator[Posed]:
+    def _watch(self, coming: Iterator[PoseFrame]) -> Iterator[PoseFrame]:
         told: set[str] = set()
         for i, posed in enumerate(coming):
-            for name, (_, value) in self._range.farthest(posed.transform[None]).items():
+            for name, (_, value) in self._range.out_of_range(posed.transform[None]).items():
                 if name not in told:
                     told.add(name)
                     self._warn(name, i, value)
@@ -306,7 +306,7 @@ class Avatar:
 
     def _warn(self, name: str, frame: int, value: float) -> None:
         say(
-            f"warning: frame {frame} has {name} {value:.1f}, which was not learned ({self._range.told(name)}); ",
+            f"warning: frame {frame} has {name} {value:.1f}, which was not learned ({self._range.describe(name)}); ",
             Option("render.clamp", True),
             " keeps poses in that range",
         )

@@ -12,7 +12,7 @@ from adnerf_jax.data.person import Person
 from adnerf_jax.face.landmarks import detect_video, eye_openness
 from adnerf_jax.face.tracking import track_head
 from adnerf_jax.inference.eye_sources import EyeRange
-from adnerf_jax.inference.head_motion import motion_between, moved, rest_row
+from adnerf_jax.inference.head_motion import apply_motion, motion_between, rest_frame
 from adnerf_jax.inference.pose_sequences import PoseSource, recorded
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.pretrained import weights
@@ -29,9 +29,9 @@ def video_poses(path: pathlib.Path, person: Person) -> PoseSource:
       UserError: not a video, or no face in it.
     """
     motions, openness = _tracked(path, path.stat().st_mtime_ns)
-    rest = person.transforms[rest_row(person.transforms)]
+    rest = person.transforms[rest_frame(person.transforms)]
     eyes = EyeRange.of(person.eyes).openness(EyeRange.of(openness).fraction(openness))
-    source = recorded(np.stack([moved(rest, motion) for motion in motions]), eyes)
+    source = recorded(np.stack([apply_motion(rest, motion) for motion in motions]), eyes)
     return source.replace(length=None)  # back and forth where the speech is longer
 
 
@@ -48,5 +48,5 @@ def _tracked(path: pathlib.Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path} shows no face: a video to take poses from must show one person's face")
     canonical = FaceLandmarker(weights.path("face_landmarker")).canonical
     head = track_head(found.points, found.valid, _FOCAL * width, width / 2, height / 2, canonical)
-    rest = head.transform[rest_row(head.transform)]
+    rest = head.transform[rest_frame(head.transform)]
     return motion_between(rest, head.transform), eye_openness(found.points)

@@ -20,7 +20,7 @@ _RIGID = 1e-3
 _ROUNDING = 1e-3
 
 
-def moved(transform: np.ndarray, motion: np.ndarray) -> np.ndarray:
+def apply_motion(transform: np.ndarray, motion: np.ndarray) -> np.ndarray:
     """A head turned about its origin and shifted.
 
     Args:
@@ -40,20 +40,20 @@ def moved(transform: np.ndarray, motion: np.ndarray) -> np.ndarray:
 
 
 def motion_between(rest: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """The motions [..., 6] that make poses [..., 4, 4] of the pose `rest` [4, 4]: the inverse of `moved`."""
+    """The motions [..., 6] that make poses [..., 4, 4] of the pose `rest` [4, 4]: the inverse of `apply_motion`."""
     transforms = np.asarray(transforms, np.float64)
     turned = np.einsum("ij,...kj->...ik", rest[:3, :3].astype(np.float64), transforms[..., :3, :3])
     angles = Rotation.from_matrix(turned.reshape(-1, 3, 3)).as_euler(_AXES, degrees=True)
-    shift = (place(transforms) - place(rest.astype(np.float64))) / UNITS_PER_CM
+    shift = (head_position(transforms) - head_position(rest.astype(np.float64))) / UNITS_PER_CM
     return np.concatenate([angles.reshape(*transforms.shape[:-2], 3), shift], axis=-1)
 
 
-def place(transforms: np.ndarray) -> np.ndarray:
+def head_position(transforms: np.ndarray) -> np.ndarray:
     """The head's origin [..., 3] in the camera's space, dataset units."""
     return -np.einsum("...ji,...j->...i", transforms[..., :3, :3], transforms[..., :3, 3])
 
 
-def rest_row(transforms: np.ndarray) -> int:
+def rest_frame(transforms: np.ndarray) -> int:
     """The number of the pose nearest to the middle of all, [N, 4, 4]."""
     motions = motion_between(transforms[0], transforms)
     spread = motions.std(0) + 1e-3
@@ -83,7 +83,7 @@ class MotionRange:
     @classmethod
     def of(cls, transforms: np.ndarray) -> "MotionRange":
         """The range of training poses [N, 4, 4]."""
-        rest = transforms[rest_row(transforms)]
+        rest = transforms[rest_frame(transforms)]
         motions = motion_between(rest, transforms)
         return cls(rest, motions.min(0), motions.max(0))
 
@@ -91,9 +91,9 @@ class MotionRange:
         """The pose [4, 4] with each number that leaves the range put at its end; a pose inside it itself."""
         motion = motion_between(self.rest, transform)
         inside = np.clip(motion, self.low - _ROUNDING, self.high + _ROUNDING)
-        return transform if (inside == motion).all() else moved(self.rest, np.clip(motion, self.low, self.high))
+        return transform if (inside == motion).all() else apply_motion(self.rest, np.clip(motion, self.low, self.high))
 
-    def farthest(self, transforms: np.ndarray) -> dict[str, tuple[int, float]]:
+    def out_of_range(self, transforms: np.ndarray) -> dict[str, tuple[int, float]]:
         """Of poses [N, 4, 4], for each number that leaves the range: the row where it is farthest, and it."""
         motions = motion_between(self.rest, transforms)
         beyond = np.maximum(self.low - motions, motions - self.high)
@@ -104,7 +104,7 @@ class MotionRange:
             if beyond[rows[k], k] > _ROUNDING
         }
 
-    def told(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """The range of one number: `yaw -14.2 … 15.1°`."""
         k, unit = NAMES.index(name), "°" if name in _DEGREES else " cm"
         return f"{name} {self.low[k]:.1f} … {self.high[k]:.1f}{unit}"

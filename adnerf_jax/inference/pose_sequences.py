@@ -1,4 +1,4 @@
-"""Head poses one frame after the other: what every pose source gives."""
+"""Sequences of head poses: `PoseSource`, those that the training video gives, and operations on them."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -6,14 +6,27 @@ from typing import NamedTuple
 
 import numpy as np
 from flax import struct
+from scipy.spatial.transform import Rotation
+
+from adnerf_jax.common.curves import Curve
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.timing import FPS
+from adnerf_jax.data.person import Person
+from adnerf_jax.inference.head_motion import NAMES, apply_motion, head_position, motion_between, rest_frame
+
+_BLEND = 20  # frames at the beginning of a segment in which its difference from the end of the previous one fades
+_SHORTEST, _LONGEST = 40, 125  # frames of a random segment
+_CANDIDATES = 6  # the next random segment is one of these many whose start is most similar to the end of the last one
+_LONGEST_SMOOTHING = 60.0  # seconds; the poses of six times as many are held in memory
+_VELOCITY_FRAMES = 8.0  # a difference of velocities counts like the difference of poses it causes in these many frames
 
 
-class Posed(NamedTuple):
+class PoseFrame(NamedTuple):
     """A frame of a pose source.
 
     Attributes:
       transform: float32 [4, 4], camera-to-head.
-      eyes: float32 [2], openness of the eyes in the video that the pose is from; None where there is none.
+      eyes: float32 [2], openness of the eyes in the video that the pose was taken from; None: it is from no video.
     """
 
     transform: np.ndarray
@@ -22,29 +35,169 @@ class Posed(NamedTuple):
 
 @struct.dataclass
 class PoseSource:
-    """Poses without an end.
+    """An endless sequence of head poses at 25 fps.
 
     Attributes:
-      start: begins an iterator from frame 0 on.
-      length: own poses; None where any number of them is as good.
+      start: starts an iterator from frame 0 on.
+      length: number of poses that were given, where a user gave them one by one and a render must not be longer; None:
+        a render of any length may use the sequence.
     """
 
-    start: Callable[[], Iterator[Posed]] = struct.field(pytree_node=False)
+    start: Callable[[], Iterator[PoseFrame]] = struct.field(pytree_node=False)
     length: int | None = None
 
 
-def mirrored(i: int, length: int) -> int:
-    """Index 0, 1, … length−1, length−2, … 0, 1, …: a sequence played back and forth."""
+def mirrored_index(i: int, length: int) -> int:
+    """Index 0, 1, … length−1, length−2, … 0, 1, … of frame `i`: a sequence played back and forth."""
     i %= max(2 * length - 2, 1)
     return i if i < length else 2 * length - 2 - i
 
 
 def recorded(transforms: np.ndarray, eyes: np.ndarray | None = None) -> PoseSource:
-    """Given poses [N, 4, 4] and, if known, openness of the eyes [N, 2]; back and forth where more are wanted."""
+    """Given poses, played back and forth beyond their end.
 
-    def start() -> Iterator[Posed]:
+    Args:
+      transforms: float32 [N, 4, 4], camera-to-head.
+      eyes: float32 [N, 2], openness of the eyes in the same frames, if known.
+    """
+
+    def start() -> Iterator[PoseFrame]:
         for i in itertools.count():
-            row = mirrored(i, len(transforms))
-            yield Posed(transforms[row], None if eyes is None else eyes[row])
+            row = mirrored_index(i, len(transforms))
+            yield PoseFrame(transforms[row], None if eyes is None else eyes[row])
 
     return PoseSource(start, len(transforms))
+
+
+def training_frames(person: Person, rows: Callable[[], Iterator[int]]) -> PoseSource:
+    """Training frames in some order, poses and eyes."""
+    return PoseSource(lambda: (PoseFrame(person.transforms[row], person.eyes[row]) for row in rows()))
+
+
+def back_and_forth(person: Person) -> PoseSource:
+    """The training video forwards, backwards, forwards, …"""
+    frames = len(person.transforms)
+    return training_frames(person, lambda: (mirrored_index(i, frames) for i in itertools.count()))
+
+
+def constant_pose(person: Person, row: int) -> PoseSource:
+    """One training frame's pose and eyes."""
+    return training_frames(person, lambda: itertools.repeat(row))
+
+
+def looped(person: Person) -> PoseSource:
+    """The training video from its beginning to its end, again and again; back and forth if it is too short to join."""
+    frames = len(person.transforms)
+    if frames < 3 * _BLEND:
+        return back_and_forth(person)
+    return _join_segments(person, lambda: itertools.repeat((0, frames)))
+
+
+def random_segments(person: Person, seed: int) -> PoseSource:
+    """Parts of 1.6 to 5 seconds, each beginning nearly where and as fast as the one before ended.
+
+    Back and forth where the video is too short for two such parts.
+    """
+    frames = len(person.transforms)
+    if frames < 2 * _SHORTEST:
+        return back_and_forth(person)
+    motions = motion_between(person.transforms[rest_frame(person.transforms)], person.transforms)
+    scale = motions.std(0) + 1e-3
+    state = np.concatenate([motions, _VELOCITY_FRAMES * np.gradient(motions, axis=0)], axis=1) / np.tile(scale, 2)
+
+    def parts() -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng(seed)
+        begin = int(rng.integers(0, frames - _SHORTEST + 1))
+        while True:
+            end = min(begin + int(rng.integers(_SHORTEST, _LONGEST + 1)), frames)
+            yield begin, end
+            cost = np.square(state[: frames - _SHORTEST + 1] - state[end - 1]).sum(1)
+            # Not the same motion once more.
+            cost[max(end - _SHORTEST, 0) : end + _SHORTEST] += cost.max() + 1.0
+            begin = int(np.argsort(cost, kind="stable")[rng.integers(0, min(_CANDIDATES, len(cost)))])
+
+    return _join_segments(person, parts)
+
+
+def _join_segments(person: Person, parts: Callable[[], Iterator[tuple[int, int]]]) -> PoseSource:
+    """Parts [begin, end) of the training video one after the other, none of them shorter than `_BLEND` + 2 frames.
+
+    At a join the new part starts in the pose and with the velocity that the old one ended with, and what it differs by
+    fades within `_BLEND` frames (a cubic with those ends).
+    """
+    transforms = person.transforms
+
+    def velocity(row: int) -> np.ndarray:
+        return motion_between(transforms[row], transforms[row + 1])
+
+    def start() -> Iterator[PoseFrame]:
+        last: tuple[np.ndarray, np.ndarray] | None = None  # pose and velocity that the old part ended with
+        for begin, end in parts():
+            away, rate = np.zeros(6), np.zeros(6)
+            if last is not None:
+                away = motion_between(transforms[begin], apply_motion(last[0], last[1]))
+                rate = last[1] - velocity(begin)
+            for row in range(begin, end):
+                s = min((row - begin) / _BLEND, 1.0)
+                fade = (1 + 2 * s) * (1 - s) ** 2 * away + s * (1 - s) ** 2 * _BLEND * rate
+                yield PoseFrame(apply_motion(transforms[row], fade), person.eyes[row])
+            last = transforms[end - 1], velocity(end - 2)
+
+    return PoseSource(start)
+
+
+def skip_frames(source: PoseSource, frames: int) -> PoseSource:
+    """A source without its first frames."""
+    left = None if source.length is None else max(source.length - frames, 0)
+    return PoseSource(lambda: itertools.islice(source.start(), frames, None), left)
+
+
+def displaced(source: PoseSource, curves: dict[str, Curve]) -> PoseSource:
+    """A source's poses, turned and shifted by curves of `head_motion.NAMES` over its time."""
+    if not curves:
+        return source
+
+    def start() -> Iterator[PoseFrame]:
+        for i, posed in enumerate(source.start()):
+            motion = np.array([curves[name](i / FPS) if name in curves else 0.0 for name in NAMES])
+            yield posed._replace(transform=apply_motion(posed.transform, motion))
+
+    return source.replace(start=start)
+
+
+def smoothed(source: PoseSource, seconds: float) -> PoseSource:
+    """A source's poses averaged over time by a Gaussian with this standard deviation, without delay.
+
+    Raises:
+      UserError: a number that is negative or more than a minute.
+    """
+    if not 0 <= seconds <= _LONGEST_SMOOTHING:
+        raise UserError(f"poses cannot be smoothed over {seconds:g} s: give 0 to {_LONGEST_SMOOTHING:g}")
+    sigma = seconds * FPS
+    reach = int(np.ceil(3 * sigma))
+    if not reach:
+        return source
+
+    def start() -> Iterator[PoseFrame]:
+        coming = source.start()
+        held = [next(coming) for _ in range(reach)]
+        for i in itertools.count():
+            held.append(next(coming))
+            middle = min(i, reach)
+            # At the beginning the window shrinks on both sides alike, so that a steady motion is not bent.
+            near = held[: 2 * middle + 1]
+            weights = np.exp(-0.5 * (np.arange(-middle, middle + 1) / sigma) ** 2)
+            yield near[middle]._replace(transform=_mean([one.transform for one in near], weights))
+            if i >= reach:
+                held.pop(0)
+
+    return source.replace(start=start)
+
+
+def _mean(transforms: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """The weighted mean of head poses: of their rotations and of the head's place."""
+    poses = np.stack(transforms).astype(np.float64)
+    result = np.eye(4)
+    result[:3, :3] = Rotation.from_matrix(poses[:, :3, :3]).mean(weights).as_matrix()
+    result[:3, 3] = -result[:3, :3] @ np.average(head_position(poses), axis=0, weights=weights)
+    return result.astype(np.float32)

@@ -13,7 +13,7 @@ from adnerf_jax.common.types import Conditions
 from adnerf_jax.data.person import Person
 from adnerf_jax.inference.avatar import Avatar
 from adnerf_jax.inference.output import check_not_source, check_output, write_output
-from adnerf_jax.inference.pose_sequences import mirrored
+from adnerf_jax.inference.pose_sequences import mirrored_index
 from adnerf_jax.inference.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
 from adnerf_jax.inference.speech_input import count_frames
 from adnerf_jax.inference.trained import TrainedStage
@@ -95,7 +95,7 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
 
 def training_pose_and_conditions(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarray, Conditions]:
     """Pose [4, 4] and conditions of frame `i` of any speech: the training video's poses and eyes, back and forth."""
-    row = mirrored(i, len(person.transforms))
+    row = mirrored_index(i, len(person.transforms))
     return person.transforms[row], Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
 
 

@@ -12,7 +12,7 @@ from adnerf_jax import Avatar
 from adnerf_jax.common import progress
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.inference import stream_demo
-from adnerf_jax.inference.head_motion import moved
+from adnerf_jax.inference.head_motion import apply_motion
 from adnerf_jax.inference.pose_sequences import recorded
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import read_rgba
@@ -67,7 +67,7 @@ def test_no_offset_is_the_plain_reconstruction_bit_for_bit(avatar, trained):
     person = avatar.stage.person
     from_array = avatar.render(trained.sound, eyes=1, pose=person.transforms[:8])
     assert same(from_array, avatar.render(trained.sound, eyes=1))
-    turned = np.stack([moved(pose, np.array([5.0, 0, 0, 0, 0, 0])) for pose in person.transforms[:8]])
+    turned = np.stack([apply_motion(pose, np.array([5.0, 0, 0, 0, 0, 0])) for pose in person.transforms[:8]])
     assert same(avatar.render(trained.sound, eyes=1, offset="yaw=5"), avatar.render(trained.sound, eyes=1, pose=turned))
 
 
@@ -87,7 +87,7 @@ def test_where_the_person_is_not_a_new_background_is_exactly_itself(avatar, trai
 def test_a_driving_video_is_heard_and_followed_from_one_moment_on(avatar, trained, tmp_path, monkeypatch):
     video = avatar.write(tmp_path / "driving.mp4", trained.sound)
     rest = avatar.stage.person.transforms[0]
-    poses = np.stack([moved(rest, np.array([2.0 * i, 0, 0, 0, 0, 0])) for i in range(8)])
+    poses = np.stack([apply_motion(rest, np.array([2.0 * i, 0, 0, 0, 0, 0])) for i in range(8)])
     monkeypatch.setattr("adnerf_jax.inference.driving_video.video_poses", lambda path, person: recorded(poses))
     monkeypatch.setattr(Avatar, "_watched", lambda self, source, frames: asked.append(source) or source)
     asked = []

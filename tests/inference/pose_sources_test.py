@@ -10,9 +10,9 @@ import tiny
 
 from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.inference.head_motion import NAMES, motion_between, moved, rest_row
-from adnerf_jax.inference.pose_sequences import mirrored, recorded
-from adnerf_jax.inference.pose_sources import displaced, pose_source, smoothed
+from adnerf_jax.inference.head_motion import NAMES, apply_motion, motion_between, rest_frame
+from adnerf_jax.inference.pose_sequences import displaced, mirrored_index, recorded, smoothed
+from adnerf_jax.inference.pose_sources import pose_source
 
 FRAMES = 300
 TIME = np.arange(FRAMES) / 25
@@ -36,16 +36,16 @@ def rows(source, count: int) -> list[int]:
 
 
 def test_mirrored_goes_back_and_forth():
-    assert [mirrored(i, 4) for i in range(10)] == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]
-    assert [mirrored(i, 1) for i in range(3)] == [0, 0, 0]
-    assert [mirrored(i, 2) for i in range(4)] == [0, 1, 0, 1]
+    assert [mirrored_index(i, 4) for i in range(10)] == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]
+    assert [mirrored_index(i, 1) for i in range(3)] == [0, 0, 0]
+    assert [mirrored_index(i, 2) for i in range(4)] == [0, 1, 0, 1]
 
 
 def test_orders_of_the_training_video(person):
-    assert rows(pose_source("mirror", person), 700) == [mirrored(i, FRAMES) for i in range(700)]
+    assert rows(pose_source("mirror", person), 700) == [mirrored_index(i, FRAMES) for i in range(700)]
     assert rows(pose_source("forward", person), 700) == [i % FRAMES for i in range(700)]
     assert set(rows(pose_source("frame:7", person), 5)) == {7}
-    assert set(rows(pose_source("rest", person), 5)) == {rest_row(person.transforms)}
+    assert set(rows(pose_source("rest", person), 5)) == {rest_frame(person.transforms)}
     for word in ("mirror", "forward"):  # the first time through it is the video itself
         for i, posed in enumerate(taken(pose_source(word, person), FRAMES)):
             assert np.array_equal(posed.transform, person.transforms[i])
@@ -74,7 +74,7 @@ def test_random_parts_follow_the_seed_and_are_parts(person):
 def test_a_video_too_short_to_be_cut_goes_back_and_forth(person):
     short = types.SimpleNamespace(transforms=person.transforms[:30], eyes=person.eyes[:30])
     for word in ("forward", "random"):
-        assert rows(pose_source(word, short), 70) == [mirrored(i, 30) for i in range(70)]
+        assert rows(pose_source(word, short), 70) == [mirrored_index(i, 30) for i in range(70)]
 
 
 def test_offsets_follow_their_curves_and_none_changes_nothing(person):
@@ -90,7 +90,7 @@ def test_offsets_follow_their_curves_and_none_changes_nothing(person):
 
 def test_smoothing_takes_jitter_away_and_leaves_motion(person):
     rng = np.random.default_rng(0)
-    shaken = np.stack([moved(pose, rng.normal(size=6) * 0.5) for pose in person.transforms])
+    shaken = np.stack([apply_motion(pose, rng.normal(size=6) * 0.5) for pose in person.transforms])
     source = smoothed(recorded(shaken), 0.08)
     smooth = np.stack([posed.transform for posed in taken(source, FRAMES)])
 
@@ -118,7 +118,7 @@ def test_files_of_poses(person, tmp_path):
     source = pose_source(tmp_path / "turn.csv", person)
     assert source.length is None
     last = taken(source, 26)[25].transform
-    rest = person.transforms[rest_row(person.transforms)]
+    rest = person.transforms[rest_frame(person.transforms)]
     np.testing.assert_allclose(motion_between(rest, last), [10, 0, 0, 0, 0, 0], atol=2e-3)
 
 
