@@ -26,7 +26,7 @@ from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.data.person import Person
 from adnerf_jax.data.scenes import make_scene
-from adnerf_jax.inference.shards import shard
+from adnerf_jax.inference.shards import parse_shard
 from adnerf_jax.inference.trained import fitting_stage
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batches import RaySampler
@@ -115,7 +115,7 @@ def read_settings(workdir: pathlib.Path, given: ConfigDict, person: Person, part
     """What rendering and a continued training read of the settings, and the models that take the parameters `parts`."""
     config = apply_overrides(load_config(workdir), given, {}, workdir)
     for part in ("render", "eval"):
-        shard(config[part].shard, f"config.{part}.shard")
+        parse_shard(config[part].shard, f"{part}.shard")
     fitting_stage(config, person, parts, workdir)
     check_continues(given, workdir)
 

@@ -25,7 +25,7 @@ from adnerf_jax import Avatar
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.progress import Stopwatch
 from adnerf_jax.common.timing import FPS, FRAMES_AFTER, SAMPLE_RATE, WINDOW
-from adnerf_jax.inference.shards import kept_frame
+from adnerf_jax.inference.shards import frame_path
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.formats import LIVE_MP4
 from adnerf_jax.media.image import read_image
@@ -138,7 +138,7 @@ def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Pa
         print(f"killed with {count(folder)} of {frames} frames kept", flush=True)
     rendering = Avatar.load(workdir).render(sound, **look)
     selected = rendering.selected(lambda i: i % _COMPARED == 0)
-    differ = [not np.array_equal(frame, read_image(kept_frame(folder, i))) for i, frame in selected]
+    differ = [not np.array_equal(frame, read_image(frame_path(folder, i))) for i, frame in selected]
     print(f"{len(differ)} of the kept frames compared with those of a run without a kill: {sum(differ)} differ")
     subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
     with av.open(str(out)) as container:

@@ -36,7 +36,7 @@ from adnerf_jax.evaluation.reporting.films import Film
 from adnerf_jax.evaluation.scoring import Scorer, as_written, make_scorer
 from adnerf_jax.evaluation.sync_confidence import SOUND_RATE
 from adnerf_jax.face.parsing import HEAD
-from adnerf_jax.inference.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.inference.shards import discard_frames, finished_frames, frame_path, parse_shard, read_frame, stage_job
 from adnerf_jax.inference.speech_input import SpeechInput, speech_input
 from adnerf_jax.inference.synthesize import training_pose_and_conditions
 from adnerf_jax.inference.trained import TrainedStage
@@ -82,7 +82,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     start = time.monotonic()
     workdir = pathlib.Path(workdir)
     folder, kept = workdir / "eval", workdir / "eval.frames"
-    part, parts = shard(config.eval.shard, "config.eval.shard")
+    part, parts = parse_shard(config.eval.shard, "eval.shard")
     stage = TrainedStage.load(workdir, config, config.eval.attention)
     dataset = dataset_of(config)
     if dataset.camera != stage.person.camera or dataset.windows.shape[2] != len(stage.scene.audio_mean):
@@ -92,7 +92,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         )
     trained_on, split, judged = frames_to_judge(config, dataset)
     job = evaluation_job(config, workdir, stage, dataset)
-    held_out = HeldOut(config, stage, dataset, split, kept, kept_frames(kept, job))
+    held_out = HeldOut(config, stage, dataset, split, kept, finished_frames(kept, job))
     if parts > 1:
         for i in track(range(part, len(split), parts), "evaluation", compiles=True):
             held_out.written(i)
@@ -165,7 +165,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     if config.eval.report:
         strips = held_out.strips(rows)
         write_report(Evidence(workdir, config, result, rows, timing, stage.parameters, strips, films, dataset))
-    discard(kept)
+    discard_frames(kept)
     for name, numbers in values.items():
         told = [text.format(numbers[key]) for key, text in _TOLD.items() if key in numbers]
         say(f"{name}: {', '.join(told) or 'nothing could be measured'}")
@@ -232,10 +232,10 @@ class HeldOut:
             self.seconds.append(time.monotonic() - start)
             images = [_as_bytes(image) for image in rendered(names, layers, self._background)]
             if self._kept is not None:
-                write_image(kept_frame(self._kept, i), np.concatenate(images))
+                write_image(frame_path(self._kept, i), np.concatenate(images))
                 self._done.add(i)
             return dict(zip(names, images, strict=True))
-        return dict(zip(names, np.split(read_kept(self._kept, i, read_image), len(names)), strict=True))
+        return dict(zip(names, np.split(read_frame(self._kept, i, read_image), len(names)), strict=True))
 
     def render(self, i: int) -> Judged:
         """Frame `i` of the split."""
@@ -372,7 +372,7 @@ def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStag
     """What decides every render; those of another job are not reused."""
     data = pathlib.Path(config.data)
     files = (schema.TRANSFORMS["train"], schema.TRANSFORMS["val"], schema.AUDIO_WINDOWS, schema.LANDMARKS)
-    return job_of(stage, workdir, config) | {
+    return stage_job(stage, workdir, config) | {
         "background": hashlib.sha256(dataset.background.tobytes()).hexdigest(),
         "data": {name: sha256_of(data / name) for name in files if (data / name).exists()},
         "size": config.size,

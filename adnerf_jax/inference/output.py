@@ -1,10 +1,9 @@
-"""Frames to a file that somebody can watch: a video with sound, or a folder of pictures."""
+"""Frames to a file: a video with sound, or a folder of PNG files."""
 
 import os
 import pathlib
 import shutil
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +18,15 @@ from adnerf_jax.media.video import VideoWriter
 
 
 def check_output(path: pathlib.Path, alpha: bool) -> pathlib.Path:
-    """Where the frames will be: the file itself; for a name in `.png` the folder of that name without the ending.
+    """Where frames will be written: the file itself; for a name in `.png` the folder of that name without the ending.
+
+    Args:
+      path: as for `write_output`.
+      alpha: whether frames have an alpha channel.
 
     Raises:
-      UserError: an unknown format, one without opacity where opacity is wanted, or something in the way.
+      UserError: an unknown format, a format without an alpha channel where one is needed, or a file or folder that
+        already has the name.
     """
     if path.suffix.lower() != ".png":
         video_format(path, alpha)
@@ -35,15 +39,15 @@ def check_output(path: pathlib.Path, alpha: bool) -> pathlib.Path:
     return folder
 
 
-def check_not_source(path: pathlib.Path, *sources: Any) -> None:
-    """That a video does not replace what it is made from.
+def check_not_source(path: pathlib.Path, *sources: object) -> None:
+    """Checks that an output does not overwrite one of the files that it is made from.
 
     Args:
-      path: of the video, or of the folder of pictures (`check_output`).
-      sources: names of files, and anything else, which is left out.
+      path: of the video, or of the folder of pictures (from `check_output`).
+      sources: inputs of the render; those that are not names of files are ignored.
 
     Raises:
-      UserError: it would.
+      UserError: it does.
     """
     for source in sources:
         if same_file(path, source):
@@ -60,15 +64,15 @@ def write_output(
     speech: SpeechInput,
     provenance: Provenance | None,
 ) -> pathlib.Path:
-    """Writes frames at 25 a second, whole or not at all.
+    """Writes frames at 25 fps; after an error nothing is left at the target.
 
     Args:
       path: `.mp4`, `.webm`, `.mov`; or `.png` for a folder of pictures `000000.png`, ….
-      frames: uint8 [height, width, 3], or RGBA [height, width, 4] with straight colours.
+      frames: uint8 [height, width, 3], or RGBA [height, width, 4] with straight (not premultiplied) colours.
       width, height: in pixels.
-      alpha: whether frames have opacity.
-      speech: gives the sound.
-      provenance: what the file says of its origin; None: nothing.
+      alpha: whether frames are RGBA.
+      speech: whose sound a video gets.
+      provenance: origin that is recorded in the file's metadata; None: nothing is recorded.
 
     Returns:
       the file or the folder.

@@ -1,4 +1,4 @@
-"""Frames that processes render independently of each other, a part each, and that one of them joins."""
+"""Frames kept as files until all are rendered, so that renders can be interrupted and split between processes."""
 
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import write_json
 from adnerf_jax.configuration.flatten import flatten
 from adnerf_jax.inference.trained import TrainedStage
@@ -20,26 +20,26 @@ from adnerf_jax.inference.trained import TrainedStage
 _JOB = "job.json"
 
 
-def shard(text: str | None, option: str) -> tuple[int, int]:
-    """`2/4` to (1, 4): the part, counted from 0, and the number of parts; (0, 1) for None.
+def parse_shard(text: str | None, setting: str) -> tuple[int, int]:
+    """`2/4` to (1, 4): the index of the shard, counted from 0, and the number of shards; (0, 1) for None.
 
     Args:
-      text: what was given.
-      option: that it was given by.
+      text: value of the setting.
+      setting: its name, for the message.
 
     Raises:
-      UserError: anything else.
+      UserError: the text is not of this form, or the index is not in 1 … number.
     """
     if not text:
         return 0, 1
-    part, _, parts = text.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise UserError(f"{option} is {text!r}: give 1/4, 2/4, 3/4, 4/4 to four processes")
-    return int(part) - 1, int(parts)
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UserError(Option(setting), f" is {text!r}: give 1/4, 2/4, 3/4, 4/4 to four processes")
+    return int(index) - 1, int(count)
 
 
-def job_of(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
-    """What decides any frame that a stage renders, beside what is asked of it."""
+def stage_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
+    """The part of a job's description that rendering and evaluation share: the trained stage and its settings."""
     return {
         "workdir": str(workdir.absolute()),
         "stage": stage.name,
@@ -51,69 +51,70 @@ def job_of(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> di
     }
 
 
-def kept_frames(folder: pathlib.Path, job: dict) -> set[int]:
-    """Numbers of the frames that the same job left, interrupted or done in parts; those of another job are deleted.
+def finished_frames(folder: pathlib.Path, job: dict[str, Any]) -> set[int]:
+    """Numbers of the frames that were already rendered for the same job; frames of another job are deleted.
 
     Args:
-      folder: of `<number>.png` and what describes the job; made where it is missing.
-      job: what decides every frame.
+      folder: holds `<number>.png` and the job's description; created if it is missing.
+      job: everything that decides how frames look, as JSON values.
 
     Raises:
-      UserError: the folder holds something else.
+      UserError: the folder exists and no render wrote it.
     """
     path = folder / _JOB
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder.parent):
+    with _lock(folder.parent):
         try:
             same = json.loads(path.read_text()) == job
         except (OSError, json.JSONDecodeError):
             same = False
         if not same:
-            # A folder without a job is what a full disk or a kill leaves before the job is described.
-            if folder.exists() and not path.exists() and not (folder.is_dir() and _left_empty(folder)):
+            # A full disk or a kill before the job is described leaves a folder without a job.
+            if folder.exists() and not path.exists() and not (folder.is_dir() and _holds_no_frames(folder)):
                 raise UserError(f"{folder} is in the way and no render made it: move it, or write elsewhere")
-            discard(folder)
+            discard_frames(folder)
             write_json(path, job)
     return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
 
 
-def _left_empty(folder: pathlib.Path) -> bool:
-    """Whether nothing is there but what `write_json` was writing."""
+def _holds_no_frames(folder: pathlib.Path) -> bool:
+    """Whether a folder is empty but for an unfinished temporary file of `write_json`."""
     return all(path.name.startswith(f".{pathlib.Path(_JOB).stem}.") for path in folder.iterdir())
 
 
-def discard(folder: pathlib.Path) -> None:
-    """Deletes kept frames, what describes their job last: until then a later run knows whose they are."""
+def discard_frames(folder: pathlib.Path) -> None:
+    """Deletes kept frames, and the job's description last, so that a later run still recognises what is left."""
     for path in folder.iterdir() if folder.exists() else ():
         if path.name != _JOB and not path.is_dir():
             path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_kept(folder: pathlib.Path, number: int, read: Callable[[pathlib.Path], np.ndarray]) -> np.ndarray:
-    """Frame `number` of a folder of kept frames.
+def read_frame(folder: pathlib.Path, number: int, read: Callable[[pathlib.Path], np.ndarray]) -> np.ndarray:
+    """Frame `number` of a folder of kept frames, read by `read`.
 
     Raises:
-      UserError: it is missing or damaged. A damaged one is deleted, so that the same command makes it again.
+      UserError: the file is missing or damaged. A damaged one is deleted, so that the same command renders it again.
     """
-    path = kept_frame(folder, number)
+    path = frame_path(folder, number)
     try:
         return read(path)
     except UserError:
         path.unlink(missing_ok=True)
-        raise UserError(f"{path} was damaged and is deleted: the same command makes it again, and goes on") from None
+        raise UserError(f"{path} was damaged and is deleted: run the same command again to continue") from None
 
 
-def kept_frame(folder: pathlib.Path, number: int) -> pathlib.Path:
+def frame_path(folder: pathlib.Path, number: int) -> pathlib.Path:
     """Where frame `number` is kept."""
     return folder / f"{number:06d}.png"
 
 
 @contextlib.contextmanager
-def _alone_in(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other renders out: parts that start together must not delete each other's frames as those of another job.
+def _lock(folder: pathlib.Path) -> Iterator[None]:
+    """Holds an exclusive lock on a folder.
 
-    The lock is the system's and ends with the process.
+    Without it, shards that start together could delete each other's frames as those of another job. The operating
+    system releases the lock when the process ends.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,11 +1,12 @@
-"""`--mode=render`: any speech to a talking video, resumable and in parts: `synthesize(config, workdir)`."""
+"""Renders a talking video from a recording, resumable and split into shards: `synthesize(config, workdir)`."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import sha256_of
 from adnerf_jax.common.progress import Bar, say
 from adnerf_jax.common.timing import FPS
@@ -14,99 +15,117 @@ from adnerf_jax.data.person import Person
 from adnerf_jax.inference.avatar import Avatar
 from adnerf_jax.inference.output import check_not_source, check_output, write_output
 from adnerf_jax.inference.pose_sequences import mirrored_index
-from adnerf_jax.inference.shards import discard, job_of, kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.inference.shards import (
+    discard_frames,
+    finished_frames,
+    frame_path,
+    parse_shard,
+    read_frame,
+    stage_job,
+)
 from adnerf_jax.inference.speech_input import count_frames
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.image import read_image, read_rgba, write_image
 
-# Of `config.render`: what decides a frame, beside the contents of files that it names.
-_LOOK = ("pose", "offset", "smooth", "clamp", "background", "camera", "eyes", "size", "crop", "seed")
-_WHEN = ("start", "duration")
+# Settings of `config.render` that are passed on to `Avatar.render`: how frames look, and which part of the speech.
+_APPEARANCE = ("pose", "offset", "smooth", "clamp", "background", "camera", "eyes", "size", "crop", "seed")
+_SPAN = ("start", "duration")
 
 
 def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Renders the person of a workdir saying a recording, and writes a video with sound.
+    """Renders the person of a workdir speaking a recording, and writes a video with sound (`--mode=render`).
 
-    Frames are kept as PNG in `<out>.frames/` until the video is written, so an interrupted render goes on where it
-    stopped, and several processes can render parts of it (`config.render.shard`). Memory does not grow with the length
-    of the speech.
+    Frames are kept as PNG files in `<out>.frames/` until the video is written, so that an interrupted render continues
+    where it stopped, and several processes can render a shard each (`config.render.shard`). Memory does not grow with
+    the length of the speech.
 
     Args:
       config: the stage's configuration, with `render` set.
       workdir: the stage's folder.
 
     Returns:
-      the video's path; for a part, the folder of the frames.
+      the path of the video; for a shard, the folder of the frames.
 
     Raises:
-      UserError: no checkpoint, no sound, a sound that the person's speech features cannot be made from, or a pose,
-        background, camera or eyes that cannot be.
+      UserError: there is no checkpoint or no sound, the person's speech features cannot be computed from the sound, or
+        a setting of `config.render` is invalid.
     """
     workdir = pathlib.Path(workdir)
     settings = config.render
-    given = settings.audio or settings.features
-    if not given:
-        raise UserError("nothing to say: give a sound or video file with --config.render.audio=FILE")
+    recording = settings.audio or settings.features
+    if not recording:
+        raise UserError("nothing to say: give a sound or video file with ", Option("render.audio", "FILE"))
     audio = pathlib.Path(settings.audio) if settings.audio else None
-    out = pathlib.Path(settings.out) if settings.out else workdir / f"{pathlib.Path(given).stem}.mp4"
-    part, parts = shard(settings.shard, "config.render.shard")
+    out = pathlib.Path(settings.out) if settings.out else workdir / f"{pathlib.Path(recording).stem}.mp4"
+    shard, shards = parse_shard(settings.shard, "render.shard")
     target = check_output(out, alpha=settings.background == "none")
-    check_not_source(target, settings.audio, settings.features, *(settings[name] for name in _LOOK))
+    check_not_source(target, settings.audio, settings.features, *(settings[name] for name in _APPEARANCE))
     if audio and not settings.features:
-        count_frames(audio, settings.start, settings.duration)  # a sound is looked at before a model is loaded
+        count_frames(audio, settings.start, settings.duration)  # a sound is checked before a model is loaded
     avatar = Avatar.load(workdir, config)
-    look = {name: settings[name] for name in (*_LOOK, *_WHEN)}
-    rendering = avatar.render(audio, features=settings.features, **look)
+    options = {name: settings[name] for name in (*_APPEARANCE, *_SPAN)}
+    rendering = avatar.render(audio, features=settings.features, **options)
 
     frames = len(rendering)
     folder = out.with_name(out.name + ".frames")
-    done = kept_frames(folder, render_job(avatar.stage, workdir, config))
-    mine = range(frames)[part::parts]
+    finished = finished_frames(folder, render_job(avatar.stage, workdir, config))
+    of_shard = range(frames)[shard::shards]
     say(
-        f"rendering {len(mine)} frames of {rendering.width}x{rendering.height} ({frames / FPS:.1f} s) to "
-        f"{target if parts == 1 else folder}"
+        f"rendering {len(of_shard)} frames of {rendering.width}x{rendering.height} ({frames / FPS:.1f} s) to "
+        f"{target if shards == 1 else folder}"
     )
     provenance = avatar.provenance if settings.label else None
-    bar = Bar("render", len(mine), done=sum(i in done for i in mine), compiles=True)
-    for i, frame in rendering.selected(lambda i: i in mine and i not in done):
-        write_image(kept_frame(folder, i), frame, provenance=provenance)
+    bar = Bar("render", len(of_shard), done=sum(i in finished for i in of_shard), compiles=True)
+    for i, frame in rendering.selected(lambda i: i in of_shard and i not in finished):
+        write_image(frame_path(folder, i), frame, provenance=provenance)
         bar.update()
     bar.close()
-    if parts > 1:
+    if shards > 1:
         say(
-            f"wrote part {part + 1} of {parts} into {folder}; the same command without --config.render.shard joins them"
+            f"wrote shard {shard + 1} of {shards} into {folder}; run the same command without ",
+            Option("render.shard"),
+            " to join them",
         )
         return folder
 
     read = read_rgba if rendering.alpha else read_image
-    made = write_output(
+    written = write_output(
         out,
-        (read_kept(folder, i, read) for i in range(frames)),
+        (read_frame(folder, i, read) for i in range(frames)),
         rendering.width,
         rendering.height,
         alpha=rendering.alpha,
         speech=rendering.speech,
         provenance=provenance,
     )
-    discard(folder)
-    say(f"wrote {made}")
-    return made
+    discard_frames(folder)
+    say(f"wrote {written}")
+    return written
 
 
 def training_pose_and_conditions(person: Person, i: int, audio_windows: np.ndarray) -> tuple[np.ndarray, Conditions]:
-    """Pose [4, 4] and conditions of frame `i` of any speech: the training video's poses and eyes, back and forth."""
+    """Pose and conditions of frame `i` of any speech, with the training video's poses and eyes, played back and forth.
+
+    Args:
+      person: whose training video.
+      i: number of the frame.
+      audio_windows: float32 [8, 16, C], speech windows of the frames i−4 … i+3.
+
+    Returns:
+      float32 [4, 4], camera-to-head, and the conditions of one frame.
+    """
     row = mirrored_index(i, len(person.transforms))
     return person.transforms[row], Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
 
 
-def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict:
-    """What decides every frame of a render; frames of another job are not reused."""
+def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
+    """Everything that decides how the frames of a render look, as JSON values; frames of another job are not reused."""
     settings = config.render
-    files = {name: settings[name] for name in ("audio", "features", *_LOOK)}
+    files = {name: settings[name] for name in ("audio", "features", *_APPEARANCE)}
     digests = {name: sha256_of(value) for name, value in files.items() if _is_file(value)}
-    asked = {name: settings[name] for name in (*_LOOK, *_WHEN, "label")}
-    return job_of(stage, workdir, config) | {"files": digests} | asked
+    values = {name: settings[name] for name in (*_APPEARANCE, *_SPAN, "label")}
+    return stage_job(stage, workdir, config) | {"files": digests} | values
 
 
-def _is_file(value) -> bool:
+def _is_file(value: object) -> bool:
     return isinstance(value, str) and pathlib.Path(value).is_file()

@@ -4,49 +4,49 @@ import numpy as np
 import pytest
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.inference.shards import discard, kept_frame, kept_frames, read_kept, shard
+from adnerf_jax.inference.shards import discard_frames, finished_frames, frame_path, parse_shard, read_frame
 from adnerf_jax.media.image import read_image, write_image
 
 
 def test_frames_of_another_job_are_not_reused(tmp_path):
     folder = tmp_path / "video.mp4.frames"
     job = {"audio": "abc", "step": 3}
-    assert kept_frames(folder, job) == set()
+    assert finished_frames(folder, job) == set()
     for i in (0, 2):
         write_image(folder / f"{i:06d}.png", np.zeros((2, 2, 3), np.uint8))
-    assert kept_frames(folder, job) == {0, 2}
-    assert kept_frames(folder, job | {"step": 4}) == set()
-    assert kept_frames(folder, job | {"step": 4}) == set()
+    assert finished_frames(folder, job) == {0, 2}
+    assert finished_frames(folder, job | {"step": 4}) == set()
+    assert finished_frames(folder, job | {"step": 4}) == set()
     (folder / "job.json").write_text("{")
     write_image(folder / "000001.png", np.zeros((2, 2, 3), np.uint8))
-    assert kept_frames(folder, job) == set()
+    assert finished_frames(folder, job) == set()
 
 
 def test_a_damaged_frame_is_made_again(tmp_path):
-    job, path = {"step": 3}, kept_frame(tmp_path / "video.mp4.frames", 4)
-    kept_frames(path.parent, job)
+    job, path = {"step": 3}, frame_path(tmp_path / "video.mp4.frames", 4)
+    finished_frames(path.parent, job)
     write_image(path, np.full((2, 2, 3), 9, np.uint8))
-    np.testing.assert_array_equal(read_kept(path.parent, 4, read_image), np.full((2, 2, 3), 9))
-    assert kept_frames(path.parent, job) == {4}
+    np.testing.assert_array_equal(read_frame(path.parent, 4, read_image), np.full((2, 2, 3), 9))
+    assert finished_frames(path.parent, job) == {4}
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(UserError, match="000004.png was damaged and is deleted: the same command makes it again"):
-        read_kept(path.parent, 4, read_image)
-    assert kept_frames(path.parent, job) == set()
+    with pytest.raises(UserError, match="000004.png was damaged and is deleted: run the same command again"):
+        read_frame(path.parent, 4, read_image)
+    assert finished_frames(path.parent, job) == set()
 
 
 def test_numbers_of_parts():
-    assert shard(None, "config.render.shard") == (0, 1) and shard("2/4", "config.render.shard") == (1, 4)
+    assert parse_shard(None, "render.shard") == (0, 1) and parse_shard("2/4", "render.shard") == (1, 4)
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
-        with pytest.raises(UserError, match="config.eval.shard is .*give 1/4, 2/4, 3/4, 4/4"):
-            shard(text, "config.eval.shard")
+        with pytest.raises(UserError, match="eval.shard is .*give 1/4, 2/4, 3/4, 4/4"):
+            parse_shard(text, "eval.shard")
 
 
 def test_what_a_full_disk_leaves_is_gone_on_with(tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/.job.json.part").touch()
-    assert kept_frames(tmp_path / "frames", {"step": 1}) == set()
-    write_image(kept_frame(tmp_path / "frames", 0), np.zeros((2, 2, 3), np.uint8))
-    discard(tmp_path / "frames")
+    assert finished_frames(tmp_path / "frames", {"step": 1}) == set()
+    write_image(frame_path(tmp_path / "frames", 0), np.zeros((2, 2, 3), np.uint8))
+    discard_frames(tmp_path / "frames")
     assert not (tmp_path / "frames").exists()
 
 
@@ -54,5 +54,5 @@ def test_what_no_render_made_is_not_deleted(tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no render made it"):
-        kept_frames(tmp_path / "frames", {})
+        finished_frames(tmp_path / "frames", {})
     assert (tmp_path / "frames/notes.txt").exists()

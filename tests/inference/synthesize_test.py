@@ -12,7 +12,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.data.datasets import neighbours_in_time
 from adnerf_jax.inference import synthesize
-from adnerf_jax.inference.shards import kept_frames
+from adnerf_jax.inference.shards import finished_frames
 from adnerf_jax.inference.speech_input import cut_windows
 from adnerf_jax.inference.synthesize import render_job
 from adnerf_jax.inference.trained import TrainedStage
@@ -32,7 +32,7 @@ def test_settings_that_change_the_picture_make_another_job(tmp_path):
     (tmp_path / "video.mp4.frames/job.json").write_text(json.dumps(job))
     write_image(tmp_path / "video.mp4.frames/000001.png", np.zeros((2, 2, 3), np.uint8))
     config.render.out = "elsewhere.mp4"
-    assert kept_frames(tmp_path / "video.mp4.frames", render_job(stage, tmp_path, config)) == {1}
+    assert finished_frames(tmp_path / "video.mp4.frames", render_job(stage, tmp_path, config)) == {1}
     for name, value in (
         ("render.occupancy", 0),
         ("render.pose", "forward"),
