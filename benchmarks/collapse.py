@@ -3,7 +3,7 @@
     python -m benchmarks.collapse --data D
 
 trains heads 32 wide with 16 + 32 samples for 500 steps from the same batches and different first parameters, all seeds
-in one program, and prints how many are dead (opacity below `revival.DEAD_OPACITY`) and the PSNR of the others.
+in one program, and prints how many are dead (opacity below `collapse.COLLAPSED_OPACITY`) and the PSNR of the others.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from adnerf_jax.configuration import base as common
 from adnerf_jax.data.datasets import SUBJECTS, dataset_of, load_frames
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.training.batches import RaySampler
-from adnerf_jax.training.collapse import DEAD_OPACITY
+from adnerf_jax.training.collapse import COLLAPSED_OPACITY
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.stages import example_batch, make_stage, step_key
 
@@ -95,9 +95,9 @@ def main() -> None:
         say(name)
         config = settings(arguments.data, arguments.size, swapped, density_leak_steps)
         opacity, error = run(config, arguments.seeds, arguments.steps)
-        dead = opacity[-1] < DEAD_OPACITY
+        dead = opacity[-1] < COLLAPSED_OPACITY
         psnr = -10 * np.log10(error[-50:].mean(0))
-        first = [int((opacity[:, i] < DEAD_OPACITY).argmax()) for i in np.flatnonzero(dead)]
+        first = [int((opacity[:, i] < COLLAPSED_OPACITY).argmax()) for i in np.flatnonzero(dead)]
         rows.append((name, int(dead.sum()), first, psnr))
     print(f"{'':42}{'dead':>6}{'PSNR least':>12}{'median':>8}   dead from step")
     for name, dead, first, psnr in rows:

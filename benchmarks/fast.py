@@ -29,13 +29,14 @@ from adnerf_jax.data.person import Person
 from adnerf_jax.models.build import build_head, build_torso
 from adnerf_jax.nerf.cameras import pixel_grid
 from adnerf_jax.nerf.sampling import even_edges, resample_edges
-from adnerf_jax.rendering.renderer import Layers, head_visibility, make_renderer, to_uint8
+from adnerf_jax.common.pixels import to_uint8
+from adnerf_jax.rendering.renderer import Layers, head_visibility, make_renderer
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.runs import load_config
 from adnerf_jax.training.stages import Stage, example_batch, make_stage
 from adnerf_jax.training.state import TrainState
-from adnerf_jax.training.train import make_update
+from adnerf_jax.training.update import make_update
 from benchmarks.machine import REFERENCE_GFLOPS, best_seconds, gather_rate, matrix_rate, step_seconds
 
 SAMPLES, RAYS, PIXELS = 40960, 4096, 16384

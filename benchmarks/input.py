@@ -24,10 +24,12 @@ from adnerf_jax.data.datasets import dataset_of
 from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
+from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.logs import MetricWriter
 from adnerf_jax.training.runs import describe
 from adnerf_jax.training.stages import make_stage
-from adnerf_jax.training.train import initial_state, make_sampler, make_update
+from adnerf_jax.training.train import make_sampler
+from adnerf_jax.training.update import make_update
 
 
 def repeated(data: pathlib.Path, count: int, folder: pathlib.Path) -> pathlib.Path:

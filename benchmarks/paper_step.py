@@ -21,7 +21,7 @@ from adnerf_jax.models.build import build_head
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.stages import example_batch, head_init, make_stage
 from adnerf_jax.training.state import TrainState
-from adnerf_jax.training.train import make_update
+from adnerf_jax.training.update import make_update
 from benchmarks.machine import best_seconds, matrix_rate, step_seconds
 
 CHANNELS = 29

@@ -13,8 +13,8 @@ import pathlib
 import shutil
 
 import numpy as np
-import run
 
+import run
 from adnerf_jax.data import schema
 from adnerf_jax.face import bundle, flow
 from adnerf_jax.face.landmarks import RIGID, Landmarks, to_ibug68

@@ -14,8 +14,8 @@ import pathlib
 import shutil
 
 import numpy as np
-import run
 
+import run
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import read_frames
 from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate

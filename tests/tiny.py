@@ -23,7 +23,7 @@ from adnerf_jax.training.batches import RaySampler
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.stages import example_batch, make_stage
 from adnerf_jax.training.state import TrainState
-from adnerf_jax.training.train import make_update
+from adnerf_jax.training.update import make_update
 
 SIZE = 32  # pixels
 DEPTH = 0.84  # of the head, dataset units

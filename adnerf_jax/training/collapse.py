@@ -1,7 +1,11 @@
-"""A field that has died is noticed, and begins anew."""
+"""Collapse of a density to zero everywhere: detection, and reinitialisation of the parameters."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from adnerf_jax.common.progress import say
@@ -12,64 +16,76 @@ from adnerf_jax.training.optim import AdamMoments, with_moments
 from adnerf_jax.training.stages import Stage, example_batch
 from adnerf_jax.training.state import TrainState
 
-# A field that has died shows less than so much on average.
-DEAD_OPACITY = 1e-3
-# One that vanishes so many steps after it began was no bad start: a torso that is hardly in view, or a rate too high.
-_YOUNG = 2000
+# Mean opacity of the rays of a step below which the density has collapsed.
+COLLAPSED_OPACITY = 1e-3
+# A collapse later than these steps after initialisation is not due to the initialisation: the torso is hardly in view,
+# or the learning rate is too high.
+_EARLY_STEPS = 2000
 
 
-def check_collapse(
-    state: TrainState, opacity: float, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh
-) -> TrainState:
-    """The state itself while its field lives, a reinitialised one where it has died.
+def check_collapse(state: TrainState, opacity: float, config: ConfigDict) -> bool:
+    """Whether the density has collapsed and the parameters are to be reinitialised; prints what is done about it.
 
     Args:
-      state: of the stage, with `stage`, `tx`, `config`, `dataset` and `mesh` of the run.
-      opacity: mean of what the last step rendered; a number (`faults.FiniteCheck`).
+      state: after a step.
+      opacity: mean of what that step rendered, a finite number.
+      config: of the run.
     """
-    if opacity >= DEAD_OPACITY:
-        return state
+    if opacity >= COLLAPSED_OPACITY:
+        return False
+    step, collapsed = int(state.step), _collapsed(config)
     if config.compat.dead_density:
-        say(f"step {int(state.step)}: the {config.stage} has died; config.compat.dead_density leaves it so")
-        return state
-    if int(state.step) - int(state.initialised_at) > _YOUNG:
-        say(f"step {int(state.step)}: {_gone(config)}: it is hardly in view, or config.optim.learning_rate is too high")
-        return state
-    return reinitialise(state, stage, tx, config, dataset, mesh)
+        say(f"step {step}: {collapsed}; config.compat.dead_density leaves it so")
+        return False
+    if step - int(state.initialised_at) > _EARLY_STEPS:
+        say(f"step {step}: {collapsed}: it is hardly in view, or config.optim.learning_rate is too high")
+        return False
+    say(f"step {step}: {collapsed}; without density there is no gradient, so its parameters are initialised again")
+    return True
 
 
 def warn_if_collapsed(opacity: float, config: ConfigDict) -> None:
-    """Says it where a field has died that nothing will look after any more.
+    """Prints a warning after the last step where the density has collapsed since the last check.
 
     Args:
-      opacity: mean of what the last step rendered; a number.
+      opacity: mean of what the last step rendered, a finite number.
       config: of the run.
     """
-    if opacity < DEAD_OPACITY:
-        say(f"{_gone(config)}: raise config.train.steps, so that it begins anew, or use another config.seed")
+    if opacity < COLLAPSED_OPACITY:
+        say(f"{_collapsed(config)}: raise config.train.steps, so that it is initialised again, or change config.seed")
 
 
-def _gone(config: ConfigDict) -> str:
-    return f"nothing of the {config.stage} is left (its mean opacity is below {DEAD_OPACITY:g})"
+def _collapsed(config: ConfigDict) -> str:
+    return f"the density of the {config.stage} has collapsed (its mean opacity is below {COLLAPSED_OPACITY:g})"
 
 
-def reinitialise(state: TrainState, stage: Stage, tx, config: ConfigDict, dataset: Dataset, mesh) -> TrainState:
-    """A state with fresh parameters at the same step, for one whose field has died.
+def reinitialise(
+    state: TrainState,
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+) -> TrainState:
+    """A state with fresh parameters at the same step, by another key than any before.
 
-    Behind a ReLU a density that is negative everywhere has no gradient: it never comes back by itself.
+    Needed because a density that is negative everywhere has no gradient behind its ReLU, and never recovers. Moments
+    and counts of Adam begin at zero; the learning rates, and the step from which attention is trained, go on with the
+    steps of the run.
+
+    Args:
+      state: whose density has collapsed.
+      stage, tx, config, dataset, mesh: of the run.
     """
     step = int(state.step)
-    why = "a field without density has no gradient, so it begins anew from other parameters"
-    say(f"step {step}: {_gone(config)}; {why}")
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
 
-    def create(scene: Scene, frozen) -> TrainState:
+    def create(scene: Scene, frozen: Any) -> TrainState:
         params = stage.init(jax.random.fold_in(jax.random.key(config.seed), step), example, scene)
         fresh = TrainState.create(params, tx, frozen, scene)
-        # Rates, and the step from which attention is trained, go by the steps of the run.
         zeros = jax.tree.map(jnp.zeros_like, params)
         return fresh.replace(opt_state=with_moments(fresh.opt_state, AdamMoments({}, zeros, zeros), step))
 
     fresh = jax.jit(create, out_shardings=sharding.replicated(mesh))(state.scene, state.frozen)
-    # Copies: the next step gives up the buffers of its state.
+    # A copy, as the next step donates the buffers of its state.
     return fresh.replace(step=state.step, initialised_at=jnp.copy(state.step))

@@ -1,16 +1,19 @@
-"""Numbers of a run on disk: a JSON line and a TensorBoard event for each report."""
+"""What a training logs: metrics and throughput, as JSON lines and TensorBoard events."""
 
 import json
 import os
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from adnerf_jax.common.files import write_bytes
+from adnerf_jax.training.losses import psnr_of
 
 _FLUSH_SECONDS = 30.0
 
@@ -18,15 +21,15 @@ _FLUSH_SECONDS = 30.0
 class MetricWriter:
     """Appends to `metrics.jsonl` and to a TensorBoard event file in the workdir.
 
-    Events are written by this thread: tensorboardX's own one dies of a full disk without a word, and then the training
-    waits for it for ever.
+    Events are written by this thread: tensorboardX's own thread ends silently when the disk is full, and the training
+    would then wait for it forever.
 
     Args:
       workdir: the stage's folder.
-      resume_step: lines of later steps, left by a run that was killed, are dropped.
+      resume_step: lines of later steps, left by a run that was killed, are removed.
     """
 
-    def __init__(self, workdir: pathlib.Path, resume_step: int):
+    def __init__(self, workdir: pathlib.Path, resume_step: int) -> None:
         path = workdir / "metrics.jsonl"
         kept = []
         if path.exists():
@@ -38,10 +41,10 @@ class MetricWriter:
                     continue  # the last line of a killed run may be cut
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a")
-        # The time in its name is in seconds: a training that goes back begins another file within one.
+        # tensorboardX's name has the time in seconds, within which a training that rolls back may open another file.
         self._board = EventsWriter(str(workdir / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
         if resume_step:
-            # TensorBoard forgets what an earlier run said of later steps.
+            # TensorBoard then drops an earlier run's events of later steps.
             self._event(resume_step, session_log=SessionLog(status=SessionLog.START))
         self._board.flush()
         self._flushed = time.monotonic()
@@ -60,14 +63,67 @@ class MetricWriter:
             self._board.flush()
             self._flushed = time.monotonic()
 
-    def _event(self, step: int, **content) -> None:
+    def _event(self, step: int, **content: Any) -> None:
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self._file.close()
         finally:
             self._board.close()
+
+
+class Throughput:
+    """Rays a second since the clock was last started: after the first step, which compiles, and after each report.
+
+    Args:
+      rays: of a step.
+    """
+
+    def __init__(self, rays: int) -> None:
+        self._rays = rays
+        self._step, self._time = 0, 0.0
+
+    def start(self, step: int) -> None:
+        """Starts the clock when a step is done."""
+        self._step, self._time = step, time.monotonic()
+
+    def since_start(self, step: int) -> float | None:
+        """Rays a second of the steps from the start to `step`; None where there are none."""
+        steps, seconds = step - self._step, time.monotonic() - self._time
+        return steps * self._rays / seconds if steps and seconds > 0 else None
+
+
+def log_step(
+    writer: MetricWriter | None,
+    step: int,
+    metrics: Mapping[str, jax.Array],
+    rays_per_s: float | None,
+    validation_psnr: float | None,
+) -> str:
+    """Writes the metrics of a step.
+
+    Args:
+      writer: None in processes that write nothing.
+      step: updates done.
+      metrics: scalars by name, with `loss` and `mse`.
+      rays_per_s: None where it is not known, as after the first step.
+      validation_psnr: in dB, of held-out frames; None where none were rendered after this step.
+
+    Returns:
+      a text for the progress bar.
+    """
+    values = {name: float(value) for name, value in metrics.items()}
+    values["psnr"] = psnr_of(values["mse"])
+    note = f"loss {values['loss']:.5f} PSNR {values['psnr']:.1f} dB"
+    if validation_psnr is not None:
+        values["validation_psnr"] = validation_psnr
+    if rays_per_s is not None:
+        values["rays_per_s"] = rays_per_s
+        note += f" {rays_per_s:,.0f} rays/s"
+    if writer is not None:
+        writer.write(step, values)
+    return note

@@ -18,7 +18,7 @@ from adnerf_jax.training import sharding
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.stages import example_batch, head_shapes, make_stage
 from adnerf_jax.training.state import TrainState
-from adnerf_jax.training.train import make_update
+from adnerf_jax.training.update import make_update
 
 _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _SAMPLED_FRAMES = 16

@@ -1,5 +1,7 @@
 """The only file that builds a mesh or a sharding: state on every device, the rays of a step split among them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,11 @@ def batch_sharding(mesh: Mesh, batch: Batch) -> Batch:
         transforms=whole,
         conditions=jax.tree.map(lambda _: whole, batch.conditions),
     )
+
+
+def abstract(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of `jax.ShapeDtypeStruct` with a sharding, from one of arrays or of their shapes."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=sharding), tree)
 
 
 def split_rays(batch: Batch, parts: int) -> Batch:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds."""
+"""The state of a training, which checkpoints hold."""
 
 from typing import Any
 
@@ -16,11 +16,12 @@ class TrainState:
 
     Attributes:
       step: int32 [], updates done.
-      initialised_at: int32 [], the step at which the parameters were made: 0, unless a field died and began anew.
-      params: what is trained.
+      initialised_at: int32 [], the step at which the parameters were initialised: 0, unless the density collapsed later
+        (`collapse.reinitialise`).
+      params: the parameters that are trained.
       opt_state: the optimizer's moments.
-      frozen: parameters that are used, never trained: the head's in the torso stage, else {}.
-      scene: constants of the person.
+      frozen: parameters that are used but not trained: the head's in the torso stage, else {}.
+      scene: constants of the training data.
     """
 
     step: Array
@@ -32,5 +33,5 @@ class TrainState:
 
     @classmethod
     def create(cls, params: Any, tx: optax.GradientTransformation, frozen: Any, scene: Scene) -> "TrainState":
-        """Step 0."""
+        """The state before the first step."""
         return cls(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, tx.init(params), frozen, scene)

@@ -1,45 +1,86 @@
-"""Training of one stage, top to bottom: `train(config, workdir)`."""
+"""Training of one stage: `train(config, workdir)`.
+
+A training begins, or is resumed, in this order. Each check raises a UserError before anything is written:
+
+1. Settings: their ranges, and that those of the workdir's `config.json` are the same but for what may change.
+2. Data: the dataset, that `person.npz` in the workdir is of the same person, and the decoded frames.
+3. State: the newest readable checkpoint, whose settings and digest of the data are compared too, and the torso's head;
+   without a checkpoint, initialised parameters (`initialise.initial_state`).
+4. `config.json` and `person.npz` are written, and lines of `metrics.jsonl` after the state's step removed.
+5. Steps from the state's step on. The rays and the random key of a step depend on the seed and its number alone, so a
+   resumed training ends with the same parameters, bit for bit.
+
+After numbers that are not finite, 3 to 5 are repeated without that step (`config.train.on_nan`).
+"""
 
 import contextlib
+import functools
 import pathlib
-import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from optax import GradientTransformation
 
 from adnerf_jax.common import processes
 from adnerf_jax.common.errors import NotFinite, Preempted, UserError
 from adnerf_jax.common.progress import Bar, duration, say
-from adnerf_jax.common.types import Batch, Scene
+from adnerf_jax.common.types import Batch
 from adnerf_jax.configuration.checks import check_settings
 from adnerf_jax.data.datasets import SUBJECTS, Dataset, Frames, dataset_of, tuning_split
 from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.data.person import Person
-from adnerf_jax.data.scenes import make_scene
-from adnerf_jax.data.schema import LANDMARKS
+from adnerf_jax.data.schema import LANDMARKS, Split
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.batches import RaySampler
-from adnerf_jax.training.collapse import check_collapse, warn_if_collapsed
-from adnerf_jax.training.faults import FiniteCheck, Termination
-from adnerf_jax.training.logs import MetricWriter
-from adnerf_jax.training.losses import psnr_of
-from adnerf_jax.training.optim import make_optimizer
-from adnerf_jax.training.runs import check_continues, check_description, check_head, describe, save_config
-from adnerf_jax.training.stages import Stage, example_batch, head_shapes, make_stage, step_key
+from adnerf_jax.training.collapse import check_collapse, reinitialise, warn_if_collapsed
+from adnerf_jax.training.faults import FiniteCheck, Termination, roll_back_or_stop
+from adnerf_jax.training.initialise import initial_state
+from adnerf_jax.training.logs import MetricWriter, Throughput, log_step
+from adnerf_jax.training.runs import check_continues, describe, save_config
+from adnerf_jax.training.schedule import Due, Schedule
+from adnerf_jax.training.stages import Stage, make_stage
 from adnerf_jax.training.state import TrainState
+from adnerf_jax.training.update import Metrics, make_update
 from adnerf_jax.training.validation import Validator
 
-# A field is looked after each so many steps.
-_LOOK_EVERY = 250
-# More steps than so many are not left out: such a run diverges.
-_MOST_SKIPPED = 10
-# The cost of a training is told after so many steps, where it is more than so many seconds.
+# Steps after which the time that a training takes is estimated, and the seconds above which it is printed.
 _COST_STEPS = 4
 _LONG = 3 * 3600.0
+
+
+class Run(NamedTuple):
+    """What is the same in all steps of a training.
+
+    Attributes:
+      config, workdir: as given to `train`.
+      dataset: the prepared video.
+      mesh: the devices.
+      stage: what is trained.
+      start: gives the state to start from, or to go back to, and the optimizer (`initialise.initial_state`).
+      tx: the optimizer.
+      update: the compiled step (`update.make_update`).
+      loader: makes the batches.
+      validator: renders held-out frames.
+      schedule: what is due after which step.
+      metadata: JSON values stored in each checkpoint.
+    """
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    dataset: Dataset
+    mesh: Mesh
+    stage: Stage
+    start: Callable[[], tuple[TrainState, GradientTransformation]]
+    tx: GradientTransformation
+    update: jax.stages.Wrapped
+    loader: BatchLoader
+    validator: Validator
+    schedule: Schedule
+    metadata: dict[str, Any]
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
@@ -60,10 +101,97 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     check_settings(config)
     check_continues(config, workdir)
     with Termination() as termination:
-        _train(config, workdir, termination)
+        run, state = _prepare(config, workdir)
+        _compile_in_all_processes(run, state)
+        skipped: set[int] = set()
+        while True:
+            try:
+                return _train_from(state, run, termination, skipped)
+            except NotFinite as error:
+                roll_back_or_stop(error, config, workdir, skipped)
+                skipped.add(error.step)
+                state, _ = run.start()
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) -> None:
+def _train_from(state: TrainState, run: Run, termination: Termination, skipped: set[int]) -> None:
+    """The steps from a state to the last one; those in `skipped` are counted, but update nothing.
+
+    Raises:
+      NotFinite: a step's metrics or gradient are not finite.
+      Preempted: SIGTERM came; the state is saved.
+    """
+    config, first, picture = run.config, int(state.step), None
+    bar = Bar(config.stage, run.schedule.steps, "steps", done=first, compiles=not skipped)
+    finite = FiniteCheck()
+    with (
+        MetricWriter(run.workdir, first) if processes.is_main() else contextlib.nullcontext() as writer,
+        checkpoints.Saver(run.workdir, config.train.keep_checkpoints, config.train.keep_best) as saver,
+        contextlib.closing(run.loader.batches(first, run.schedule.steps)) as batches,
+    ):
+        throughput = Throughput(config.train.rays)
+        for step in range(first, run.schedule.steps):
+            if termination.requested(step):
+                finite.check()
+                _save_and_stop(state, run, saver)
+            due = run.schedule.due(step + 1, left_out=step + 1 in skipped)
+            state, metrics = _step(state, next(batches), run, due, finite)
+            if step == first:
+                jax.block_until_ready(state.step)  # until it is compiled
+                throughput.start(due.step)
+            if due.finite_check:
+                finite.check()
+            rays_per_s, psnr, note = throughput.since_start(due.step), None, ""
+            state = _treat_collapse(state, metrics, run, due)
+            if due.validation:
+                picture, psnr = run.validator.save(state, due.step)
+            if due.log:
+                note = log_step(writer, due.step, metrics, rays_per_s, psnr)
+            if due.log or due.validation:
+                throughput.start(due.step)
+            if due.checkpoint:
+                saver.save(state, run.metadata, psnr)
+            bar.update(note=note)
+            if due.step == first + _COST_STEPS:
+                jax.block_until_ready(state.step)
+                say_cost(bar.seconds_left or 0.0, config.family)
+    bar.close()
+    if first < run.schedule.steps:
+        say(f"wrote {run.workdir}/checkpoints, metrics.jsonl and {picture}")
+    else:
+        say(f"{run.workdir} is trained already ({first} steps)")
+
+
+def _step(state: TrainState, batch: Batch, run: Run, due: Due, finite: FiniteCheck) -> tuple[TrainState, Metrics]:
+    """The state after a step, and its metrics; without an update, the step is only counted and has none."""
+    if not due.update:
+        return state.replace(step=state.step + 1), {}
+    state, metrics = run.update(state, batch)
+    finite.add(due.step, metrics)
+    return state, metrics
+
+
+def _treat_collapse(state: TrainState, metrics: Metrics, run: Run, due: Due) -> TrainState:
+    """The state itself, or a reinitialised one where its density has collapsed."""
+    if due.collapse_check and check_collapse(state, float(metrics["opacity"]), run.config):
+        return reinitialise(state, run.stage, run.tx, run.config, run.dataset, run.mesh)
+    if due.last and due.log:
+        warn_if_collapsed(float(metrics["opacity"]), run.config)
+    return state
+
+
+def _save_and_stop(state: TrainState, run: Run, saver: checkpoints.Saver) -> NoReturn:
+    saver.save(state, run.metadata)
+    saver.wait()
+    step, steps = int(state.step), run.schedule.steps
+    raise Preempted(f"{run.config.stage} is saved at step {step} of {steps} in {run.workdir}")
+
+
+def _prepare(config: ConfigDict, workdir: pathlib.Path) -> tuple[Run, TrainState]:
+    """Loads the data and the first state, and writes the files that describe the run.
+
+    Raises:
+      UserError: of any of them.
+    """
     dataset = dataset_of(config)
     check_expression(config, dataset)
     training, held_out = tuning_split(dataset.train) if config.train.tuning else (dataset.train, dataset.val)
@@ -73,116 +201,49 @@ def _train(config: ConfigDict, workdir: pathlib.Path, termination: Termination) 
     frames_per_step = min(config.train.frames_per_step, len(training))
     sharding.check_divides(config.train.rays, frames_per_step, config.train.micro_batches, mesh)
     frames, digest = cached_frames(dataset, training)
-    say(
-        f"{config.stage} stage: {len(frames)} frames of {dataset.camera.width}x{dataset.camera.height}, "
-        f"{config.train.steps} steps of {config.train.rays} rays on {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s){_shared()}, into {workdir}"
-    )
+    _say_beginning(config, dataset, len(frames), workdir)
 
     stage = make_stage(config, dataset.camera)
-    state, tx = initial_state(config, stage, dataset, frames, digest, mesh, workdir)
+    start = functools.partial(initial_state, config, stage, dataset, frames, digest, mesh, workdir)
+    state, tx = start()
     if processes.is_main():
         save_config(config, workdir)
         person.save(workdir)
-
-    loader = BatchLoader(make_sampler(config, dataset, frames), mesh)
-    update = make_update(stage, tx, config.seed, config.train.micro_batches)
-    validator = Validator(
-        stage,
-        dataset,
-        held_out,
-        config.train.validate_frames,
-        workdir / "validation",
-        config.render.chunk,
-        family=config.family,
-        subject=SUBJECTS[config.subject],
-        smooth=not config.compat.rough_validation,
+    run = Run(
+        config=config,
+        workdir=workdir,
+        dataset=dataset,
+        mesh=mesh,
+        stage=stage,
+        start=start,
+        tx=tx,
+        update=make_update(stage, tx, config.seed, config.train.micro_batches),
+        loader=BatchLoader(make_sampler(config, dataset, frames), mesh),
+        validator=_make_validator(config, stage, dataset, held_out, workdir),
+        schedule=Schedule.of(config),
+        metadata=describe(config, digest),
     )
-    meta = describe(config, digest)
-    skipped: set[int] = set()
+    return run, state
 
-    def run(state: TrainState) -> None:
-        """The steps from a state to the last one."""
-        first, picture = int(state.step), None
-        bar = Bar(config.stage, config.train.steps, "steps", done=first, compiles=True)
-        watch = FiniteCheck()
-        with (
-            MetricWriter(workdir, first) if processes.is_main() else contextlib.nullcontext() as writer,
-            checkpoints.Saver(workdir, config.train.keep_checkpoints, config.train.keep_best) as saver,
-            contextlib.closing(loader.batches(first, config.train.steps)) as batches,
-        ):
-            began = since = time.monotonic()
-            since_step = first
-            for step in range(first, config.train.steps):
-                if termination.requested(step):
-                    watch.check()
-                    saver.save(state, meta)
-                    saver.wait()
-                    raise Preempted(f"{config.stage} is saved at step {step} of {config.train.steps} in {workdir}")
-                batch = next(batches)
-                done = step + 1
-                last = done == config.train.steps
-                report = done % config.train.log_every == 0 or last
-                keep = done % config.train.checkpoint_every == 0 or last
-                look = done % _LOOK_EVERY == 0 and not last
-                if done in skipped:
-                    state = state.replace(step=state.step + 1)
-                    report = look = False
-                else:
-                    state, metrics = update(state, batch)
-                    watch.add(done, metrics)
-                if done - first == 1:
-                    jax.block_until_ready(state.step)
-                    began = time.monotonic()
-                elif done - first == _COST_STEPS:
-                    jax.block_until_ready(state.step)
-                    a_step = (time.monotonic() - began) / (_COST_STEPS - 1)
-                    say_cost(a_step * (config.train.steps - done), config.family)
-                if report or keep or look:
-                    watch.check()
-                rate = (done - since_step) * config.train.rays / (time.monotonic() - since)
-                if look:
-                    state = check_collapse(state, float(metrics["opacity"]), stage, tx, config, dataset, mesh)
-                if last and report and done not in skipped:
-                    warn_if_collapsed(float(metrics["opacity"]), config)
-                validate, validated = done % config.train.validate_every == 0 or last, None
-                if validate:
-                    picture, validated = validator.save(state, done)
-                note = ""
-                if report:
-                    values = {k: float(v) for k, v in metrics.items()}
-                    values["psnr"] = psnr_of(values["mse"])
-                    if validated is not None:
-                        values["validation_psnr"] = validated
-                    if writer is not None:
-                        writer.write(done, {**values, "rays_per_s": rate})
-                    note = f"loss {values['loss']:.5f} PSNR {values['psnr']:.1f} dB {rate:,.0f} rays/s"
-                if report or validate:
-                    since, since_step = time.monotonic(), done
-                if keep:
-                    saver.save(state, meta, validated)
-                bar.update(note=note)
-        bar.close()
-        if first < config.train.steps:
-            say(f"wrote {workdir}/checkpoints, metrics.jsonl and {picture}")
-        else:
-            say(f"{workdir} is trained already ({first} steps)")
 
+def _say_beginning(config: ConfigDict, dataset: Dataset, frames: int, workdir: pathlib.Path) -> None:
+    count = jax.process_count()
+    say(
+        f"{config.stage} stage: {frames} frames of {dataset.camera.width}x{dataset.camera.height}, "
+        f"{config.train.steps} steps of {config.train.rays} rays on {jax.device_count()} "
+        f"{jax.devices()[0].platform} device(s){f' of {count} processes' if count > 1 else ''}, into {workdir}"
+    )
+
+
+def _compile_in_all_processes(run: Run, state: TrainState) -> None:
+    """Waits until all processes have compiled the step: on CPUs, a collective fails after 30 s without one of them."""
     if jax.process_count() > 1:
-        # On CPUs a collective gives up on processes that come 30 seconds late, as from compiling.
-        update.lower(state, loader.batch(0)).compile()
+        run.update.lower(state, run.loader.batch(0)).compile()
         processes.wait_for_all("to train")
-    while True:
-        try:
-            return run(state)
-        except NotFinite as error:
-            explain_not_finite(error, config, workdir, skipped)
-            skipped.add(error.step)
-            state, _ = initial_state(config, stage, dataset, frames, digest, mesh, workdir)
 
 
 def make_sampler(config: ConfigDict, dataset: Dataset, frames: Frames) -> RaySampler:
-    """What draws the rays of a configuration's steps."""
+    """The sampler that draws the rays of a configuration's steps."""
     return RaySampler(
         dataset,
         frames,
@@ -196,153 +257,33 @@ def make_sampler(config: ConfigDict, dataset: Dataset, frames: Frames) -> RaySam
     )
 
 
-def explain_not_finite(error: NotFinite, config: ConfigDict, workdir: pathlib.Path, skipped: set[int]) -> None:
-    """Says what a training goes back to, or why it does not.
-
-    Raises:
-      UserError: it stops.
-    """
-    newest = checkpoints.latest_step(workdir)
-    good = "there is no checkpoint yet" if newest is None else f"the last good checkpoint is that of step {newest}"
-    what = f"step {error.step} of the {config.stage}: not a finite number: {', '.join(error.terms)}; {good}"
-    if config.train.on_nan != "rollback":
-        raise UserError(
-            f"{what}: lower config.optim.learning_rate, or let --config.train.on_nan=rollback go back to it and leave "
-            f"the rays of that step out"
-        ) from None
-    if len(skipped) == _MOST_SKIPPED:
-        raise UserError(
-            f"{what}; {len(skipped)} steps were left out before, so it is not single batches: lower "
-            f"config.optim.learning_rate"
-        ) from None
-    say(f"{what}; going back to {'the beginning' if newest is None else f'step {newest}'}, leaving that step out")
-
-
-def _shared() -> str:
-    count = jax.process_count()
-    return f" of {count} processes" if count > 1 else ""
+def _make_validator(
+    config: ConfigDict, stage: Stage, dataset: Dataset, held_out: Split, workdir: pathlib.Path
+) -> Validator:
+    return Validator(
+        stage,
+        dataset,
+        held_out,
+        config.train.validate_frames,
+        workdir / "validation",
+        config.render.chunk,
+        family=config.family,
+        subject=SUBJECTS[config.subject],
+        smooth=not config.compat.rough_validation,
+    )
 
 
 def say_cost(seconds: float, family: str) -> None:
-    """Tells what the rest of a long training will take, before anybody waits for it."""
+    """Prints how long the rest of a training will take, where that is long."""
     if seconds > _LONG:
         hint = "; the variant :fast takes minutes, :small about half an hour" if family == "paper" else ""
         say(f"at this rate, training takes {duration(seconds)} on this machine{hint}")
 
 
 def check_expression(config: ConfigDict, dataset: Dataset) -> None:
-    """Raises UserError where an expression is to be learned from that the dataset does not have."""
+    """Raises UserError where the models need tracked expressions and the dataset has none."""
     if "expression" in config.model.head.codes and not dataset.expression.any():
         raise UserError(
             f"{dataset.path} has no tracked expressions ({LANDMARKS} is missing or empty), which the variant "
             f"expression learns from: prepare the video with `python -m preprocessing`"
         )
-
-
-def make_update(stage: Stage, tx, seed: int, micro_batches: int = 1):
-    """The compiled step: state, batch → state, metrics. The state is donated.
-
-    Args:
-      stage: what is trained.
-      tx: the optimizer.
-      seed: of the step's random numbers.
-      micro_batches: parts that the rays are computed in, one after the other; their gradients are averaged.
-    """
-
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = step_key(seed, state.step)
-
-        def gradient(part: Batch, key: jax.Array):
-            def loss_of(params):
-                loss, metrics = stage.loss(
-                    params, state.frozen, state.scene, part, key, state.step, state.step - state.initialised_at
-                )
-                return loss, {"loss": loss, **metrics}
-
-            return jax.grad(loss_of, has_aux=True)(state.params)
-
-        if micro_batches == 1:
-            gradients, metrics = gradient(batch, key)
-        else:
-            parts, keys = sharding.split_rays(batch, micro_batches), jax.random.split(key, micro_batches)
-            zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, batch, key))
-
-            def add(total, part_and_key):
-                return jax.tree.map(jnp.add, total, gradient(*part_and_key)), None
-
-            total, _ = jax.lax.scan(add, zero, (parts, keys))
-            gradients, metrics = jax.tree.map(lambda a: a / micro_batches, total)
-        # Parameters are finite after the step if this is.
-        metrics["gradient"] = optax.tree.norm(gradients)
-        changes, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, changes)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
-
-    return jax.jit(update, donate_argnums=0)
-
-
-def initial_state(config, stage: Stage, dataset: Dataset, frames: Frames, digest: str, mesh, workdir: pathlib.Path):
-    """The state to start from: the newest checkpoint of the workdir, else fresh parameters (and the trained head).
-
-    Order: shapes without computing → shardings → restore, or initialise on the devices.
-
-    Args:
-      config, stage, dataset, frames, mesh: of the run.
-      digest: of the data (`cached_frames`).
-      workdir: the stage's folder.
-
-    Returns:
-      (state, optimizer).
-    """
-    tx = make_optimizer(config.optim, config.train.attention_from)
-    whole = sharding.replicated(mesh)
-    # A torso stage's volume is the head that it stands on.
-    volume = SUBJECTS[config.subject if config.stage == "head" else "head"]
-    scene = make_scene(dataset, frames, config.train.audio_components, volume)
-    example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
-    frozen = {}
-    if config.stage == "torso":
-        check_head(config)
-        scene, frozen = trained_head(config.head_checkpoint, stage, dataset, whole, scene)
-
-    def create(scene: Scene, frozen) -> TrainState:
-        params = stage.init(jax.random.key(config.seed), example, scene)
-        return TrainState.create(params, tx, frozen, scene)
-
-    if checkpoints.latest_step(workdir) is not None:
-        state = checkpoints.restore(
-            workdir,
-            _abstract(create, whole, scene, frozen),
-            what="this run",
-            check=lambda meta: check_description(meta, config, digest, workdir),
-        )
-        if not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.frozen, frozen)):
-            raise UserError(
-                f"the head in {config.head_checkpoint} has been trained on since this torso began: delete {workdir} to "
-                f"train the torso for it, or use another --workdir"
-            )
-        return state, tx
-    return jax.jit(create, out_shardings=whole)(scene, frozen), tx
-
-
-def trained_head(workdir, stage: Stage, dataset: Dataset, whole, scene: Scene):
-    """The scene and the parameters of the head that the torso stands in front of.
-
-    Raises:
-      UserError: no trained head, one of another size, or one of another person.
-    """
-    if checkpoints.latest_step(workdir) is not None:
-        Person.of(dataset).check_same(
-            workdir,
-            f"the head in {workdir} learned from other data, or another size of it, than {dataset.path}",
-        )
-    shapes = head_shapes(stage, dataset.camera, dataset.windows.shape[1:], scene)
-    expected = {"params": shapes, "scene": scene}
-    expected = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=whole), expected)
-    restored = checkpoints.restore_params(workdir, expected, what="the head")
-    return restored["scene"], restored["params"]
-
-
-def _abstract(create, whole, *args) -> TrainState:
-    shapes = jax.eval_shape(create, *args)
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)

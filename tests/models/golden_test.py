@@ -22,7 +22,7 @@ from adnerf_jax.training.import_reference import read_checkpoint
 from adnerf_jax.training.optim import learning_rate, make_optimizer
 from adnerf_jax.training.stages import head_stage
 from adnerf_jax.training.state import TrainState
-from adnerf_jax.training.train import make_update
+from adnerf_jax.training.update import make_update
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -22,9 +22,9 @@ from adnerf_jax.nerf.compositing import over
 from adnerf_jax.pretrained import torch_pickle
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.import_reference import read_checkpoint
+from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.runs import load_config
 from adnerf_jax.training.stages import make_stage
-from adnerf_jax.training.train import initial_state
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -448,7 +448,7 @@ def test_a_workdir_in_use(capsys, imported, data):
 
 def test_a_dataset_that_does_not_fit(capsys, tiny_data, tmp_path):
     line = refused(capsys, command("torso", tiny_data, tmp_path / "w"), tmp_path / "w")
-    assert "learned from speech features with 29 channels" in line and "has 8" in line
+    assert "trained on speech features with 29 channels" in line and "has 8" in line
     line = refused(capsys, command("head", tmp_path / "gone", tmp_path / "w"), tmp_path / "w")
     assert f"no dataset at {tmp_path}/gone" in line
 

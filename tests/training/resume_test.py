@@ -11,8 +11,9 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import load_dataset
 from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.training import checkpoints, sharding
+from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.stages import make_stage
-from adnerf_jax.training.train import initial_state, train
+from adnerf_jax.training.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -20,9 +20,11 @@ from adnerf_jax.data.person import Person
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.collapse import check_collapse, reinitialise
+from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.stages import make_stage
 from adnerf_jax.training.state import TrainState
-from adnerf_jax.training.train import initial_state, make_update, train
+from adnerf_jax.training.train import train
+from adnerf_jax.training.update import make_update
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -209,54 +211,58 @@ def with_density(bias: float):
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_a_live_field_goes_on_and_its_step_is_traced_once(trained_paper, tmp_path, monkeypatch, capsys, stage):
-    monkeypatch.setattr("adnerf_jax.training.train._LOOK_EVERY", 1)
+def test_parameters_with_density_are_not_reinitialised_and_the_step_is_traced_once(
+    trained_paper, tmp_path, monkeypatch, capsys, stage
+):
+    monkeypatch.setattr("adnerf_jax.training.schedule.COLLAPSE_CHECK_EVERY", 1)
     Interfered(monkeypatch, with_density(1.0))
     settings = tiny.config(stage, trained_paper.data, "smoke", steps=4, audio_components=29, validate_every=2)
     settings.head_checkpoint = str(trained_paper.head)
     train(settings, tmp_path / stage)  # over the step from which attention smooths
     assert np.isfinite([line["loss"] for line in tiny.lines(tmp_path / stage / "metrics.jsonl")]).all()
-    assert "begins anew" not in capsys.readouterr().err
+    assert "initialised again" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_a_dead_field_is_noticed_and_begins_anew(trained_paper, tmp_path, monkeypatch, capsys, stage):
-    monkeypatch.setattr("adnerf_jax.training.train._LOOK_EVERY", 2)
+def test_a_collapsed_density_is_noticed_and_reinitialised(trained_paper, tmp_path, monkeypatch, capsys, stage):
+    monkeypatch.setattr("adnerf_jax.training.schedule.COLLAPSE_CHECK_EVERY", 2)
     Interfered(monkeypatch, with_density(-100.0), with_density(1.0))
     settings = tiny.config(
         stage, trained_paper.data, "smoke", steps=6, audio_components=29, checkpoint_every=2, density_leak_steps=0
     )
     settings.head_checkpoint = str(trained_paper.head)
     train(settings, tmp_path / stage)
-    said = capsys.readouterr().err
-    assert said.count("a field without density has no gradient, so it begins anew") == 1
-    assert f"step 2: nothing of the {stage} is left" in said
+    messages = capsys.readouterr().err
+    assert messages.count("without density there is no gradient, so its parameters are initialised again") == 1
+    assert f"step 2: the density of the {stage} has collapsed" in messages
     opacity = [line["opacity"] for line in tiny.lines(tmp_path / stage / "metrics.jsonl")]
     assert len(opacity) == 6 and max(opacity[:2]) < 1e-5 and min(opacity[2:]) > 0.01
     assert checkpoints.latest_step(tmp_path / stage) == 6
 
 
-def test_a_field_that_is_dead_at_the_end_is_told(trained_paper, tmp_path, monkeypatch, capsys):
+def test_a_collapse_at_the_end_is_warned_of(trained_paper, tmp_path, monkeypatch, capsys):
     Interfered(monkeypatch, with_density(-100.0))
     settings = tiny.config("head", trained_paper.data, "smoke", steps=2, audio_components=29, density_leak_steps=0)
     train(settings, tmp_path / "head")
-    said = capsys.readouterr().err
-    assert "nothing of the head is left" in said and "raise config.train.steps" in said
+    messages = capsys.readouterr().err
+    assert "the density of the head has collapsed" in messages and "raise config.train.steps" in messages
 
 
-def test_what_is_looked_after(trained_paper, capsys):
+def test_which_collapses_are_reinitialised(trained_paper, capsys):
     settings = tiny.config("head", trained_paper.data, "smoke")
     state = types.SimpleNamespace(step=7, initialised_at=0)
-    assert check_collapse(state, 0.3, None, None, settings, None, None) is state
+    assert not check_collapse(state, 0.3, settings)
+    assert check_collapse(state, 0.0, settings)
+    assert "step 7: the density of the head has collapsed" in capsys.readouterr().err
     old = types.SimpleNamespace(step=5000, initialised_at=2500)
-    assert check_collapse(old, 0.0, None, None, settings, None, None) is old
-    assert "step 5000: nothing of the head is left" in capsys.readouterr().err
+    assert not check_collapse(old, 0.0, settings)
+    assert "step 5000: the density of the head has collapsed" in capsys.readouterr().err
     settings.compat.dead_density = True
-    assert check_collapse(state, 0.0, None, None, settings, None, None) is state
-    assert "step 7: the head has died; config.compat.dead_density leaves it so" in capsys.readouterr().err
+    assert not check_collapse(state, 0.0, settings)
+    assert "below 0.001); config.compat.dead_density leaves it so" in capsys.readouterr().err
 
 
-def test_what_begins_anew_keeps_step_scene_and_frozen_head(trained_paper):
+def test_reinitialisation_keeps_step_scene_and_frozen_head(trained_paper):
     settings = trained_paper.configs[0]
     dataset = load_dataset(trained_paper.data)
     stage, mesh = make_stage(settings, dataset.camera), sharding.make_mesh()
