@@ -1,4 +1,4 @@
-"""What a person is to say: files, arrays or live chunks of sound to the speech windows of each frame."""
+"""Speech as an input: files, arrays, live chunks of sound, or features, to the speech windows of each frame."""
 
 import collections
 import itertools
@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax import struct
 
-from adnerf_jax.common.errors import UserError
-from adnerf_jax.common.timing import FPS, FRAMES_AFTER, FRAMES_BEFORE, SAMPLE_RATE
+from adnerf_jax.common.errors import Option, UserError
+from adnerf_jax.common.timing import FPS, FRAMES_AFTER, FRAMES_BEFORE, NEIGHBOURS, SAMPLE_RATE
 from adnerf_jax.media.audio import mono_floats, read_blocks, samples_as_blocks
 from adnerf_jax.speech import features as speech_features
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # whoever only counts frames must not wait for JAX
     from adnerf_jax.inference.trained import TrainedStage
 
-_BESIDE = FRAMES_BEFORE + FRAMES_AFTER
+_LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz, of sound given as arrays
 
 
 @struct.dataclass
 class SpeechInput:
-    """Something to say.
+    """The speech that a render is conditioned on.
 
     Attributes:
-      frames: how many it lasts; None where that is not known before it ends.
-      windows: starts an iterator over the windows [8, 16, C] of the frames i−4 … i+3, for i = 0, 1, …
+      frames: number of frames at 25 fps; None for a live stream, whose end is not known beforehand.
+      windows: starts an iterator over float32 [8, 16, C], the speech windows of the frames i−4 … i+3, for i = 0, 1, ….
       sound: what `media.video.VideoWriter` takes as its `sound`; None for features without a sound.
-      start, duration: the seconds of `sound` that are said.
+      start, duration: seconds, the part of `sound` that belongs to the frames; duration None: to the end.
     """
 
     frames: int | None
@@ -50,60 +50,63 @@ def speech_input(
     zero_padded: bool = False,
     keep_sound: bool = False,
 ) -> SpeechInput:
-    """Anything that can be said.
+    """Prepares speech for a person.
 
     Args:
-      stage: the person, who learned from some kind of speech features.
+      stage: the person, whose speech encoder computes the windows.
       speech: a sound or video file of any rate and number of channels; samples, float or int16, [T] or [channels, T] at
-        16 kHz, or (samples, rate); an iterable of chunks [t] of 16 kHz samples; None where there are only features.
-      start, duration: seconds of a file or of an array; chunks are taken from first to last.
-      features: file of DeepSpeech features of the sound (`speech_features.load_deepspeech`), for a person trained on
+        16 kHz, or a pair (samples, rate in Hz); an iterable of chunks [t] of 16 kHz mono samples (a live stream); None
+        where only features are given.
+      start, duration: seconds, the part of a file or an array; chunks are used from first to last.
+      features: file of DeepSpeech features of the sound (`speech.features.load_deepspeech`), for a person trained on
         those.
-      zero_padded: windows of zeros before and after, as in the published code; else those of silence.
-      keep_sound: chunks are kept until somebody takes them from the result's `sound`.
+      zero_padded: the windows beyond both ends of the speech are zeros, as in the published code, instead of those of
+        silence.
+      keep_sound: chunks are kept in memory until the result's `sound` is read.
 
     Raises:
-      UserError: nothing to say, no sound, or features that the person did not learn from.
+      UserError: neither speech nor features are given, the speech has no sound, or the person was trained on other
+        features.
     """
     check_span(start, duration)
     if features is not None:
         windows = cut_windows(speech_features.load_deepspeech(features), start, duration)
         check_features(stage, "DeepSpeech", speech_features.DEEPSPEECH_LOGITS)
-        sound = None if speech is None else _known(speech)
+        sound = None if speech is None else _recording(speech)
         if isinstance(sound, pathlib.Path):
-            count_frames(sound, start, duration)  # that there is sound is known before, not after
+            count_frames(sound, start, duration)  # a file without sound is refused before rendering, not after
         return SpeechInput(len(windows), lambda: attention_windows(windows, zero_padded), sound, start, duration)
     if speech is None:
         raise UserError("nothing to say: give a sound or video file, samples, or chunks of them")
     encoder = _encoder(stage)
-    known = _known(speech)
-    if isinstance(known, pathlib.Path):
-        frames = count_frames(known, start, duration)
+    recording = _recording(speech)
+    if isinstance(recording, pathlib.Path):
+        frames = count_frames(recording, start, duration)
 
         def blocks() -> Iterator[np.ndarray]:
-            return sound_blocks(known, start, duration)
-    elif isinstance(known, tuple):
+            return sound_blocks(recording, start, duration)
+    elif isinstance(recording, tuple):
 
         def blocks() -> Iterator[np.ndarray]:
-            return (block[0] for block in samples_as_blocks(*known, SAMPLE_RATE, start, duration))
+            return (block[0] for block in samples_as_blocks(*recording, SAMPLE_RATE, start, duration))
 
         frames = speech_features.frames_for(sum(map(len, blocks())))
         if not frames:
             raise UserError(f"the samples hold no sound from {start:g} s on: start earlier or give more of them")
     else:
-        live, sound = _sounding(speech), None
+        live, live_sound = _live_samples(speech), None
         if keep_sound:
-            live, heard = itertools.tee(live)
-            sound = heard, SAMPLE_RATE
-        return SpeechInput(None, lambda: _neighbours(encoder, live, zero_padded), sound)
-    return SpeechInput(frames, lambda: _neighbours(encoder, blocks(), zero_padded), known, start, duration)
+            live, kept = itertools.tee(live)
+            live_sound = kept, SAMPLE_RATE
+        return SpeechInput(None, lambda: _sound_windows(encoder, live, zero_padded), live_sound)
+    return SpeechInput(frames, lambda: _sound_windows(encoder, blocks(), zero_padded), recording, start, duration)
 
 
-def _sounding(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _live_samples(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Chunks as float32 [t].
 
     Raises:
-      UserError: all of them together hold no sample, seen when they end.
+      UserError: when the stream ends before its first sample.
     """
     samples = 0
     for chunk in map(mono_floats, chunks):
@@ -113,11 +116,11 @@ def _sounding(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         raise UserError("no sound came: the stream ended before its first sample")
 
 
-def _known(speech: Any) -> pathlib.Path | tuple[np.ndarray, int] | None:
-    """A file, or samples [T] with their rate; None for chunks.
+def _recording(speech: Any) -> pathlib.Path | tuple[np.ndarray, int] | None:
+    """Speech of known length: the path of a file, or samples float32 [T] and their rate in Hz; None for chunks.
 
     Raises:
-      UserError: an array that is no sound.
+      UserError: an array that is not a sound, or a rate that no sound has.
     """
     if isinstance(speech, (str, os.PathLike)):
         return pathlib.Path(speech)
@@ -125,36 +128,37 @@ def _known(speech: Any) -> pathlib.Path | tuple[np.ndarray, int] | None:
         speech = speech, SAMPLE_RATE
     if isinstance(speech, tuple) and len(speech) == 2 and np.ndim(speech[1]) == 0:
         samples, rate = np.asarray(speech[0]), int(speech[1])
-        if not 1000 <= rate <= 768_000:
-            raise UserError(f"{rate} samples a second are no rate of a sound: give 1000 to 768000")
+        if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+            raise UserError(f"a sample rate of {rate} Hz: give {_LOWEST_RATE} to {_HIGHEST_RATE}")
         return mono_floats(samples), rate
     return None
 
 
 def _encoder(stage: "TrainedStage") -> speech_features.Encoder:
-    """The encoder that the person learned from.
+    """The encoder whose features the person was trained on.
 
     Raises:
-      UserError: it cannot be had here.
+      UserError: it is not one that this library computes.
     """
     if stage.person.speech not in speech_features.ENCODERS:
         raise UserError(
-            f"this person learned from {stage.person.speech} features, which cannot be computed here: give those of "
-            f"the sound with --config.render.features=FILE.npy"
+            f"this person was trained on {stage.person.speech} features, which cannot be computed here: give those of "
+            f"the sound with ",
+            Option("render.features", "FILE.npy"),
         )
     encoder = speech_features.get_encoder(stage.person.speech)
     check_features(stage, encoder.name, encoder.dim)
     return encoder
 
 
-def _neighbours(
+def _sound_windows(
     encoder: speech_features.Encoder, blocks: Iterable[np.ndarray], zero_padded: bool
 ) -> Iterator[np.ndarray]:
-    """Windows [8, 16, C] of each frame of a sound, silence or zeros around it."""
+    """Speech windows [8, 16, C] of the frames i−4 … i+3 of a sound, for i = 0, 1, …; silence or zeros around it."""
     if zero_padded:
         yield from attention_windows(speech_features.stream_windows(encoder, blocks), zero_padded=True)
         return
-    held: collections.deque[np.ndarray] = collections.deque(maxlen=_BESIDE + 1)
+    held: collections.deque[np.ndarray] = collections.deque(maxlen=NEIGHBOURS)
     for window in speech_features.stream_windows(encoder, blocks, FRAMES_BEFORE, FRAMES_AFTER):
         held.append(window)
         if len(held) == held.maxlen:
@@ -162,15 +166,15 @@ def _neighbours(
 
 
 def sound_blocks(audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
-    """The sound's samples at 16 kHz, mono, [t] at a time."""
+    """A file's sound at 16 kHz, mono, in blocks float32 [t]."""
     return (block[0] for block in read_blocks(audio, SAMPLE_RATE, 1, start, duration))
 
 
 def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> int:
-    """Frames that the sound lasts.
+    """Number of frames at 25 fps that a part of a file's sound lasts; the last one may be incomplete.
 
     Raises:
-      UserError: the file has no sound there, or start or duration cannot be.
+      UserError: the file has no sound there, or start or duration are out of range.
     """
     check_span(start, duration)
     samples = sum(len(block) for block in sound_blocks(audio, start, duration))
@@ -180,7 +184,7 @@ def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> i
 
 
 def check_span(start: float, duration: float | None) -> None:
-    """Raises UserError for seconds that are no start or no duration."""
+    """Raises UserError for a negative start, a duration that is not positive, or seconds that are not finite."""
     if not 0 <= start < math.inf:
         raise UserError(f"a start at {start:g} s: it must be 0 or later")
     if duration is not None and not 0 < duration < math.inf:
@@ -188,7 +192,7 @@ def check_span(start: float, duration: float | None) -> None:
 
 
 def cut_windows(windows: np.ndarray, start: float, duration: float | None) -> np.ndarray:
-    """The windows [N, 16, C] of some seconds.
+    """Those of the windows [N, 16, C], one a frame, that belong to a part of the speech (seconds).
 
     Raises:
       UserError: there are none.
@@ -201,15 +205,15 @@ def cut_windows(windows: np.ndarray, start: float, duration: float | None) -> np
 
 
 def attention_windows(windows: Iterable[np.ndarray], zero_padded: bool = False) -> Iterator[np.ndarray]:
-    """Windows of frames 0, 1, … to the windows [8, 16, C] of the frames i−4 … i+3, the ends' repeated.
+    """Speech windows of single frames to those of the frames i−4 … i+3, [8, 16, C], for i = 0, 1, ….
 
     The streaming form of `datasets.neighbours_in_time`.
 
     Args:
-      windows: [16, C] each.
-      zero_padded: zeros past the ends, as in the published code.
+      windows: [16, C] of frame 0, 1, ….
+      zero_padded: windows beyond both ends are zeros, as in the published code; else the first and last one repeat.
     """
-    held: collections.deque[np.ndarray] = collections.deque(maxlen=_BESIDE + 1)
+    held: collections.deque[np.ndarray] = collections.deque(maxlen=NEIGHBOURS)
     beyond = np.zeros_like if zero_padded else np.asarray
     for window in windows:
         if not held:
@@ -224,10 +228,16 @@ def attention_windows(windows: Iterable[np.ndarray], zero_padded: bool = False) 
 
 
 def check_features(stage: "TrainedStage", name: str, channels: int) -> None:
-    """Raises UserError where a person learned from other speech features than those of `channels` channels."""
-    expected = len(stage.scene.audio_mean)
+    """Raises UserError where a person was trained on speech features with another number of channels.
+
+    Args:
+      stage: the person.
+      name: of the given features, for the message.
+      channels: C of the given features.
+    """
+    expected = stage.person.channels
     if channels != expected:
         raise UserError(
-            f"this person learned from speech features with {expected} channels, {name} features have {channels}: "
+            f"this person was trained on speech features with {expected} channels, {name} features have {channels}: "
             f"prepare and train again with one encoder"
         )

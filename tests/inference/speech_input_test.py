@@ -67,7 +67,7 @@ def test_begun_frames_count(tmp_path):
 
 def test_a_person_of_other_speech_features_is_refused():
     stage = types.SimpleNamespace(scene=types.SimpleNamespace(audio_mean=np.zeros(384)))
-    with pytest.raises(UserError, match="learned from speech features with 384 channels, logmel features have 80"):
+    with pytest.raises(UserError, match="trained on speech features with 384 channels, logmel features have 80"):
         check_features(stage, "logmel", 80)
 
 
@@ -161,7 +161,7 @@ def test_arrays_at_any_rate_and_pieces_of_them():
         (np.zeros((500, 2), np.float32), "channels last: transpose"),
         (np.zeros(5, np.int64), "float or int16"),
         (np.full(9, np.nan), "not finite"),
-        ((np.zeros(9), 5), "5 samples a second are no rate"),
+        ((np.zeros(9), 5), "a sample rate of 5 Hz: give 1000 to 768000"),
         ("gone.wav", "no such file: gone.wav"),
     ],
 )

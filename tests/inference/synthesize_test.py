@@ -18,7 +18,7 @@ from adnerf_jax.inference.synthesize import render_job
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import probe, read_frames
-from adnerf_jax.rendering.renderer import to_uint8
+from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.training.runs import load_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -146,7 +146,7 @@ def test_a_part_of_the_features(trained_paper, tmp_path):
 def test_a_deepspeech_person_asks_for_features(trained, trained_paper, tmp_path):
     config = load_config(trained_paper.head)
     config.render.update(audio=str(trained.sound), out=str(tmp_path / "out.mp4"))
-    with pytest.raises(UserError, match=r"learned from deepspeech features, which cannot .* --config.render.features="):
+    with pytest.raises(UserError, match=r"trained on deepspeech features, which cannot .* render.features=FILE.npy"):
         synthesize.synthesize(config, trained_paper.head)
     assert not list(tmp_path.iterdir())
 
