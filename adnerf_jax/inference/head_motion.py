@@ -1,8 +1,9 @@
-"""Head poses as six numbers that a person can say: turns in degrees and shifts in centimetres.
+"""Head motion as six numbers: rotations in degrees and translations in centimetres, relative to a pose.
 
-The axes are the head's: x to the viewer's right, y up, z towards the camera; turns are right-handed about the head's
-origin between the ears. So a positive yaw turns the face to the viewer's right, a positive pitch nods, a positive roll
-tilts the head to the viewer's left. Shifts are along the camera's axes, in centimetres of a face of average size.
+The axes of the head are: x to the viewer's right, y up, z towards the camera. Rotations are right-handed about the
+head's origin between the ears: a positive yaw turns the face to the viewer's right, a positive pitch nods, a positive
+roll tilts the head to the viewer's left. Translations are along the camera's axes, in centimetres of a face of average
+size.
 """
 
 import numpy as np
@@ -13,22 +14,20 @@ from adnerf_jax.face.tracking import UNITS_PER_CM
 
 NAMES = ("yaw", "pitch", "roll", "x", "y", "z")
 _DEGREES = ("yaw", "pitch", "roll")
-_AXES = "YXZ"  # turned about y first, then about the turned x, then about the turned z
-# A rotation read from a file may differ from one by so much.
-_RIGID = 1e-3
-# So little beyond the range is rounding (degrees, centimetres).
-_ROUNDING = 1e-3
+_AXES = "YXZ"  # intrinsic Euler angles: about y, then about the rotated x, then about the rotated z
+_RIGID = 1e-3  # largest |R·Rᵀ − I| of a rotation: files hold rounded numbers
+_ROUNDING = 1e-3  # degrees, centimetres: as far beyond the range counts as inside
 
 
 def apply_motion(transform: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """A head turned about its origin and shifted.
+    """Rotates a head about its origin and translates it.
 
     Args:
       transform: [4, 4], camera-to-head.
-      motion: [6], degrees and centimetres (`NAMES`).
+      motion: float [6], yaw, pitch, roll in degrees and x, y, z in centimetres (`NAMES`).
 
     Returns:
-      camera-to-head, `transform` itself for a motion of zeros, so that nothing is rounded.
+      float32 [4, 4], camera-to-head; `transform` itself for a motion of zeros, so that nothing is rounded.
     """
     if not np.any(motion):
         return transform
@@ -40,7 +39,7 @@ def apply_motion(transform: np.ndarray, motion: np.ndarray) -> np.ndarray:
 
 
 def motion_between(rest: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """The motions [..., 6] that make poses [..., 4, 4] of the pose `rest` [4, 4]: the inverse of `apply_motion`."""
+    """The motions [..., 6] that take the pose `rest` [4, 4] to poses [..., 4, 4]: the inverse of `apply_motion`."""
     transforms = np.asarray(transforms, np.float64)
     turned = np.einsum("ij,...kj->...ik", rest[:3, :3].astype(np.float64), transforms[..., :3, :3])
     angles = Rotation.from_matrix(turned.reshape(-1, 3, 3)).as_euler(_AXES, degrees=True)
@@ -49,19 +48,19 @@ def motion_between(rest: np.ndarray, transforms: np.ndarray) -> np.ndarray:
 
 
 def head_position(transforms: np.ndarray) -> np.ndarray:
-    """The head's origin [..., 3] in the camera's space, dataset units."""
+    """The head's origin [..., 3] in the camera's space, dataset units, of poses [..., 4, 4]."""
     return -np.einsum("...ji,...j->...i", transforms[..., :3, :3], transforms[..., :3, 3])
 
 
 def rest_frame(transforms: np.ndarray) -> int:
-    """The number of the pose nearest to the middle of all, [N, 4, 4]."""
+    """Index of the pose nearest to the median of poses [N, 4, 4]: the rest pose."""
     motions = motion_between(transforms[0], transforms)
     spread = motions.std(0) + 1e-3
     return int((np.square((motions - np.median(motions, axis=0)) / spread).sum(-1)).argmin())
 
 
 def is_rigid(transforms: np.ndarray) -> np.ndarray:
-    """Which of some matrices [N, 4, 4] are a rotation and a translation: bool [N]."""
+    """Which of the matrices [N, 4, 4] are a rotation and a translation: bool [N]."""
     turn = transforms[:, :3, :3].astype(np.float64)
     off = np.abs(turn @ turn.swapaxes(1, 2) - np.eye(3)).max((1, 2))
     return (off <= _RIGID) & (np.linalg.det(turn) > 0) & (transforms[:, 3] == [0, 0, 0, 1]).all(1)
@@ -69,11 +68,11 @@ def is_rigid(transforms: np.ndarray) -> np.ndarray:
 
 @struct.dataclass
 class MotionRange:
-    """The poses that were learned from.
+    """The range of head poses that a person was trained on.
 
     Attributes:
-      rest: float32 [4, 4], the pose in their middle.
-      low, high: float64 [6], the least and largest motions from there.
+      rest: float32 [4, 4], camera-to-head of the rest pose (`rest_frame`).
+      low, high: float64 [6], smallest and largest motion relative to it.
     """
 
     rest: np.ndarray
@@ -88,13 +87,18 @@ class MotionRange:
         return cls(rest, motions.min(0), motions.max(0))
 
     def clamped(self, transform: np.ndarray) -> np.ndarray:
-        """The pose [4, 4] with each number that leaves the range put at its end; a pose inside it itself."""
+        """The pose [4, 4] with its motion clipped to the range; a pose inside the range is returned as it is."""
         motion = motion_between(self.rest, transform)
         inside = np.clip(motion, self.low - _ROUNDING, self.high + _ROUNDING)
         return transform if (inside == motion).all() else apply_motion(self.rest, np.clip(motion, self.low, self.high))
 
     def out_of_range(self, transforms: np.ndarray) -> dict[str, tuple[int, float]]:
-        """Of poses [N, 4, 4], for each number that leaves the range: the row where it is farthest, and it."""
+        """Where poses [N, 4, 4] leave the range.
+
+        Returns:
+          for each component of the motion that leaves it, by its name: index of the pose that is farthest outside, and
+          the component's value there, in degrees or centimetres.
+        """
         motions = motion_between(self.rest, transforms)
         beyond = np.maximum(self.low - motions, motions - self.high)
         rows = beyond.argmax(0)
@@ -105,6 +109,6 @@ class MotionRange:
         }
 
     def describe(self, name: str) -> str:
-        """The range of one number: `yaw -14.2 … 15.1°`."""
+        """The range of one component as text: `yaw -14.2 … 15.1°`."""
         k, unit = NAMES.index(name), "°" if name in _DEGREES else " cm"
         return f"{name} {self.low[k]:.1f} … {self.high[k]:.1f}{unit}"

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,31 +24,31 @@ from adnerf_jax.inference.pose_sequences import (
 
 
 def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
-    """The source that a word, a file or an array names.
+    """The source that a word, a file, an array or a video stands for.
 
     Args:
-      given: `mirror` (the training video back and forth), `forward` (over and over from its beginning), `random`
-        (parts of it in random order), `rest` (its middle pose, still), `frame:N` (its N-th training frame, still); a
-        `.json` or `.csv` file (`read_poses`), another video (its motion, put at this person's rest pose), an array
-        [N, 4, 4] of camera-to-head matrices, or a `PoseSource`.
+      given: `mirror` (the training video back and forth), `forward` (in a loop), `random` (segments of it in random
+        order), `rest` (its median pose, constant), `frame:N` (its N-th training frame, constant); a `.json` or `.csv`
+        file (`read_poses`); a video, whose head motion is transferred to this person's rest pose; an array [N, 4, 4] of
+        camera-to-head matrices; or a `PoseSource`.
       person: who is rendered.
       seed: of `random`.
 
     Raises:
-      UserError: anything else, or what cannot be used.
+      UserError: `given` is none of these, or holds invalid poses.
     """
     if isinstance(given, PoseSource):
         return given
     if isinstance(given, np.ndarray):
         return recorded(check_poses(given, "the array of poses"))
-    words = {
+    words: dict[str, Callable[[], PoseSource]] = {
         "mirror": lambda: back_and_forth(person),
         "forward": lambda: looped(person),
         "random": lambda: random_segments(person, seed),
         "rest": lambda: constant_pose(person, rest_frame(person.transforms)),
     }
     if not isinstance(given, (str, os.PathLike)):
-        raise UserError(f"poses are a word, a file or an array, not {repr(given)[:60]}")
+        raise UserError(f"pose: expected a word, a file or an array, not {repr(given)[:60]}")
     name = os.fspath(given)
     if name in words:
         return words[name]()
@@ -60,22 +61,22 @@ def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
         raise UserError(
             f"there is no pose source {name!r}: take {', '.join(words)}, frame:N, or a .json, .csv or video file"
         )
-    from adnerf_jax.inference.driving_video import video_poses
+    from adnerf_jax.inference.driving_video import video_poses  # imports a face tracker that other sources do not need
 
     return video_poses(pathlib.Path(name), person)
 
 
 def read_poses(path: pathlib.Path, person: Person) -> PoseSource:
-    """Poses in a file.
+    """Reads poses from a file.
 
     Args:
-      path: `.json`: a list of camera-to-head matrices [4, 4], one a frame at 25 fps, alone or under `poses`, or a
-        dataset's index (`frames` with `transform_matrix`); or curves of yaw, pitch, … from the rest pose. `.csv`: 12 or
-        16 columns without those names, the matrix row by row; or columns yaw, pitch, ….
-      person: whose rest pose curves start from.
+      path: `.json`: a list of camera-to-head matrices [4, 4], one for each frame at 25 fps, alone or under `poses`, or
+        a dataset's index (`frames` with `transform_matrix`); or curves of yaw, pitch, … relative to the rest pose.
+        `.csv`: 12 or 16 columns of other names, the matrix row by row; or columns yaw, pitch, … (`head_motion.NAMES`).
+      person: to whose rest pose curves are relative.
 
     Raises:
-      UserError: missing, of another shape, not finite, or not rotations.
+      UserError: the file is missing, or its poses are of another shape, not finite, or not rotations.
     """
     if path.suffix.lower() == ".csv":
         header, rows = read_table(path, "pose file")
@@ -101,21 +102,25 @@ def read_poses(path: pathlib.Path, person: Person) -> PoseSource:
 def check_poses(transforms: np.ndarray, what: str) -> np.ndarray:
     """Poses as float32 [N, 4, 4], from [N, 4, 4] or [N, 3, 4].
 
+    Args:
+      transforms: camera-to-head matrices.
+      what: they are, for messages.
+
     Raises:
-      UserError: another shape, numbers that are not finite, or no rotations.
+      UserError: another shape, numbers that are not finite, no rotations, or a head behind the camera.
     """
     if transforms.ndim != 3 or not len(transforms) or transforms.shape[1:] not in ((4, 4), (3, 4)):
         raise UserError(f"{what} has the shape {list(transforms.shape)}: expected camera-to-head matrices [N, 4, 4]")
     if transforms.shape[1] == 3:
         last = np.broadcast_to(np.array([0.0, 0.0, 0.0, 1.0]), (len(transforms), 1, 4))
         transforms = np.concatenate([transforms, last], axis=1)
-    for which, told in (
+    for valid, problem in (
         (np.isfinite(transforms).all((1, 2)), "holds a number that is not finite"),
         (is_rigid(transforms), "is not a rotation and a translation"),
         (head_position(transforms)[:, 2] < 0, "puts the head behind the camera"),
     ):
-        if not which.all():
-            raise UserError(f"{what}: pose {int(np.flatnonzero(~which)[0])} {told}")
+        if not valid.all():
+            raise UserError(f"{what}: pose {int(np.flatnonzero(~valid)[0])} {problem}")
     return transforms.astype(np.float32)
 
 
@@ -123,7 +128,7 @@ def _frame_number(name: str, frames: int) -> int:
     """N of `frame:N`.
 
     Raises:
-      UserError: no number of a training frame.
+      UserError: N is not the number of a training frame.
     """
     text = name.removeprefix("frame:")
     if not text.isdecimal() or int(text) >= frames:
