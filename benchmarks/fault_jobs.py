@@ -1,4 +1,4 @@
-"""Jobs of `benchmarks.faults`: started, measured, interrupted, told by their results."""
+"""The jobs that `benchmarks.faults` starts, interrupts and compares by digests of their results."""
 
 import functools
 import hashlib
@@ -17,22 +17,22 @@ from adnerf_jax.training import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVERY = 200, 20
-PATIENCE = 900  # seconds after which a job hangs
+PATIENCE = 900  # seconds after which a job counts as hanging
 
 
 class Job:
-    """A command that can be started again and again.
+    """A command that can be run repeatedly.
 
     Args:
       command: arguments, without the interpreter.
-      result: what is compared of its end.
+      result: digest of what the finished command has written.
     """
 
     def __init__(self, command: list[str], result: Callable[[], str]):
         self.command, self.result = [sys.executable, *command], result
 
     def start(self, *options: str, **environment: str) -> subprocess.Popen:
-        """Starts it, with further options and variables."""
+        """Starts the command with additional options and environment variables."""
         return subprocess.Popen(
             [*self.command, *options],
             cwd=ROOT,
@@ -43,7 +43,7 @@ class Job:
         )
 
     def finish(self) -> str:
-        """Runs it to its end; what it said.
+        """Runs the command to its end and returns its standard error.
 
         Raises:
           RuntimeError: it failed.
@@ -52,7 +52,7 @@ class Job:
 
 
 class Measured(NamedTuple):
-    """A job, what removes its work, the seconds that it takes undisturbed, and its result then."""
+    """A job, a function that deletes its output, its seconds without a fault, and its result without a fault."""
 
     job: Job
     begin: Callable[[], None]
@@ -60,13 +60,13 @@ class Measured(NamedTuple):
     expected: str
 
     def lost(self) -> bool:
-        """Finishes the job; whether it ends otherwise than undisturbed."""
+        """Runs the job to its end; whether its result differs from the one without a fault."""
         self.job.finish()
         return self.job.result() != self.expected
 
 
 def measured(job: Job, begin: Callable[[], None]) -> Measured:
-    """Runs a job undisturbed, once to compile and once to measure."""
+    """Runs a job without a fault, once to compile and once to measure its duration."""
     begin()
     job.finish()
     begin()
@@ -177,7 +177,7 @@ def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS) -> J
 def trained_result(workdir: pathlib.Path) -> str:
     """Step and digests of all arrays of the newest checkpoint, and the reported steps."""
     step = checkpoints.latest_step(workdir)
-    arrays = checkpoints.description(checkpoints.directory(workdir) / str(step))["arrays"]
+    arrays = checkpoints.read_metadata(checkpoints.directory(workdir) / str(step))["arrays"]
     lines = logged(workdir)
     return repr((step, lines, sorted((name, one["digest"]) for name, one in arrays.items())))
 

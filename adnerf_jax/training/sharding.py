@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from adnerf_jax.common import processes
 from adnerf_jax.common.errors import UserError
@@ -33,19 +33,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, batch: Batch) -> Batch:
-    """Arrays of rays split along their axis of rays, arrays of frames whole: a tree of shardings like `batch`."""
+    """A tree like `batch` of shardings: arrays of rays are split along their axis of rays, those of frames are not."""
     rays = NamedSharding(mesh, PartitionSpec(None, _AXIS))
     whole = replicated(mesh)
-    return Batch(
+    shardings: dict[str, Any] = dict(  # Any: a Batch whose arrays are shardings
         pixels=rays,
         target=rays,
         background=rays,
         transforms=whole,
         conditions=jax.tree.map(lambda _: whole, batch.conditions),
     )
+    return Batch(**shardings)
 
 
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
+def abstract(tree: Any, sharding: Sharding) -> Any:
     """A tree of `jax.ShapeDtypeStruct` with a sharding, from one of arrays or of their shapes."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=sharding), tree)
 

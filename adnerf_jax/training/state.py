@@ -10,8 +10,7 @@ from jax import Array
 from adnerf_jax.common.types import Scene
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """The state of a stage's training.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import resource
@@ -17,7 +16,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.training import checkpoints, sharding
+from adnerf_jax.training import checkpoint_errors, checkpoints, sharding
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.state import TrainState
 
@@ -122,20 +121,6 @@ def test_an_unfinished_checkpoint_is_none(saved, tmp_path):
     assert checkpoints.latest_step(copy) == 3
 
 
-def test_a_description_stored_as_a_tree_is_read(saved, tmp_path):
-    """Checkpoints of earlier versions have it so."""
-    stored = checkpoints.ocp.load_checkpointables(saved / "checkpoints/3")
-    tree, folder = checkpoints.description(saved / "checkpoints/3"), tmp_path / "checkpoints/3"
-    digest = checkpoints._digest_of(json.dumps(tree, sort_keys=True).encode())
-    checkpoints.ocp.save_checkpointables(folder, {**stored, "meta": {**tree, "digest": digest}})
-    assert checkpoints.description(folder) == tree
-    state = make_state()
-    chex.assert_trees_all_equal(restore(tmp_path, abstract(state), what="it"), state)
-    checkpoints.ocp.save_checkpointables(folder, {**stored, "meta": {"step": 3, "digest": digest}}, overwrite=True)
-    with pytest.raises(ValueError, match="its description is not what was written"):
-        checkpoints.description(folder)
-
-
 def damage(folder, how: str) -> None:
     """What disks and interrupted copies do to a checkpoint."""
     files = sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
@@ -228,7 +213,7 @@ def test_a_checkpoint_that_goes_away_is_no_damage(tmp_path, monkeypatch):
 
 def test_reads_that_end_after_the_first_failed_print_no_traceback(caplog):
     told = []
-    hook = checkpoints._without_late_reads(told.append)
+    hook = checkpoint_errors._without_late_reads(told.append)
     late = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
     given_up = types.SimpleNamespace(exc_value=Exception("while reading array index"), object=print)
     given_up.exc_value.__cause__ = GeneratorExit()

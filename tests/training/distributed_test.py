@@ -28,9 +28,9 @@ import pathlib, sys
 import jax
 jax.config.update("jax_disable_most_optimizations", True)
 import tiny
-from adnerf_jax import processes
-from adnerf_jax.progress import exit_status
-from adnerf_jax.train import train
+from adnerf_jax.common import processes
+from adnerf_jax.common.progress import exit_status
+from adnerf_jax.training.train import train
 
 address, count, index, data, workdir, steps, every = sys.argv[1:]
 
@@ -47,8 +47,8 @@ ONE_PART = """
 import sys
 import jax
 jax.config.update("jax_disable_most_optimizations", True)
-from adnerf_jax.evaluate import evaluate
-from adnerf_jax.runs import load_config
+from adnerf_jax.evaluation.evaluate import evaluate
+from adnerf_jax.training.runs import load_config
 
 workdir, part = sys.argv[1:]
 config = load_config(workdir)

@@ -20,9 +20,9 @@ EIGHT = """
 import json, sys
 import jax, numpy as np
 import tiny
-from adnerf_jax import checkpoints, sharding
-from adnerf_jax.datasets import load_dataset
-from adnerf_jax.errors import UserError
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.data.datasets import load_dataset
+from adnerf_jax.training import checkpoints, sharding
 
 assert jax.device_count() == 8
 jax.config.update("jax_disable_most_optimizations", True)
