@@ -1,7 +1,7 @@
-"""Sound: decoded to float samples on the clock of the pictures, and written as WAV.
+"""Audio: decoded to float samples, synchronised with the video stream, and written as WAV.
 
-A container's tracks need not start together. Time 0 here is the first picture of a video file, or the first sample of
-a file with sound alone; sound before it is dropped, and sound that starts later is preceded by silence.
+The streams of a container need not start together. Time 0 here is the first picture of a video file, or the first
+sample of a file with audio alone; audio before time 0 is dropped, and audio that starts later is preceded by silence.
 """
 
 import os
@@ -14,18 +14,19 @@ import numpy as np
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import atomic_path
-from adnerf_jax.media.container import audio_stream, decoded, first_picture, open_media
+from adnerf_jax.common.timing import SAMPLE_RATE
+from adnerf_jax.media.container import audio_stream, decode_audio, first_picture, open_media
 
-# Time stamps in some containers are rounded to milliseconds, so blocks that are this close (seconds) are joined; a
-# larger gap or overlap is real and is mended, or the sound would slide against the picture from there on.
+# Some containers round time stamps to milliseconds, so blocks that are this close (seconds) are joined; a larger gap
+# is filled with silence and a larger overlap is dropped, or the sound would drift against the picture from there on.
 _JOIN_TOLERANCE = 0.03
 
-# libswresample: scale a mix-down so that it cannot exceed full scale (its default for float lets it).
+# libswresample: scale a mix-down so that it cannot exceed full scale (by default float output can).
 _RESAMPLER_OPTIONS = {"rematrix_maxval": "1.0"}
 
 
 def read_audio(
-    path: str | os.PathLike, rate: int = 16000, start: float = 0.0, duration: float | None = None
+    path: str | os.PathLike, rate: int = SAMPLE_RATE, start: float = 0.0, duration: float | None = None
 ) -> np.ndarray:
     """Reads a file's sound.
 
@@ -33,7 +34,7 @@ def read_audio(
       path: sound or video file, any number of channels and any rate.
       rate: samples per second of the result.
       start: seconds after the first picture (of a video) or the first sample.
-      duration: at most so many seconds; the result is shorter where the sound ends sooner.
+      duration: maximum length in seconds; None: to the end.
 
     Returns:
       float32 [T], mono in [-1, 1].
@@ -50,11 +51,14 @@ def read_audio(
 def read_blocks(
     path: str | os.PathLike, rate: int, channels: int, start: float = 0.0, duration: float | None = None
 ) -> Iterator[np.ndarray]:
-    """The streaming form of `read_audio`: float32 [channels, t] blocks without gaps, not clipped, in constant memory.
+    """The streaming form of `read_audio`, in constant memory.
 
     Args:
       path, rate, start, duration: as in `read_audio`.
       channels: 1 (mixed down) or 2.
+
+    Yields:
+      float32 [channels, t] blocks without gaps, not clipped.
 
     Raises:
       UserError: as `read_audio`, at the call rather than at the first block.
@@ -71,7 +75,7 @@ def read_blocks(
 
 
 def has_sound(path: str | os.PathLike) -> bool:
-    """Whether the file has a sound track that can be decoded; UserError as `open_media`."""
+    """Whether the file has an audio stream that can be decoded; raises UserError as `open_media`."""
     with open_media(path) as container:
         return audio_stream(container) is not None
 
@@ -80,26 +84,26 @@ def mono_floats(samples: np.ndarray) -> np.ndarray:
     """Samples, float or 16-bit, [T] or [channels, T], as float32 [T] in [-1, 1]; channels are averaged.
 
     Raises:
-      UserError: another type or shape, or numbers that are not finite.
+      UserError: another type or shape, or values that are not finite.
     """
     samples = np.asarray(samples)
     if samples.dtype not in (np.int16, np.float16, np.float32, np.float64) or samples.ndim not in (1, 2):
         raise UserError(
-            f"sound is float or int16 samples, [T] or [channels, T], not {samples.dtype} {list(samples.shape)}"
+            f"sound must be float or int16 samples [T] or [channels, T], not {samples.dtype} {list(samples.shape)}"
         )
     if samples.ndim == 2 and len(samples) > max(samples.shape[1], 1):
         raise UserError(f"sound of shape {list(samples.shape)} has its channels last: transpose it to [channels, T]")
-    # As ffmpeg reads 16-bit sound.
+    # The scale that ffmpeg uses for 16-bit sound.
     floats = samples.astype(np.float32) / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float32)
     if not np.isfinite(floats).all():
-        raise UserError("the samples of the sound hold numbers that are not finite")
+        raise UserError("the sound has samples that are not finite (NaN or infinite): replace or remove them")
     return floats if floats.ndim == 1 else floats.mean(0)
 
 
 def samples_as_blocks(
     samples: np.ndarray, rate_in: int, rate: int, start: float = 0.0, duration: float | None = None
 ) -> Iterator[np.ndarray]:
-    """Resamples mono float32 [T] samples in memory to [1, t] blocks, cut like `read_blocks`."""
+    """Resamples mono float32 [T] samples in memory to [1, t] blocks; `start` and `duration` as in `read_blocks`."""
     begin = round(start * rate_in)
     end = len(samples) if duration is None else begin + round(duration * rate_in)
     samples = np.ascontiguousarray(samples[begin:end], np.float32)
@@ -109,7 +113,7 @@ def samples_as_blocks(
 
 
 def resampled_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate: int) -> Iterator[np.ndarray]:
-    """Resamples mono float32 [t] blocks, one after the other, to [1, t] blocks, in constant memory."""
+    """Resamples consecutive mono float32 [t] blocks to [1, t] blocks, in constant memory."""
     resampler = _resampler(rate, channels=1)
     for block in blocks:
         if not len(block):
@@ -138,14 +142,14 @@ def _resampler(rate: int, channels: int) -> av.AudioResampler:
 
 
 def _resampled(
-    container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, channels: int
+    container: av.container.InputContainer, stream: av.AudioStream, rate: int, channels: int
 ) -> Iterator[tuple[float | None, np.ndarray]]:
-    """Yields (time in the file in seconds, float32 [channels, t]); closes the container at the end."""
+    """Yields (time stamp in the file in seconds, float32 [channels, t]); closes the container at the end."""
     with container:
         resampler, template = _resampler(rate, channels), None
-        for frame in decoded(container, stream):
+        for frame in decode_audio(container, stream):
             properties = (frame.sample_rate, frame.layout.name, frame.format.name)
-            if template not in (None, properties):  # a broadcast may change them on the way
+            if template not in (None, properties):  # a broadcast recording may change its format midway
                 yield from ((out.time, out.to_ndarray()) for out in resampler.resample(None))
                 resampler = _resampler(rate, channels)
             template = properties
@@ -168,25 +172,25 @@ def _aligned(
     start: float,
     duration: float | None,
 ) -> Iterator[np.ndarray]:
-    """Lays time-stamped blocks end to end from `origin + start` on: gaps become silence, overlaps are dropped."""
+    """Concatenates time-stamped blocks from `origin + start` on: gaps become silence, overlaps are dropped."""
     end = sys.maxsize if duration is None else round(duration * rate)
-    done = 0  # samples of the result so far
-    expected = None  # where the next block belongs if the sound goes on without a gap, in samples of the result
+    done = 0  # samples yielded so far
+    expected = None  # position of the next block in the result, in samples, if there is no gap
     for time, block in stamped:
         if origin is None:
             origin = time or 0.0
         if time is None:
-            place = -round(start * rate) if expected is None else expected
+            position = -round(start * rate) if expected is None else expected
         else:
-            place = round((time - origin - start) * rate)
-            if expected is not None and abs(place - expected) <= _JOIN_TOLERANCE * rate:
-                place = expected
-        expected = place + block.shape[1]
-        while done < min(place, end):
-            silence = np.zeros((channels, min(min(place, end) - done, rate)), np.float32)
+            position = round((time - origin - start) * rate)
+            if expected is not None and abs(position - expected) <= _JOIN_TOLERANCE * rate:
+                position = expected
+        expected = position + block.shape[1]
+        while done < min(position, end):
+            silence = np.zeros((channels, min(min(position, end) - done, rate)), np.float32)
             done += silence.shape[1]
             yield silence
-        block = block[:, max(done - place, 0) : max(end - place, 0)]
+        block = block[:, max(done - position, 0) : max(end - position, 0)]
         done += block.shape[1]
         if block.shape[1]:
             yield block

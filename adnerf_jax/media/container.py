@@ -1,4 +1,4 @@
-"""Opening a media file and decoding one of its tracks: what `video.py` and `audio.py` share."""
+"""Opening a media file and decoding one of its streams; shared by `video.py` and `audio.py`."""
 
 import os
 import pathlib
@@ -8,18 +8,18 @@ import av
 
 from adnerf_jax.common.errors import UserError
 
-# What ffmpeg makes of a text file or of a single picture: it shows them as a video, which no user means.
+# ffmpeg's demuxers for text files and single pictures: it decodes them as videos, which is never what a user means.
 _STILL_FORMATS = ("tty", "image2")
-# Titles come in any encoding, which PyAV has to be told before its version 19.
-_ANY_TITLE = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+# Metadata can be in any encoding: PyAV before version 19 must be told to replace bytes that it cannot decode.
+_MUST_REPLACE = int(av.__version__.split(".")[0]) < 19
 
 
 def open_media(path: str | os.PathLike) -> av.container.InputContainer:
     """Opens a sound or video file for reading; the caller closes it.
 
     Raises:
-      UserError: there is no such file, or ffmpeg does not know it as sound or video.
-      OSError: the machine failed to read it.
+      UserError: there is no such file, or ffmpeg does not recognise it as sound or video.
+      OSError: reading failed.
     """
     if not os.path.exists(path):
         raise UserError(f"no such file: {path}")
@@ -27,7 +27,8 @@ def open_media(path: str | os.PathLike) -> av.container.InputContainer:
         raise UserError(f"{path} is a directory: give a sound or video file")
     unknown = UserError(f"{path} is not a sound or video file that ffmpeg can read")
     try:
-        container = av.open(local_url(path), **_ANY_TITLE)
+        url = local_url(path)
+        container = av.open(url, "r", metadata_errors="replace") if _MUST_REPLACE else av.open(url, "r")
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied") from None
     except OSError:
@@ -42,35 +43,45 @@ def open_media(path: str | os.PathLike) -> av.container.InputContainer:
 
 
 def local_url(path: str | os.PathLike) -> str:
-    """The path as ffmpeg's address of a local file, so that a colon in a name is not read as a protocol."""
+    """The path as a `file:` URL of ffmpeg, so that a colon in a name is not read as a protocol."""
     return f"file:{pathlib.Path(path)}"
 
 
-def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
-    """The first moving picture, or None; cover art inside a sound file does not count."""
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first video stream, or None; cover art inside a sound file does not count."""
     for stream in container.streams.video:
         if stream.codec_context is not None and not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     return None
 
 
-def audio_stream(container: av.container.InputContainer) -> av.audio.stream.AudioStream | None:
-    """The first sound track that ffmpeg has a decoder for, or None."""
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The first audio stream that ffmpeg has a decoder for, or None."""
     return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
-def decoded(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.frame.Frame]:
-    """Yields the decoded frames of `stream` in presentation order.
+def decode_video(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Yields the decoded pictures of a stream in presentation order.
 
-    Broken packets are dropped, and a file that is cut off just ends sooner, as in a player.
+    Broken packets are skipped, and a truncated file ends early, as in a player.
     """
+    return (frame for frame in _decode(container, stream) if isinstance(frame, av.VideoFrame))
+
+
+def decode_audio(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """Yields the decoded blocks of samples of a stream; broken and truncated files as in `decode_video`."""
+    return (frame for frame in _decode(container, stream) if isinstance(frame, av.AudioFrame))
+
+
+def _decode(container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[object]:
+    """Yields what ffmpeg decodes of one stream, skipping broken packets."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except OSError:
             raise
-        except (av.FFmpegError, IndexError):  # IndexError: a track that the file's beginning does not have
+        except (av.FFmpegError, IndexError):  # IndexError: a packet of a stream that the header does not list
             return
         if packet is None:
             return
@@ -85,13 +96,13 @@ def first_picture(path: str | os.PathLike) -> av.VideoFrame | None:
     """The first picture of a video file, or None for a file that has only sound.
 
     Raises:
-      UserError: as `open_media`; or there is a video track and nothing in it can be decoded.
+      UserError: as `open_media`; or no picture of the video stream can be decoded.
     """
     with open_media(path) as container:
         stream = video_stream(container)
         if stream is None:
             return None
-        frame = next(decoded(container, stream), None)
+        frame = next(decode_video(container, stream), None)
         if frame is None:
             raise UserError(f"{path} has a video track, but no picture in it can be decoded")
         return frame

@@ -1,4 +1,4 @@
-"""Video files that can be written, and what goes into them."""
+"""The containers and codecs of video files that can be written."""
 
 import os
 import pathlib
@@ -15,12 +15,12 @@ class Format:
     """A container with its codecs.
 
     Attributes:
-      container: ffmpeg's name of it.
-      codec, options: of the pictures.
+      container: ffmpeg's name of the muxer.
+      codec, options: of the video stream.
       pixels: ffmpeg's pixel format.
-      pixels_with_alpha: likewise where there is opacity; None where the format has none.
-      sound: codec of the sound.
-      container_options: of the container.
+      pixels_with_alpha: the pixel format with an alpha channel; None where the format has none.
+      sound: codec of the audio stream.
+      container_options: of the muxer.
     """
 
     container: str
@@ -32,15 +32,15 @@ class Format:
     container_options: dict[str, str]
 
 
-# The index goes to the front, so that a browser can play before it has everything.
-_FRONT = {"movflags": "+faststart"}
+# The index is written at the start of the file, so that a browser can play before it has downloaded everything.
+_INDEX_FIRST = {"movflags": "+faststart"}
 FORMATS = {
     # No B frames: presentation starts at 0 without an edit list, which some players ignore.
-    ".mp4": Format("mp4", "libx264", {"crf": "18", "preset": "fast", "bf": "0"}, "yuv420p", None, "aac", _FRONT),
+    ".mp4": Format("mp4", "libx264", {"crf": "18", "preset": "fast", "bf": "0"}, "yuv420p", None, "aac", _INDEX_FIRST),
     ".webm": Format(
         "webm",
         "libvpx-vp9",
-        # Without alternative reference frames, which ffmpeg refuses beside opacity.
+        # No alternate reference frames: ffmpeg refuses them together with an alpha channel.
         {"crf": "20", "deadline": "good", "cpu-used": "4", "row-mt": "1", "auto-alt-ref": "0"},
         "yuv420p",
         "yuva420p",
@@ -48,11 +48,11 @@ FORMATS = {
         {},
     ),
     ".mov": Format(
-        "mov", "prores_ks", {"profile": "4444", "alpha_bits": "16"}, "yuv444p10le", "yuva444p10le", "aac", _FRONT
+        "mov", "prores_ks", {"profile": "4444", "alpha_bits": "16"}, "yuv444p10le", "yuva444p10le", "aac", _INDEX_FIRST
     ),
 }
-# Seen as it is made: no frame waits for the next one, a fragment every fifth of a second. (A fragment for each frame
-# would spoil the time stamp of the last one.)
+# For live streams: the encoder buffers no frames, and a fragment is written every fifth of a second. (With a fragment
+# for each frame the last one gets a wrong time stamp.)
 LIVE_MP4 = Format(
     "mp4",
     "libx264",
@@ -65,16 +65,16 @@ LIVE_MP4 = Format(
 
 
 def video_format(path: str | os.PathLike, alpha: bool = False) -> Format:
-    """The format that a file's name asks for.
+    """The format by a file name's extension.
 
     Raises:
-      UserError: an unknown one, or one that has no opacity where opacity is wanted.
+      UserError: the extension is unknown, or `alpha` is set and the format has no alpha channel.
     """
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise UserError(
-            f"{path}: cannot write {suffix or 'a file without an extension'}; give a name in {', '.join(FORMATS)}, or "
-            f".png for a folder of pictures"
+            f"{path}: cannot write {suffix or 'a file without an extension'}; give a name that ends in "
+            f"{', '.join(FORMATS)}, or .png for a folder of pictures"
         )
     if alpha and FORMATS[suffix].pixels_with_alpha is None:
         raise UserError(
@@ -84,10 +84,17 @@ def video_format(path: str | os.PathLike, alpha: bool = False) -> Format:
     return FORMATS[suffix]
 
 
-def bled(rgba: np.ndarray) -> np.ndarray:
-    """Straight colours [H, W, 4] spread into what is transparent beside them.
+def bleed_colours(rgba: np.ndarray) -> np.ndarray:
+    """Extends the colours of an image with straight alpha into its transparent pixels.
 
-    Codecs mix the colours of neighbouring pixels; the black of what nobody sees would darken every edge.
+    Codecs mix the colours of neighbouring pixels, so that the invisible black of transparent pixels would darken every
+    edge.
+
+    Args:
+      rgba: uint8 [H, W, 4].
+
+    Returns:
+      uint8 [H, W, 4]; only colours where the opacity is 0 differ.
     """
     opacity = rgba[..., 3:].astype(np.float32) / 255.0
     weighted = cv2.boxFilter(rgba[..., :3].astype(np.float32) * opacity, -1, (17, 17))

@@ -1,4 +1,4 @@
-"""Pictures on disk: RGB arrays to and from PNG and JPEG."""
+"""Reading and writing of PNG and JPEG files."""
 
 import pathlib
 
@@ -20,8 +20,8 @@ def write_image(
     Args:
       path: ends in `.png` or `.jpg`.
       image: uint8, RGB [H, W, 3], RGBA [H, W, 4] with straight colours, or grey [H, W].
-      quality: of a JPEG, to 100; None writes a PNG, quickly rather than small.
-      provenance: what a PNG says of its origin.
+      quality: of a JPEG, 0 to 100; None writes a PNG with fast compression.
+      provenance: the metadata of origin that a PNG gets.
 
     Raises:
       OSError: it cannot be written.
@@ -42,25 +42,25 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: it is missing or damaged.
     """
-    return cv2.cvtColor(_decoded(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_rgba(path: pathlib.Path) -> np.ndarray:
-    """A picture as uint8 RGBA [H, W, 4], straight colours; opaque where it has no opacity of its own.
+    """A picture as uint8 RGBA [H, W, 4] with straight alpha; opaque if the file has no alpha channel.
 
     Raises:
       UserError: it is missing or damaged.
     """
-    image = _decoded(path, cv2.IMREAD_UNCHANGED)
+    image = _decode(path, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 4:
-        return cv2.cvtColor(_decoded(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGBA)
+        return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGBA)
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
 
 
-def _decoded(path: pathlib.Path, how: int) -> np.ndarray:
+def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
     # Not by `cv2.imread`, which crashes on a name that is not UTF-8.
     data = path.read_bytes() if path.is_file() else b""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
         raise UserError(f"cannot read the image {path}: it is missing or damaged; make it again")
     return image

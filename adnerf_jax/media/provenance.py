@@ -1,4 +1,4 @@
-"""What a file says of its origin: that it is synthetic, and made by which model."""
+"""The metadata of rendered files: that they are synthetic, and which model made them."""
 
 import pathlib
 import struct
@@ -7,7 +7,7 @@ from xml.sax.saxutils import quoteattr
 
 from flax import struct as flax_struct
 
-# IPTC's word for media that a trained model made (cv.iptc.org/newscodes/digitalsourcetype).
+# IPTC's term for media made by a trained model (cv.iptc.org/newscodes/digitalsourcetype).
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _PNG_SIGNATURE_AND_HEADER = 8 + 25  # bytes: the signature, then the IHDR chunk
 
@@ -24,17 +24,17 @@ class Provenance:
 
     @classmethod
     def of(cls, family: str, workdir: pathlib.Path, step: int) -> "Provenance":
-        """The origin of what the stage in a workdir renders after so many steps."""
+        """The origin of what the stage in `workdir` renders with the parameters of training step `step`."""
         name = "/".join(workdir.absolute().parts[-2:])
         return cls(f"adnerf_jax ({family} family), {name}, step {step}")
 
     @property
     def sentence(self) -> str:
-        """What a player shows as the comment."""
+        """The comment that players show."""
         return f"Synthetic media: the person did not say or do this. Rendered by {self.model}. {DIGITAL_SOURCE_TYPE}"
 
     def tags(self) -> dict[str, str]:
-        """Tags of a video's container, names as ffmpeg has them."""
+        """Tags of a video's container, by ffmpeg's names."""
         return {"comment": self.sentence, "description": f"Synthetic media, rendered by {self.model}"}
 
     def in_png(self, png: bytes) -> bytes:
