@@ -1,8 +1,9 @@
-"""The README's gallery: three poses, two backgrounds, two voices.
+"""The gallery of docs/rendering.md: three poses, two backgrounds, two voices.
 
-    python -m benchmarks.gallery --workdir runs/quickstart --voices a.wav b.wav --out benchmarks/gallery.png
+    python -m benchmarks.gallery --workdir runs/quickstart --voices a.wav b.wav --out docs/images/gallery.png
 
-writes one row for each voice and background, one column for each pose, each at its own moment of the speech.
+writes one row for each voice and background and one column for each pose, each at another moment of the speech. Takes
+about as long as loading a person and rendering twelve frames.
 """
 
 import argparse

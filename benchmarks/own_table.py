@@ -1,9 +1,10 @@
-"""Our own table: `paper` at the size that two cores can train, `fast`, and `fast` with a part left out.
+"""The project's results table: `paper` at a size for two cores, `fast`, and ablations of `fast`.
 
     python -m benchmarks.own_table --data subject=D1 --data address=D2 --workdir W [--only "fast" "… no eye code"]
 
-Every setting is trained on every dataset and evaluated on every held-out frame, and the table is printed as the README
-has it. What is finished is not done again: run the same command after an interruption, or with more datasets.
+trains every setting on every dataset, evaluates every held-out frame and prints the table of docs/results.md, which has
+the minutes of training of each row; all of them take hours. Finished settings are not repeated: run the same command
+after an interruption, or with more datasets.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from adnerf_jax.preprocessing.steps import canonical_face
 from adnerf_jax.speech.features import get_encoder, speech_windows
 from benchmarks.machine import matrix_rate
 
-Change = Callable[[pathlib.Path, pathlib.Path], None]  # what another dataset has that the first one has not
+Change = Callable[[pathlib.Path, pathlib.Path], None]  # changes a copy (second) of a dataset (first)
 
 COLUMNS = {  # of the table: setting, measure, digits
     "`head_only` PSNR": ("head_only", "psnr", 2),
@@ -48,7 +49,7 @@ COLUMNS = {  # of the table: setting, measure, digits
 
 
 def landmark_poses(source: pathlib.Path, copy: pathlib.Path) -> None:
-    """Head poses of the landmarks alone: neither optical flow nor bundle adjustment."""
+    """Head poses tracked from landmarks alone, without optical flow and bundle adjustment."""
     found, index = Landmarks.load(source / schema.LANDMARKS), schema.load_index(source)
     head = track_head(found.points, found.valid, *Pinhole(index.focal, index.cx, index.cy), canonical_face())
     ids = np.concatenate([index.train.img_id, index.val.img_id])
@@ -62,7 +63,7 @@ def logmel(source: pathlib.Path, copy: pathlib.Path) -> None:
     frames = len(schema.load_audio_windows(source))
     windows = speech_windows(get_encoder("logmel"), read_audio(source / schema.SOUND, SAMPLE_RATE), frames)
     for name in (schema.AUDIO_WINDOWS, schema.MANIFEST):
-        (copy / name).unlink(missing_ok=True)  # a link to the source's file
+        (copy / name).unlink(missing_ok=True)  # a hard link to the source's file
     np.save(copy / schema.AUDIO_WINDOWS, windows)
     write_json(copy / schema.MANIFEST, manifest | {"speech": {"encoder": "logmel"}})
 
@@ -72,11 +73,11 @@ class Setting:
     """A row of the table.
 
     Attributes:
-      variants: of the configuration.
-      changes: fields of both stages' configurations.
-      dataset: what is replaced in the dataset.
+      variants: variants of the configuration.
+      changes: fields to set in both stages' configurations.
+      dataset: change of the dataset; None: the dataset as it is.
       torso: whether there is a torso stage.
-      evaluation: fields of the evaluation's configuration.
+      evaluation: fields to set for the evaluation.
     """
 
     variants: str = "fast"
@@ -87,7 +88,7 @@ class Setting:
 
 
 def _codes(*names: str) -> dict[str, object]:
-    """The head's condition codes, of which all but the audio's weight the grids of shapes."""
+    """Fields that set the head's condition codes; all codes but the audio code also weight the shape grids."""
     return {"model.head.codes": names, "model.head.shape_codes": names[1:]}
 
 
@@ -96,7 +97,7 @@ SETTINGS = {
     "fast": Setting(),
     "… poses of landmarks alone": Setting(dataset=landmark_poses),
     "… no proposal": Setting(changes={"model.head.coarse_samples": 1}),
-    # A torso would hear the audio code through an attention net that never learned.
+    # A torso would be conditioned on the audio code smoothed by an untrained attention network.
     "… no attention": Setting(
         changes={"train.attention_from": 10**9}, torso=False, evaluation={"eval.attention": False}
     ),
@@ -109,7 +110,7 @@ SETTINGS = {
 
 
 def changed_dataset(source: pathlib.Path, copy: pathlib.Path, change: Change) -> pathlib.Path:
-    """A dataset that shares its files with another one but for what `change` replaces; `copy` appears whole."""
+    """A copy of a dataset by hard links, changed by `change`; `copy` is renamed into place when it is complete."""
     if not copy.exists():
         unfinished = copy.with_name(copy.name + ".part")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -120,10 +121,10 @@ def changed_dataset(source: pathlib.Path, copy: pathlib.Path, change: Change) ->
 
 
 def run_setting(name: str, data: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Trains and evaluates a setting on a dataset, unless that was done.
+    """Trains and evaluates a setting on a dataset, unless its result exists.
 
     Returns:
-      {"settings": as `metrics.json` has them, "seconds": of training}.
+      {"settings": those of `metrics.json`, "seconds": training time}.
     """
     setting = SETTINGS[name]
     done = folder / "result.json"
@@ -155,7 +156,7 @@ def _run(*options: str) -> None:
 
 
 def markdown(results: dict[str, dict[str, dict]]) -> str:
-    """The README's table of results by dataset and setting."""
+    """The table of docs/results.md by dataset and setting."""
     lines = [f"| | {' | '.join(COLUMNS)} | minutes |", "|---" * (len(COLUMNS) + 2) + "|"]
     for dataset, of_setting in results.items():
         for name, result in of_setting.items():
@@ -168,7 +169,7 @@ def markdown(results: dict[str, dict[str, dict]]) -> str:
 
 
 def own_table(data: Sequence[str], workdir: pathlib.Path, only: Sequence[str]) -> None:
-    """Trains, evaluates, prints and writes `table.md`."""
+    """Trains and evaluates the settings on all datasets; prints the table and writes it to `table.md`."""
     unknown = [name for name in only if name not in SETTINGS]
     if unknown:
         raise UserError(f"no setting is called {unknown[0]}; there are: {'; '.join(SETTINGS)}")
@@ -191,11 +192,11 @@ def own_table(data: Sequence[str], workdir: pathlib.Path, only: Sequence[str]) -
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the whole; returns the exit status."""
+    """Parses the command line and runs; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.own_table", description=__doc__.splitlines()[0])
     parser.add_argument("--data", action="append", required=True, metavar="NAME=FOLDER", help="once for each dataset")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--only", nargs="+", default=[], help="names of settings; default: all")
+    parser.add_argument("--only", nargs="+", default=[], help="names of the settings to run; default: all")
     options = parser.parse_args(argv)
     return exit_status(lambda: own_table(options.data, options.workdir, options.only))
 
