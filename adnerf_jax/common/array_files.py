@@ -1,4 +1,4 @@
-"""Arrays on disk, read without trust."""
+"""Reading `.npy` and `.npz` files that may be damaged or hostile."""
 
 import os
 import struct
@@ -10,7 +10,7 @@ import numpy as np
 
 from adnerf_jax.common.errors import UserError
 
-# What numpy raises for files that are not what they seem.
+# What numpy raises for files that are no arrays.
 _NOT_ARRAYS = (
     ValueError,
     OSError,
@@ -37,7 +37,7 @@ def read_array(path: str | os.PathLike, shape: tuple[int | None, ...]) -> np.nda
       shape: of the array; None stands for any length.
 
     Raises:
-      UserError: it is something else, or a file that would need unpickling.
+      UserError: the file is no array of that shape, holds other numbers, or would need unpickling.
     """
     try:
         array = np.load(path, allow_pickle=False)
@@ -48,7 +48,7 @@ def read_array(path: str | os.PathLike, shape: tuple[int | None, ...]) -> np.nda
         want = ", ".join("any" if n is None else str(n) for n in shape)
         raise UserError(f"{path} holds {have or 'an archive of arrays'}; expected an array [{want}]")
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise UserError(f"{path} holds what is not a finite number: make it again")
+        raise UserError(f"{path} holds values that are not finite numbers: make it again")
     return array
 
 
@@ -56,7 +56,7 @@ def read_archive(path: str | os.PathLike, names: tuple[str, ...]) -> dict[str, n
     """Reads arrays of a `.npz` file.
 
     Raises:
-      UserError: it is something else, lacks one of them, or would need unpickling.
+      UserError: the file is no archive of arrays, lacks one of them, or would need unpickling.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:

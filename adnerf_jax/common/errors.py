@@ -1,4 +1,4 @@
-"""How a command can end other than well: one clear line each, never a traceback (`progress.exit_status`)."""
+"""Errors that commands report on one line, without a traceback (`progress.exit_status`)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 class Option(NamedTuple):
     """A setting or an argument that a message tells the user to change.
 
-    A message of the library holds the option itself; each command words it as its own flag, a program reads its name.
+    A message of the library holds the option itself. Each command writes it as its own flag; in Python it is a name.
 
     Attributes:
       name: of a setting, dotted (`render.clamp`), or of an argument (`workdir`).
-      value: to set it to; None: the message says which.
+      value: to set it to; None: the message explains it.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Option(NamedTuple):
 
 
 def join_message(parts: tuple[Any, ...], word: Callable[[Option], str] = str) -> str:
-    """One line of a message's parts; `word` says how an option is written."""
+    """One line of a message's parts; `word` gives the text of an option."""
     return "".join(word(part) if isinstance(part, Option) else str(part) for part in parts)
 
 
@@ -43,7 +43,7 @@ class UserError(Exception):
 
 
 class Preempted(Exception):
-    """The machine is needed for something else (SIGTERM). The work is saved; the same command continues it.
+    """The process was told to end (SIGTERM). The work is saved; the same command continues it.
 
     Entry points print the message and exit with status 75.
     """

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and JSON that says where it is broken."""
+"""Files that are written atomically, JSON with clear errors, and digests."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from adnerf_jax.common.errors import UserError
 
 
 def explain_os_error(error: OSError) -> str:
-    """One line for an operating-system failure, with the remedy where there is an obvious one."""
+    """One line for an error of the operating system, with the remedy where there is an obvious one."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{where}: free some space and run the same command again to continue"
@@ -24,10 +24,10 @@ def explain_os_error(error: OSError) -> str:
 
 
 def part_of(path: pathlib.Path) -> pathlib.Path:
-    """A new name beside `path`, with its suffix, for what is not whole yet.
+    """A new name beside `path`, with its suffix, for a file or folder that is being written.
 
-    By chance, as process ids are the same in containers that share a disk; nothing is made, so that the file or folder
-    gets the usual permissions from whoever makes it.
+    The name is random, since process ids can be equal in containers that share a disk. Nothing is created, so that the
+    file gets the usual permissions from whoever creates it.
     """
     return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
 
@@ -50,13 +50,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def cache_folder() -> pathlib.Path:
-    """Where fetched weights and compiled programs are kept: `$ADNERF_CACHE`, by default `~/.cache/adnerf_jax`."""
+    """Folder of downloaded weights and compiled programs: `$ADNERF_CACHE`, by default `~/.cache/adnerf_jax`."""
     given = os.environ.get("ADNERF_CACHE")
     return pathlib.Path(given).expanduser() if given else pathlib.Path.home() / ".cache" / "adnerf_jax"
 
 
 def same_file(one: Any, other: Any) -> bool:
-    """Whether both are names of one file that exists."""
+    """Whether both are paths of the same existing file."""
     named = all(isinstance(given, (str, os.PathLike)) and pathlib.Path(given).exists() for given in (one, other))
     return named and os.path.samefile(one, other)
 

@@ -1,4 +1,4 @@
-"""Command lines of options, whose mistakes are told in one line: `Parser`."""
+"""Parsing of command lines, with one-line messages about mistakes: `Parser`."""
 
 import argparse
 import difflib
@@ -9,9 +9,9 @@ from adnerf_jax.common.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError; a misspelt option is named, rather than the one that is missing for it."""
+    """Raises UserError; it names a misspelt option rather than the required one that is missing because of it."""
 
-    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:
+    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]  # one of its overloads
         known = [name for action in self._actions for name in action.option_strings]
         for word in args:
             name = word.partition("=")[0]

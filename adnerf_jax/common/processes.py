@@ -1,4 +1,4 @@
-"""Several processes of one run: how they find each other, which of them writes, and how they agree."""
+"""Several processes of one run: how they join, which of them writes, and how they agree."""
 
 import collections
 import contextlib
@@ -9,21 +9,22 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.progress import silence
 
 T = TypeVar("T")
-# A process that does not answer for so long is taken for dead; those that wait for it at the end give up after it.
+# Seconds without an answer after which a process counts as lost, also where others wait for it at the end.
 _DEAD_AFTER = 30
 _PATIENCE = 3600  # seconds that processes wait for each other while one of them prepares
 _meetings = itertools.count()
+_COORDINATOR, _COUNT, _INDEX = Option("coordinator", "HOST:PORT"), Option("processes", "N"), Option("process", "I")
 # Exit status of a process whose run has lost another one.
 LOST = 76
 
@@ -34,19 +35,19 @@ def start(
     index: int | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Joins the processes of a run, where there are several: before anything else is asked of JAX.
+    """Joins the processes of a run, where there are several; called before anything else that uses JAX.
 
-    TPU pods, Slurm, Open MPI and Kubernetes are found by what they leave in the environment; elsewhere the arguments
-    tell, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    TPU pods, Slurm, Open MPI and Kubernetes are found by their environment variables. Elsewhere the arguments are
+    needed, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Args:
       coordinator: host:port of process 0.
       count: number of processes.
       index: of this process, from 0.
-      environment: where to look.
+      environment: environment variables.
 
     Raises:
-      UserError: only a part of the three is known, the others were not found, or they have not as many devices.
+      UserError: only some of the three are known, other processes were not found, or numbers of devices differ.
     """
     known = explicit(coordinator, count, index, environment)
     if known is None and not on_cluster(environment):
@@ -64,23 +65,32 @@ def start(
         reason = " ".join(str(error).split())
         raise UserError(
             f"the processes of this run did not find each other ({reason}): check that host and port of process 0 can "
-            f"be reached from all, or give --coordinator=HOST:PORT --processes=N --process=I"
+            f"be reached from all, or give ",
+            *_listed(_COORDINATOR, _COUNT, _INDEX),
         ) from None
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{count} in process {number}" for number, count in sorted(counts.items()))
-        raise UserError(f"JAX needs as many devices in each process, there are {told}: hide those too many")
+        found = ", ".join(f"{count} in process {number}" for number, count in sorted(counts.items()))
+        raise UserError(f"JAX needs as many devices in each process, there are {found}: hide those too many")
     if not is_main():
         silence()
+
+
+def _listed(*options: Option) -> list[str | Option]:
+    """Options with spaces between them, as parts of a message."""
+    return [part for option in options for part in (" ", option)][1:]
 
 
 def explicit(
     coordinator: str | None, count: int | None, index: int | None, environment: Mapping[str, str]
 ) -> tuple[str, int, int] | None:
-    """Coordinator, number of processes and own index as given; None where nothing is given, or one process alone.
+    """Coordinator, number of processes and index of this one, as given by arguments or environment.
+
+    Returns:
+      None where nothing is given, or the number of processes is 1.
 
     Raises:
-      UserError: a part is missing, or the numbers are none.
+      UserError: a part is missing, or is not a valid number.
     """
     coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
     try:
@@ -94,19 +104,20 @@ def explicit(
         return None
     if coordinator is None or count is None or index is None:
         raise UserError(
-            "of several processes each must know all of --coordinator=HOST:PORT (of process 0), --processes=N and "
-            "--process=I, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+            "each of several processes needs all of ",
+            *_listed(_COORDINATOR, _COUNT, _INDEX),
+            " (the address of process 0), or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
         )
     if ":" not in coordinator or not 0 <= index < count:
         raise UserError(
-            f"--coordinator={coordinator} --processes={count} --process={index}: the first is HOST:PORT, and processes "
-            f"are numbered from 0 to N - 1"
+            *_listed(Option("coordinator", coordinator), Option("processes", count), Option("process", index)),
+            ": the first must be HOST:PORT, and processes are numbered from 0 to N - 1",
         )
     return coordinator, count, index
 
 
 def index_of(index: int | None, environment: Mapping[str, str] = os.environ) -> int:
-    """This process's number in its run, without joining it: 0 where it is alone."""
+    """Index of this process in its run, known without joining it: 0 where it is alone."""
     names = ("JAX_PROCESS_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID", "JOB_COMPLETION_INDEX")
     known = [environment[name] for name in names if environment.get(name, "").isdigit()]
     return index if index is not None else int(known[0]) if known else 0
@@ -124,7 +135,7 @@ def on_cluster(environment: Mapping[str, str]) -> bool:
         return True
     if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
         return True
-    # A virtual machine of a TPU pod says so by its devices; JAX asks the machine's metadata for the rest.
+    # A virtual machine of a TPU pod is known by its devices; JAX reads the rest from the machine's metadata.
     if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
         return "TPU_SKIP_MDS_QUERY" not in environment
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
@@ -132,7 +143,7 @@ def on_cluster(environment: Mapping[str, str]) -> bool:
             return True
         if environment["JOB_COMPLETION_INDEX"] != "0":
             raise UserError(
-                "this is one of several pods of a Kubernetes job, which does not know the others: set "
+                "this is one of several pods of a Kubernetes job, which cannot find the others: set "
                 "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES (launch/jobset.yaml), or install `kubernetes`"
             )
     return False
@@ -144,27 +155,27 @@ def is_main() -> bool:
 
 
 def alone() -> bool:
-    """Whether this process meets no other: it is the only one, or has not joined the others (`start`).
+    """Whether this process is the only one, or has not joined the others (`start`).
 
-    The latter with the hosts of a TPU pod, whose devices JAX shows without it.
+    The latter happens on the hosts of a TPU pod, whose devices JAX lists without joining them.
     """
     return jax.process_count() == 1 or distributed.global_state.client is None
 
 
 def check_joined() -> None:
-    """Raises UserError where JAX shows other hosts that were not joined, of whose devices no step can be made."""
+    """Raises UserError where JAX lists devices of hosts that were not joined, which cannot be used."""
     if alone() and jax.process_count() > 1:
         raise UserError(
-            f"JAX counts {jax.process_count()} hosts of a TPU slice, which only a training joins: give each host "
-            f"its own chips, as by TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 for four of them"
+            f"JAX counts {jax.process_count()} hosts of a TPU slice, which only training joins: give each host "
+            f"its own chips, as with TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 for four of them"
         )
 
 
 def as_main(value: T) -> T:
-    """Process 0's `value`, of JSON, in all processes: on a network file system not all may see the same."""
+    """Process 0's `value`, a JSON value, in all processes: on a network file system not all may see the same files."""
     if alone():
         return value
-    client, key = distributed.global_state.client, f"adnerf_jax/{next(_meetings)}"
+    client, key = _client(), f"adnerf_jax/{next(_meetings)}"
     if is_main():
         client.key_value_set(key, json.dumps(value))
         return value
@@ -180,22 +191,27 @@ def all_agree(value: bool) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Until all processes are here; all of them call it with the same names in the same order.
+    """Waits until all processes call it; they must do so with the same names in the same order.
 
-    By JAX's coordination service: its public barrier is a collective, and on CPUs those give up when one process comes
-    to its first one more than 30 seconds before another, as it may when that one has frames to decode.
+    It uses JAX's coordination service. The public barrier is a collective, and on CPUs a collective fails when one
+    process reaches its first one more than 30 seconds before another, which may still decode frames.
     """
     if not alone():
         number = next(_meetings)
-        distributed.global_state.client.wait_at_barrier(f"adnerf_jax {number} {name}", _PATIENCE * 1000)
+        _client().wait_at_barrier(f"adnerf_jax {number} {name}", _PATIENCE * 1000)
+
+
+def _client() -> Any:
+    """The client of JAX's coordination service, an extension type without annotations; there is one after `start`."""
+    return distributed.global_state.client
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends this process with a message and status 76 when another one of the run has gone.
+    """A context that ends this process with a message and status 76 when another one of the run is lost.
 
-    JAX's runtime notices that by itself too, within `_DEAD_AFTER` seconds, and then ends the process with its own
-    message; where a step waits for the lost process, its error comes first.
+    JAX's runtime notices that too, within `_DEAD_AFTER` seconds, and then ends the process with its own message; where
+    a step waits for the lost process, the step's error comes first.
     """
     try:
         yield
@@ -209,5 +225,5 @@ def together() -> Iterator[None]:
             file=sys.stderr,
             flush=True,
         )
-        # The runtime's own end would wait for the process that is gone.
+        # A normal exit would wait for the lost process.
         os._exit(LOST)

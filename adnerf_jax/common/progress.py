@@ -1,4 +1,4 @@
-"""The console: a bar with rate and time left, for everything that takes more than a moment."""
+"""What commands print: progress bars with rate and time left, messages, and errors with their exit status."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Versions of what computed something, for the files that say so."""
+"""Versions of Python and of packages, which results record."""
 
 import importlib.metadata
 import platform
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Python's version and those of packages, by name; what is installed as another build of the same is left out."""
+    """Python's version and those of packages, by name; without packages that are not installed under that name."""
     found = {"python": platform.python_version()}
     for name in packages:
         try:

@@ -1,4 +1,4 @@
-"""How processes find each other: what the environment says."""
+"""How processes find each other, by arguments and environment variables."""
 
 import itertools
 import types
@@ -30,20 +30,20 @@ def test_arguments_come_before_the_environment():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("a:1", None, None), "each must know all of"),
-        (("a:1", 2, None), "each must know all of"),
-        ((None, 2, 1), "each must know all of"),
-        (("a", 2, 1), "the first is HOST:PORT"),
+        (("a:1", None, None), "each of several processes needs all of coordinator=HOST:PORT processes=N process=I"),
+        (("a:1", 2, None), "each of several processes needs all of"),
+        ((None, 2, 1), "each of several processes needs all of"),
+        (("a", 2, 1), "coordinator=a processes=2 process=1: the first must be HOST:PORT"),
         (("a:1", 2, 2), "numbered from 0 to N - 1"),
         (("a:1", 2, -1), "numbered from 0 to N - 1"),
     ],
 )
-def test_what_is_missing_is_said(given, message):
+def test_incomplete_or_wrong_arguments_are_refused(given, message):
     with pytest.raises(UserError, match=message):
         explicit(*given, {})
 
 
-def test_words_for_numbers():
+def test_the_environment_must_hold_numbers():
     with pytest.raises(UserError, match="are numbers"):
         explicit(None, None, None, {"JAX_NUM_PROCESSES": "two"})
 
@@ -68,12 +68,12 @@ def test_clusters_are_known_by_what_they_set(environment, found):
     assert on_cluster(environment) == found
 
 
-def test_a_pod_that_does_not_know_the_others_does_not_train_alone():
+def test_a_pod_that_cannot_find_the_others_does_not_train_alone():
     with pytest.raises(UserError, match="one of several pods"):
         on_cluster({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "1"})
 
 
-def test_others_that_cannot_be_found(monkeypatch):
+def test_processes_that_do_not_find_each_other(monkeypatch):
     def unreachable(*args, **kwargs):
         raise RuntimeError("DEADLINE_EXCEEDED:\n timed out")
 
@@ -120,8 +120,8 @@ def test_process_0_decides(monkeypatch):
     assert store.met == ["adnerf_jax 4 here"]
 
 
-def test_hosts_of_a_pod_that_have_not_joined_wait_for_nobody(monkeypatch):
-    """As in an evaluation in parts: JAX counts the pod's processes, but has no service by which to meet them."""
+def test_hosts_of_a_pod_that_have_not_joined_do_not_wait_for_each_other(monkeypatch):
+    """As in a sharded evaluation: JAX counts the pod's processes, but there is no coordination service."""
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
     assert processes.all_agree(True) and not processes.all_agree(False) and processes.as_main([7]) == [7]
     processes.wait_for_all("here")
@@ -129,6 +129,6 @@ def test_hosts_of_a_pod_that_have_not_joined_wait_for_nobody(monkeypatch):
         sharding.make_mesh()
 
 
-def test_the_own_number():
+def test_the_index_of_this_process():
     assert index_of(None, {}) == 0 and index_of(2, SLURM) == 2 and index_of(None, SLURM) == 1
     assert index_of(None, {"JOB_COMPLETION_INDEX": "3"}) == 3 and index_of(None, {"SLURM_PROCID": ""}) == 0
