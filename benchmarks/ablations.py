@@ -1,10 +1,10 @@
-"""The paper's ablations (section 4.2) at a size that two cores can train: two fields, an expression code, one field.
+"""The paper's ablations (section 4.2) at a size for two CPU cores: two fields, an expression code, one field.
 
     python -m benchmarks.ablations --data D --workdir W
 
-trains each setting on a dataset with the same number of rays (variant `small`: 112 pixels, a quarter of the width;
-where there are two fields, half of the steps for each), evaluates every held-out frame with everything rendered, and
-prints the table. Run again, it goes on where it stopped.
+trains each setting with the same number of rays (variant `small`: 112 pixels, a quarter of the width; settings with two
+fields give each half of the steps), evaluates every held-out frame in the setting `full` and prints the table. With
+`--steps 1200`, a setting takes about 10 minutes on one core. Run again, it continues where it stopped.
 """
 
 import argparse
@@ -30,17 +30,17 @@ SETTINGS = (
 
 
 def in_family(variants: str, family: str) -> str:
-    """A setting's variants in the paper's family at the size for two cores, `small`, or in `fast`."""
+    """A setting's variants with `small`, the paper's family at the size for two cores, replaced by a family's."""
     return variants.replace("small", family)
 
 
 def setting_folder(workdir: pathlib.Path, variants: str) -> pathlib.Path:
-    """Where a setting's stages lie."""
+    """The folder of a setting's stages."""
     return workdir / variants.replace(",", "_")
 
 
 def settings_of(workdir: pathlib.Path, **evaluation: object) -> ConfigDict:
-    """A trained stage's configuration, with fields of `eval` set."""
+    """A trained stage's configuration with some fields of `eval` set."""
     saved = load_config(workdir)
     given = common.get_config(saved.stage, None)
     return apply_overrides(saved, given, {f"eval.{name}": value for name, value in evaluation.items()}, workdir)
@@ -49,16 +49,16 @@ def settings_of(workdir: pathlib.Path, **evaluation: object) -> ConfigDict:
 def train_setting(
     variants: str, data: pathlib.Path, workdir: pathlib.Path, steps: int | None
 ) -> dict[str, pathlib.Path]:
-    """Trains a setting, unless that was done.
+    """Trains the stages of a setting that are not finished yet.
 
     Args:
-      variants: of its stages' configurations.
+      variants: variants of the stages' configurations.
       data: the dataset.
-      workdir: where the stages' folders go.
-      steps: in all, half of them for each field where there are two; None: as configured.
+      workdir: parent of the stages' folders.
+      steps: total number of steps, half of them for each field where there are two; None: as configured.
 
     Returns:
-      the folders of its stages by name, the one that renders everything last.
+      the stages' folders by name; the last stage renders everything.
     """
     single = "single_nerf" in variants
     folders = {stage: workdir / stage for stage in (("head",) if single else ("head", "torso"))}
@@ -80,13 +80,13 @@ def run_setting(variants: str, data: pathlib.Path, workdir: pathlib.Path, steps:
     """Trains and evaluates a setting (`train_setting`).
 
     Returns:
-      {"seconds": of training, "full": its metrics, and for an expression code "tracked": those with it as tracked}.
+      {"seconds": training time, "full": metrics} and, for an expression code, "tracked": metrics with the code as
+      tracked in the ground truth.
     """
     folders = train_setting(variants, data, workdir, steps)
     last = list(folders.values())[-1]
     result = {"seconds": sum(map(training_seconds, folders.values()))}
-    # PSNR and SSIM are what the paper compares.
-    # The folder keeps the last one, the numbers of what is rendered from speech alone.
+    # The paper compares PSNR and SSIM. The last evaluation, from speech alone, is the one that stays in the folder.
     for name in ("tracked", "full") if "expression" in variants else ("full",):
         config = settings_of(last, lpips="", faces=False, tracked_expression=name == "tracked")
         result[name] = evaluate(config, last)["settings"]["full"]
@@ -97,8 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablations", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a prepared dataset")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS, help="of 1024 rays, for each setting")
-    parser.add_argument("--only", type=int, nargs="+", default=range(len(SETTINGS)), help="numbers of settings, from 0")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of 1024 rays for each setting")
+    parser.add_argument("--only", type=int, nargs="+", default=range(len(SETTINGS)), help="indices of settings, from 0")
     arguments = parser.parse_args()
     rate = matrix_rate()
     results = {}
@@ -112,13 +112,13 @@ def main() -> None:
     for name, _, paper in SETTINGS:
         if name not in results:
             continue
-        row(name, results[name]["full"], f"{paper:7.2f}{results[name]['seconds'] / 60:9.1f}")
+        print_row(name, results[name]["full"], f"{paper:7.2f}{results[name]['seconds'] / 60:9.1f}")
         if "tracked" in results[name]:
-            row("    the expression as tracked", results[name]["tracked"], "")
+            print_row("    with the tracked expression", results[name]["tracked"], "")
 
 
-def row(name: str, values: dict, rest: str) -> None:
-    """A line of the table."""
+def print_row(name: str, values: dict, rest: str) -> None:
+    """Prints a line of the table."""
     print(f"{name:40}{values['psnr']:7.2f}{values['psnr_face']:7.2f}{values['ssim']:7.3f}{rest}")
 
 

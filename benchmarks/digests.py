@@ -1,12 +1,12 @@
-"""Digests of what fixed seeds give, to show that a change of the code leaves every number as it was.
+"""Digests of the results of fixed seeds, to show that a change of the code changes no number.
 
     python -m benchmarks.digests --workdir W/before --checkout ../before     # a checkout of the commit to compare with
     python -m benchmarks.digests --workdir W/after --against W/before/digests.json
 
 runs the smoke quickstart, then `head.py:fast,smoke`, `torso.py:fast,smoke`, `head.py:smoke` and `torso.py:smoke` on its
 dataset, and writes `digests.json`: SHA-256 of the parameters after each training, of the dataset's poses, speech
-features and frames, and of the decoded frames of the talking video. Two commits are equal bit for bit on one machine
-with as many cores. About five minutes on two cores.
+features and frames, and of the decoded frames of the talking video. The digests of two commits are comparable on one
+machine with the same number of cores. Takes about five minutes on two cores.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _STAGES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Makes the digests; 1 where they differ from those of `--against`."""
+    """Computes the digests; returns 1 where they differ from those of `--against`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the runs and of digests.json")
     parser.add_argument("--checkout", type=pathlib.Path, default=pathlib.Path("."), help="checkout whose run.py is run")
@@ -77,7 +77,7 @@ def dataset_digest(folder: pathlib.Path) -> str:
 
 
 def video_digest(path: pathlib.Path) -> str:
-    """SHA-256 of the decoded pictures of a video."""
+    """SHA-256 of the decoded frames of a video."""
     with av.open(path) as container:
         return _digest(frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0))
 

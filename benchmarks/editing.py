@@ -1,10 +1,11 @@
-"""What editing is worth on a trained person: poses and eyes that follow, mattes, halos, steadiness.
+"""Accuracy of edited renders of a trained person: poses, eyes, mattes, halos and jitter.
 
     python -m benchmarks.editing --workdir W/torso --audio S.wav --data W/dataset --truth W/subject/truth
 
-prints lines of a table. Poses and eyes are measured in the rendered frames by the landmark network. `--data` adds the
-held-out frames' PSNR with true and with default eyes and the original video's jitter, `--truth` (of the built-in
-subject) the matte against the known one and the halo.
+prints the lines of a table. Poses and eyes of the rendered frames are measured by the landmark network and compared
+with the requested ones. `--data` adds the held-out frames' PSNR with true and with default eyes and the original
+video's jitter; `--truth` (of the built-in subject) adds the matte against the true one and the halo. It renders about
+eight times `--frames` frames.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import pathlib
 
 import jax
 import numpy as np
-from adnerf_jax.inference.eye_sources import eye_source
 from scipy.ndimage import distance_transform_edt
 
 from adnerf_jax import Avatar
@@ -23,7 +23,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import Dataset, load_dataset, load_frames
-from adnerf_jax.evaluation.face_metrics import correlation, jitter, turning_jitter
+from adnerf_jax.evaluation.face_metrics import correlation, jitter, rotation_jitter
 from adnerf_jax.evaluation.metrics import psnr
 from adnerf_jax.face.landmarks import RIGID, Landmarks, detect_video, eye_openness
 from adnerf_jax.face.tracking import track_head
@@ -31,11 +31,12 @@ from adnerf_jax.inference.head_motion import NAMES, MotionRange
 from adnerf_jax.inference.pose_sequences import displaced
 from adnerf_jax.inference.pose_sources import pose_source
 from adnerf_jax.media.image import read_image
+from adnerf_jax.models.codes.eyes import EyesCode
 from adnerf_jax.preprocessing.steps import canonical_face
 from benchmarks.preparation import pose_errors
 
-_OFFSET = 10.0  # degrees to each side
-_BEHIND = {"black": (0, 0, 0), "white": (255, 255, 255), "magenta": (255, 0, 255)}
+_OFFSET = 10.0  # degrees in each direction
+_BACKGROUNDS = {"black": (0, 0, 0), "white": (255, 255, 255), "magenta": (255, 0, 255)}
 
 
 def main() -> None:
@@ -52,29 +53,29 @@ def main() -> None:
     for name in NAMES[:3]:
         error, learned = pose_error(avatar, arguments.audio, name, arguments.frames)
         print_row(
-            f"{name} ±{_OFFSET:g}° about the rest pose: tracked against asked, RMS; where such poses were learned",
+            f"{name} ±{_OFFSET:g}° about the rest pose: tracked against requested, RMS; in the training's range",
             f"{error:.2f}°; {learned:.2f}°",
         )
     for pose, what in (("rest", "at the rest pose"), ("mirror", "while the head moves as in training")):
         found = eyes(avatar, arguments.audio, arguments.frames, pose)
-        print_row(f"eye openness {what}: measured against asked, correlation", f"{found:.3f}")
+        print_row(f"eye openness {what}: measured against requested, correlation", f"{found:.3f}")
     found = landmarks(avatar.render(arguments.audio, duration=arguments.frames / FPS))
-    print_row("jitter of landmarks, rendered", told_jitter(found, np.arange(len(found.valid))))
+    print_row("jitter of landmarks, rendered", format_jitter(found, np.arange(len(found.valid))))
     if arguments.data is None:
         return
     dataset = load_dataset(arguments.data)
     original = Landmarks.load(arguments.data / schema.LANDMARKS)
-    print_row("jitter of landmarks, original", told_jitter(original, np.arange(len(original.valid))))
+    print_row("jitter of landmarks, original", format_jitter(original, np.arange(len(original.valid))))
     true, default = held_out(avatar, dataset)
-    print_row("held-out `full`, eyes as they were / blinking by themselves", f"{true:.2f} / {default:.2f} dB")
+    print_row("PSNR of held-out frames in `full`, true eyes / default blinks", f"{true:.2f} / {default:.2f} dB")
     if arguments.truth is None:
         return
     found = edges(avatar, dataset, arguments.truth, arguments.frames)
-    print_row("matte against the known one, mean absolute error", f"{found['matte']:.4f}")
-    print_row("halo: colours of the soft edge, mean absolute error in grey levels", f"{found['halo']:.2f}")
+    print_row("matte against the true one, mean absolute error", f"{found['matte']:.4f}")
+    print_row("halo: colours of the soft edge, mean absolute error, grey levels", f"{found['halo']:.2f}")
     print_row("halo: share of the training background in these colours", f"{100 * found['share']:.1f} %")
-    for name in _BEHIND:
-        print_row(f"soft edge over {name}, what the opacity errs by alone, grey levels", f"{found[name]:.2f}")
+    for name in _BACKGROUNDS:
+        print_row(f"soft edge over {name}, error from the opacity alone, grey levels", f"{found[name]:.2f}")
 
 
 def print_row(*cells: str) -> None:
@@ -94,10 +95,10 @@ def landmarks(frames) -> Landmarks:
 
 
 def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> tuple[float, float]:
-    """Degrees RMS between the poses asked and tracked, of one turn that swings to both sides of the rest pose.
+    """RMS error in degrees of the tracked against the requested poses; one angle swings about the rest pose.
 
     Returns:
-      of all frames, and of those whose turn does not leave the training range.
+      over all frames, and over those whose requested pose is inside the range of the training poses.
     """
     seconds = frames / FPS
     keys = {name: [[seconds * k / 4, _OFFSET * value] for k, value in enumerate((0, 1, 0, -1, 0))]}
@@ -113,7 +114,7 @@ def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> t
 
 
 def eyes(avatar: Avatar, audio: pathlib.Path, frames: int, pose: str) -> float:
-    """Correlation of an openness that goes up and down once a second with the one measured."""
+    """Correlation of a requested openness, which rises and falls once a second, with the measured one."""
     seconds = frames / FPS
     keys = {"eyes": [[k / 2, float(k % 2 == 0)] for k in range(int(2 * seconds) + 2)]}
     found = landmarks(avatar.render(audio, duration=seconds, pose=pose, eyes=keys))
@@ -122,23 +123,23 @@ def eyes(avatar: Avatar, audio: pathlib.Path, frames: int, pose: str) -> float:
     return correlation(eye_openness(found.points).mean(1), asked)
 
 
-def told_jitter(found: Landmarks, frames: np.ndarray) -> str:
+def format_jitter(found: Landmarks, frames: np.ndarray) -> str:
     points, at = found.points[found.valid], frames[found.valid]
-    return f"{jitter(points[:, RIGID, :2], at):.3f} px, {turning_jitter(points, at):.3f}°"
+    return f"{jitter(points[:, RIGID, :2], at):.3f} px, {rotation_jitter(points, at):.3f}°"
 
 
 def held_out(avatar: Avatar, dataset: Dataset) -> tuple[float, float]:
-    """Mean PSNR of the held-out frames, with the eyes as they were and as `blinks` has them."""
+    """Mean PSNR of the held-out frames with the true eyes and with the default eyes (`blinks`)."""
     person, split = avatar.stage.person, dataset.val
-    blinking = list(itertools.islice(eye_source("blinks", person.eyes)(), len(split)))
+    blinking = list(itertools.islice(EyesCode.source("blinks", person.tracks["eyes"])(), len(split)))
     background = person.background.astype(np.float32) / 255.0
     values = []
     for i in range(len(split)):
         truth = load_frames(dataset, split.take(slice(i, i + 1))).images[0].astype(np.float32) / 255.0
         conditions = dataset.conditions(split.aud_id[i : i + 1])
         row = []
-        for openness in (conditions.eyes, blinking[i][None]):
-            layers = avatar.stage.layers(split.transforms[i], conditions.replace(eyes=openness))
+        for tracks in (conditions.tracks, conditions.tracks | {"eyes": blinking[i][None]}):
+            layers = avatar.stage.layers(split.transforms[i], conditions.replace(tracks=tracks))
             row.append(float(psnr(np.asarray(layers.person_over(background)), truth)))
         values.append(row)
     true, default = np.mean(values, axis=0)
@@ -146,15 +147,16 @@ def held_out(avatar: Avatar, dataset: Dataset) -> tuple[float, float]:
 
 
 def edges(avatar: Avatar, dataset: Dataset, truth: pathlib.Path, frames: int) -> dict[str, float]:
-    """Against the built-in subject's known mattes, in some training frames; means of absolute errors.
+    """Mean absolute errors against the built-in subject's true mattes, in some training frames.
 
-    With the true share s and colour F, taken from the nearest pixel that is the person alone (a compressed video's edge
-    is no colour of either), and our α and premultiplied C, the error over a background B is
-    (C − αF) + (α − s)(F − B): the first part is the halo, the same over every background, the second the opacity's.
+    Let s be the true opacity and F the true colour, taken from the nearest fully opaque pixel (edges of a compressed
+    video mix colours), α our opacity and C our premultiplied colour. The error over a background B is
+    (C − αF) + (α − s)(F − B): the first term is the halo, equal over every background, the second is the opacity's.
 
     Returns:
-      `matte`: of the opacity, all pixels. Where the true share is between 0.02 and 0.98: `halo`, and `share`, the part
-      of the training background in the colours, by least squares; for each colour of `_BEHIND` the opacity's part.
+      `matte`: error of the opacity over all pixels. Over the pixels with a true opacity between 0.02 and 0.98: `halo`;
+      `share`, the fraction of the training background in the halo by least squares; and for each colour of
+      `_BACKGROUNDS` the error that is due to the opacity.
     """
     background = read_image(truth / "background.png").astype(np.float32)
     rows = np.unique(np.linspace(0, len(dataset.train) - 1, frames).astype(int))
@@ -177,7 +179,7 @@ def edges(avatar: Avatar, dataset: Dataset, truth: pathlib.Path, frames: int) ->
         towards = ours * (background[soft] - person)
         found["halo"].append(np.abs(added).mean())
         found["share"].append((added * towards).sum() / np.square(towards).sum())
-        for name, colour in _BEHIND.items():
+        for name, colour in _BACKGROUNDS.items():
             found[name].append(np.abs((ours - share[soft][:, None]) * (person - np.float32(colour))).mean())
     return {name: float(np.mean(values)) for name, values in found.items()}
 

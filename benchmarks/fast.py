@@ -1,16 +1,17 @@
-"""What the `fast` family costs, stage by stage, beside what the machine's arithmetic and memory allow.
+"""Cost of the `fast` family's parts, frames and steps, against a roofline of arithmetic and memory.
 
-    python -m benchmarks.fast --workdir W/torso                   # of a trained person: unit costs, frames, growth
-    python -m benchmarks.fast --workdir W/torso --part growth     # one part alone: units, frames, growth
+    python -m benchmarks.fast --workdir W/torso                   # of a trained person: units, frames, growth
+    python -m benchmarks.fast --workdir W/torso --part growth     # one of the three
 
 Parts:
-- `units`: nanoseconds for each sample, ray or pixel; the roofline is the longer of the arithmetic (at the rate of plain
-  products of these shapes) and the look-ups (at the rate of a plain gather), all measured in this run.
-- `frames`: seconds of a whole frame, uint8 out, over 100 frames; of the same frame by the paper's method with every
-  sample of every ray, from 2048 rays of each net; and the roofline of the fields on a GPU, which is not measured.
-- `growth`: milliseconds a frame against pixels, seconds a step against rays, with exponents.
+- `units`: nanoseconds for each sample, ray or pixel. The roofline is the maximum of the time of the arithmetic (at the
+  rate of plain matrix products of these shapes) and of the look-ups (at the rate of a plain gather), both measured
+  here.
+- `frames`: seconds of a whole uint8 frame, mean over `--frames` frames; seconds of the same frame by the paper's method
+  with every sample of every ray, extrapolated from 2048 rays of each network; and the roofline on a GPU, not measured.
+- `growth`: milliseconds a frame against the image size and seconds a step against the rays, with fitted exponents.
 
-Quality against time is `benchmarks.quality`.
+`benchmarks.quality` measures quality against training time.
 """
 
 import argparse
@@ -23,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.types import Camera, Conditions, Rays
 from adnerf_jax.configuration import base as common
 from adnerf_jax.data.person import Person
 from adnerf_jax.models.build import build_head, build_torso
 from adnerf_jax.nerf.cameras import pixel_grid
 from adnerf_jax.nerf.sampling import even_edges, resample_edges
-from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.rendering.renderer import Layers, head_visibility, make_renderer
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.optim import make_optimizer
@@ -65,12 +66,14 @@ class Trained(NamedTuple):
         return cls(config, person, stage, parts["frozen"], parts["params"], parts["scene"])
 
     def conditions(self, i: int) -> Conditions:
-        """Speech, eyes of a surveyed frame."""
+        """Speech and eyes of a surveyed frame."""
         i %= len(self.person.survey.audio)
-        return Conditions(self.person.survey.audio[i : i + 1], self.person.eyes[i : i + 1])
+        return Conditions(
+            self.person.survey.audio[i : i + 1], {name: track[i : i + 1] for name, track in self.person.tracks.items()}
+        )
 
     def frames(self, camera: Camera) -> Callable[[int], np.ndarray]:
-        """A function of a frame's number that renders it, uint8 [H, W, 3], in poses of the training video."""
+        """A function that renders frame `i`, uint8 [H, W, 3], in the poses of the training video."""
         render = make_renderer(self.stage.head, self.stage.torso, camera, self.config.render.chunk)
         background = jax.image.resize(
             self.person.background / np.float32(255), (camera.height, camera.width, 3), "linear"
@@ -88,7 +91,7 @@ class Trained(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A piece of work: what it is, what is counted, seconds for each, FLOP and gathered rows for each."""
+    """A part of the model: name, unit (sample, ray or pixel), and seconds, FLOP and gathered rows of each unit."""
 
     name: str
     of: str
@@ -98,7 +101,7 @@ class Unit(NamedTuple):
 
 
 def mlp_flop(*sizes: int) -> float:
-    """FLOP of a network for one input."""
+    """FLOP of an MLP for one input."""
     return sum(2.0 * i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
 
 
@@ -110,7 +113,7 @@ class Work(NamedTuple):
 
 
 def head_work(head) -> Work:
-    """Of the head's field for a sample, `config.model.head`."""
+    """Work of the head's field (`config.model.head`) for a sample."""
     features = sum(grid.levels * grid.features for grid in (head.grid, head.shape_grid))
     inner = 1 + head.geometry
     flop = mlp_flop(features, head.width, head.width, inner) + mlp_flop(inner, head.width, 3)
@@ -118,17 +121,17 @@ def head_work(head) -> Work:
 
 
 def torso_work(torso) -> Work:
-    """Of the torso's field for a pixel, `config.model.torso`."""
+    """Work of the torso's field (`config.model.torso`) for a pixel."""
     deformation = mlp_flop(2 * (1 + 2 * torso.position_levels), torso.deformation_width, 12)
     picture = mlp_flop(torso.grid.levels * torso.grid.features, torso.width, torso.width, 4)
     return Work(deformation + picture, 4.0 * torso.grid.levels)
 
 
 def unit_costs(trained: Trained) -> Iterable[Unit]:
-    """The pieces of a frame, each alone, forward."""
+    """The parts of a frame, measured one at a time in the forward pass."""
     head, torso, model = trained.stage.head, trained.stage.torso, trained.config.model
     rng = np.random.default_rng(0)
-    # Rays of a picture look up neighbouring places: points in the order of a small surface, not at random.
+    # Neighbouring rays look up neighbouring cells: points ordered along a small surface, not random ones.
     side = int(np.sqrt(RAYS))
     across = np.stack(np.meshgrid(*[np.linspace(0.3, 0.7, side)] * 2, indexing="ij"), -1).reshape(-1, 1, 2)
     depth = np.sort(rng.uniform(0.45, 0.55, (len(across), SAMPLES // RAYS, 1)), axis=1)
@@ -182,7 +185,7 @@ def unit_costs(trained: Trained) -> Iterable[Unit]:
 
 
 def print_units(trained: Trained) -> None:
-    """The table of unit costs."""
+    """Prints the table of unit costs."""
     width = trained.config.model.head.width
     narrow, rows = matrix_rate(width, rows=SAMPLES), gather_rate()
     print(f"products {width} wide: {narrow:.0f} GFLOP/s; gathers of 2 floats: {rows / 1e6:.0f} M/s")
@@ -197,7 +200,7 @@ def print_units(trained: Trained) -> None:
 
 
 def paper_seconds(camera: Camera, trained: Trained) -> float:
-    """Seconds of a frame, head and torso, by the paper's method: every sample of every ray."""
+    """Seconds of a frame, head and torso, by the paper's method at every sample of every ray."""
     config = common.get_config("torso", None)
     head, torso = (build(config.model[n], config.compat) for n, build in (("head", build_head), ("torso", build_torso)))
     rng = np.random.default_rng(0)
@@ -224,7 +227,7 @@ def paper_seconds(camera: Camera, trained: Trained) -> float:
 
 
 def print_frames(trained: Trained, count: int) -> None:
-    """Seconds of a frame, and of the paper's."""
+    """Prints the seconds of a frame, and those of the paper's method."""
     camera = trained.person.camera
     rate = matrix_rate()
     frame = trained.frames(camera)
@@ -245,7 +248,7 @@ def print_frames(trained: Trained, count: int) -> None:
 
 
 def print_prediction(trained: Trained) -> None:
-    """What the fields of a frame would take on a GPU."""
+    """Prints the roofline of a frame's fields on a GPU."""
     camera, head, model = trained.person.camera, trained.stage.head, trained.config.model
     transform = trained.person.transforms[0]
     rays = float(head_visibility(head, trained.head, trained.scene, transform, camera).sum())
@@ -261,12 +264,12 @@ def print_prediction(trained: Trained) -> None:
 
 
 def exponent(sizes: list[float], costs: list[float]) -> float:
-    """b of cost = a·size^b, by least squares of logarithms."""
+    """The exponent b of cost = a·size^b, by least squares of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
 def print_growth(trained: Trained) -> None:
-    """Cost against size."""
+    """Prints the cost of a frame against its size, and of a step against its rays."""
     whole = trained.person.camera
     costs = []
     for side in SIDES:
@@ -284,13 +287,11 @@ def print_growth(trained: Trained) -> None:
 
 
 def seconds_of_step(trained: Trained, name: str, rays: int) -> float:
-    """Seconds of a training step with so many rays, from the trained parameters."""
+    """Seconds of a training step with `rays` rays, from the trained parameters."""
     config = common.get_config(name, "fast")
     stage = make_stage(config, trained.person.camera)
     frames = config.train.frames_per_step
-    conditions = jax.tree.map(
-        lambda x: np.repeat(x, frames, 0), trained.conditions(0).replace(expression=np.zeros((1, 52), np.float32))
-    )
+    conditions = jax.tree.map(lambda x: np.repeat(x, frames, 0), trained.conditions(0))
     batch = example_batch(rays // frames, frames, trained.person.survey.audio.shape[-2:])
     rng = np.random.default_rng(0)
     batch = batch.replace(
@@ -308,9 +309,9 @@ def seconds_of_step(trained: Trained, name: str, rays: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fast", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="of a trained torso of the fast family")
-    parser.add_argument("--part", choices=("units", "frames", "growth"), action="append")
-    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--workdir", required=True, help="folder of a trained torso of the fast family")
+    parser.add_argument("--part", choices=("units", "frames", "growth"), action="append", help="default: all")
+    parser.add_argument("--frames", type=int, default=100, help="number of rendered frames")
     arguments = parser.parse_args()
     trained = Trained.open(pathlib.Path(arguments.workdir))
     parts = arguments.part or ["units", "frames", "growth"]

@@ -55,74 +55,74 @@ class Measured(NamedTuple):
     """A job, a function that deletes its output, its seconds without a fault, and its result without a fault."""
 
     job: Job
-    begin: Callable[[], None]
+    reset: Callable[[], None]
     seconds: float
     expected: str
 
-    def lost(self) -> bool:
+    def differs(self) -> bool:
         """Runs the job to its end; whether its result differs from the one without a fault."""
         self.job.finish()
         return self.job.result() != self.expected
 
 
-def measured(job: Job, begin: Callable[[], None]) -> Measured:
+def measured(job: Job, reset: Callable[[], None]) -> Measured:
     """Runs a job without a fault, once to compile and once to measure its duration."""
-    begin()
+    reset()
     job.finish()
-    begin()
+    reset()
     start = time.monotonic()
     job.finish()
-    return Measured(job, begin, time.monotonic() - start, job.result())
+    return Measured(job, reset, time.monotonic() - start, job.result())
 
 
 def finished(process: subprocess.Popen) -> str:
-    """Waits for a process to end well; what it said.
+    """Waits for a process to end with status 0 and returns its standard error.
 
     Raises:
-      RuntimeError: it failed.
+      RuntimeError: it failed or hangs.
     """
-    return well(process, said_at_end(process))
+    return check_status(process, wait_for_end(process))
 
 
-def well(process: subprocess.Popen, said: str) -> str:
-    """What a process said that has ended.
+def check_status(process: subprocess.Popen, errors: str) -> str:
+    """Returns the standard error of an ended process.
 
     Raises:
-      RuntimeError: it failed.
+      RuntimeError: its status is not 0.
     """
     if process.returncode:
-        raise RuntimeError(f"status {process.returncode}: {said[-500:]}")
-    return said
+        raise RuntimeError(f"status {process.returncode}: {errors[-500:]}")
+    return errors
 
 
-def said_at_end(process: subprocess.Popen, patience: float = PATIENCE) -> str:
-    """Waits for a process to end; what it said.
+def wait_for_end(process: subprocess.Popen, patience: float = PATIENCE) -> str:
+    """Waits for a process to end, with any status, and returns its standard error.
 
     Raises:
-      RuntimeError: it hangs; it is killed.
+      RuntimeError: it did not end within `patience` seconds; it is killed.
     """
     try:
         return process.communicate(timeout=patience)[1]
     except subprocess.TimeoutExpired:
         process.kill()
-        said = process.communicate()[1]
-        raise RuntimeError(f"no end within {patience:.0f} s: {said[-500:]}") from None
+        errors = process.communicate()[1]
+        raise RuntimeError(f"no end within {patience:.0f} s: {errors[-500:]}") from None
 
 
 def interrupted(process: subprocess.Popen, number: signal.Signals, seconds: float) -> tuple[bool, str]:
-    """Sends a signal after some seconds; whether the process was still running, and what it said."""
+    """Sends a signal after some seconds; whether the process was still running, and its standard error."""
     try:
         return False, process.communicate(timeout=seconds)[1]
     except subprocess.TimeoutExpired:
         process.send_signal(number)
-        return True, said_at_end(process)
+        return True, wait_for_end(process)
 
 
 def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Returns as soon as a running process has reached something.
+    """Waits until a condition holds while a process runs.
 
     Raises:
-      RuntimeError: it ended before.
+      RuntimeError: the process ended before.
     """
     while not reached():
         if process.poll() is not None:
@@ -131,23 +131,23 @@ def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def free_address() -> str:
-    """host:port for the first of several processes on this machine."""
+    """A free host:port on this machine for the coordinator."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         return f"localhost:{one.getsockname()[1]}"
 
 
 def start_both(job: Job) -> list[subprocess.Popen]:
-    """One job in two processes."""
+    """Starts one job in two processes."""
     together = (f"--coordinator={free_address()}", "--processes=2")
     return [job.start(*together, f"--process={index}", JAX_PLATFORMS="cpu") for index in range(2)]
 
 
 def finish_both(job: Job) -> None:
-    """Runs one job in two processes to its end; neither is left where the other fails.
+    """Runs one job in two processes to its end; where one fails, both are killed.
 
     Raises:
-      RuntimeError: one failed.
+      RuntimeError: one of them failed.
     """
     started = start_both(job)
     try:
@@ -160,7 +160,7 @@ def finish_both(job: Job) -> None:
 
 
 def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS) -> Job:
-    """A small head's training."""
+    """The training of a small head."""
     command = [
         "run.py",
         "--config=configs/head.py:fast,smoke",
@@ -175,7 +175,7 @@ def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS) -> J
 
 
 def trained_result(workdir: pathlib.Path) -> str:
-    """Step and digests of all arrays of the newest checkpoint, and the reported steps."""
+    """Step and digests of all arrays of the newest checkpoint, and the number of logged lines."""
     step = checkpoints.latest_step(workdir)
     arrays = checkpoints.read_metadata(checkpoints.directory(workdir) / str(step))["arrays"]
     lines = logged(workdir)
@@ -183,7 +183,7 @@ def trained_result(workdir: pathlib.Path) -> str:
 
 
 def folder_result(folder: pathlib.Path) -> str:
-    """Digests of the files of a folder, without those that begin with a dot and those that tell times."""
+    """Digest of the files in a folder, except hidden files and those that contain times."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder)
@@ -193,7 +193,7 @@ def folder_result(folder: pathlib.Path) -> str:
 
 
 def frames_result(video: pathlib.Path) -> str:
-    """Digest of a video's decoded pictures."""
+    """Digest of a video's decoded frames."""
     from adnerf_jax.media.video import read_frames
 
     digest = hashlib.sha256()
@@ -203,42 +203,43 @@ def frames_result(video: pathlib.Path) -> str:
 
 
 def logged(workdir: pathlib.Path) -> int:
-    """Lines of `metrics.jsonl`."""
+    """Number of lines in `metrics.jsonl`."""
     path = workdir / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
 
 
 class Bench:
-    """What the rows share: inputs, folders, and the jobs as they go undisturbed.
+    """What the rows share: inputs, folders, and the jobs with their results without a fault.
 
     Args:
-      data: a small dataset of its own.
-      home: where everything is written.
-      audio, video: to render, to prepare.
+      data: a small dataset, which is modified.
+      home: folder that everything is written to.
+      audio: speech to render; None: no rows that render.
+      video: video to prepare; None: no rows that prepare.
     """
 
     def __init__(self, data: pathlib.Path, home: pathlib.Path, audio: pathlib.Path | None, video: pathlib.Path | None):
         self.data, self.home, self.audio, self.video = data, home, audio, video
-        self.undisturbed, self.workdir = home / "undisturbed", home / "disturbed"
+        self.reference, self.workdir = home / "reference", home / "disturbed"
 
     @functools.cached_property
     def head(self) -> Measured:
-        """The training, in a workdir of its own."""
-        alone = measured(training(self.data, self.undisturbed), lambda: remove(self.undisturbed))
-        return alone._replace(job=training(self.data, self.workdir), begin=lambda: remove(self.workdir))
+        """The training, measured without a fault; faults happen in another workdir."""
+        alone = measured(training(self.data, self.reference), lambda: remove(self.reference))
+        return alone._replace(job=training(self.data, self.workdir), reset=lambda: remove(self.workdir))
 
     @functools.cached_property
     def render(self) -> Measured:
-        """Speech of the undisturbed head."""
-        assert self.head.expected  # it is trained
-        command = ["run.py", "--mode=render", "--config=configs/head.py:fast", f"--workdir={self.undisturbed}"]
+        """A talking video of the head that was trained without a fault."""
+        assert self.head.expected  # trains the head on first use
+        command = ["run.py", "--mode=render", "--config=configs/head.py:fast", f"--workdir={self.reference}"]
         command += [f"--config.render.audio={self.audio.absolute()}", f"--config.render.out={self.talking}"]
 
-        def begin() -> None:
+        def reset() -> None:
             remove(self.talking)
             remove(self.frames)
 
-        return measured(Job(command, lambda: frames_result(self.talking)), begin)
+        return measured(Job(command, lambda: frames_result(self.talking)), reset)
 
     @functools.cached_property
     def prepare(self) -> Measured:

@@ -1,13 +1,13 @@
-"""What happens to long jobs: kills, preemptions, damaged files and full disks, and that nothing is lost by them.
+"""Fault injection into long jobs: kills, preemption, damaged files and full disks must not change any result.
 
     python -m benchmarks.faults --data D --workdir W --audio S.wav --video V.mp4 [--rows training,sigterm,…] [--most 2]
 
-trains a small head on dataset D undisturbed, then again and again with something happening, and compares the last
-checkpoint's digests (parameters and optimizer). Renders (`--audio S.wav` in the training's own poses) are compared by
-their frames, preparations (`--video V.mp4`) by the files of their datasets. A line for each kind of fault as soon as it
-is through, and one that sums up. `--rows` takes some of them alone; what they compare with is made anew. Linux only.
-`python run.py --config=configs/quickstart.py:smoke` makes such inputs: `dataset`, `subject/driving.wav` and
-`subject/subject.mp4`.
+trains a small head on dataset D without a fault, then repeatedly with injected faults, and compares the digests of the
+last checkpoint (parameters and optimiser). Renders (`--audio S.wav`, in the poses of the training) are compared by
+their frames, preparations (`--video V.mp4`) by the files of their datasets. Prints a line for each kind of fault, with
+its duration, and a summary. `--rows` selects kinds of faults, `--most` limits the faults of each; a row takes about as
+many runs of its job as it has faults. Linux only. `python run.py --config=configs/quickstart.py:smoke` makes suitable
+inputs: `dataset`, `subject/driving.wav` and `subject/subject.mp4`.
 """
 
 import argparse
@@ -29,24 +29,24 @@ from benchmarks.fault_jobs import (
     STEPS,
     Bench,
     Measured,
+    check_status,
     finish_both,
     interrupted,
     logged,
-    said_at_end,
     start_both,
     training,
+    wait_for_end,
     wait_until,
-    well,
 )
 
 PREEMPTED = 75
-PAIR_STEPS = 60  # of two processes, which share the cores
-LOST_WITHIN = 60  # seconds in which a process says that it has lost the other one
-GROWN = "a file has grown"  # what is said where one may not
+PAIR_STEPS = 60  # of a training in two processes, which share the cores
+LOST_WITHIN = 60  # seconds within which a process must notice that the other one has ended
+GROWN = "a file has grown"  # the error where a file may not grow further
 
 
 class Outcome(NamedTuple):
-    """How often a fault happened, how often the end was another one than undisturbed, and notes."""
+    """How often a fault was injected, how often the result was wrong, and a note."""
 
     times: int
     wrong: int
@@ -54,33 +54,33 @@ class Outcome(NamedTuple):
 
 
 def kills(measured: Measured, count: int, rng: random.Random) -> Outcome:
-    """SIGKILL at moments spread over the whole duration; begins anew where the job comes to its end."""
+    """SIGKILL at random moments of the job, which starts from the beginning after it has finished."""
     done = wrong = 0
-    measured.begin()
+    measured.reset()
     while done < count:
         process = measured.job.start()
-        killed, said = interrupted(process, signal.SIGKILL, rng.uniform(0.2, 1.0) * measured.seconds)
+        killed, output = interrupted(process, signal.SIGKILL, rng.uniform(0.2, 1.0) * measured.seconds)
         if killed:
             done += 1
             continue
-        well(process, said)
+        check_status(process, output)
         wrong += measured.job.result() != measured.expected
-        measured.begin()
-    return Outcome(count, wrong + measured.lost())
+        measured.reset()
+    return Outcome(count, wrong + measured.differs())
 
 
 def kills_in_writing(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """SIGKILL while a checkpoint is being written: one counts that leaves it unfinished."""
+    """SIGKILL while a checkpoint is being written; only kills that leave it unfinished count."""
     head = bench.head
     done = wrong = 0
-    head.begin()
+    head.reset()
     while done < count:
         started = time.time_ns()
 
         def writing(since: int = started) -> bool:
             for path in checkpoints.directory(bench.workdir).glob("*.orbax-checkpoint-tmp"):
                 try:
-                    if path.stat().st_ctime_ns > since:  # not one that an earlier kill has left
+                    if path.stat().st_ctime_ns > since:  # not left by an earlier kill
                         return True
                 except FileNotFoundError:
                     continue  # finished just now
@@ -93,45 +93,45 @@ def kills_in_writing(bench: Bench, count: int, rng: random.Random) -> Outcome:
         if killed:
             time.sleep(rng.uniform(0.0, 0.1))
             process.kill()
-        said = process.communicate()[1]
+        output = process.communicate()[1]
         if not killed or process.returncode != -signal.SIGKILL:
-            well(process, said)
+            check_status(process, output)
         done += writing()
         if checkpoints.latest_step(bench.workdir) == STEPS:
-            wrong += head.lost()
-            head.begin()
-    return Outcome(count, wrong + head.lost())
+            wrong += head.differs()
+            head.reset()
+    return Outcome(count, wrong + head.differs())
 
 
 def terminations(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """SIGTERM: the documented status, or in the last instant all done; and the same end."""
+    """SIGTERM: the job must save and end with the documented status, or have finished, and give the same result."""
     head = bench.head
-    head.begin()
-    saved = done = told = wrong = 0
-    while told < count:
+    head.reset()
+    saved = done = injected = wrong = 0
+    while injected < count:
         process = head.job.start()
-        running, said = interrupted(process, signal.SIGTERM, rng.uniform(0.4, 0.9) * head.seconds)
-        if not running:  # it was at its end before
-            well(process, said)
+        running, output = interrupted(process, signal.SIGTERM, rng.uniform(0.4, 0.9) * head.seconds)
+        if not running:  # it had ended before the signal
+            check_status(process, output)
             wrong += head.job.result() != head.expected
-            head.begin()
+            head.reset()
             continue
-        told += 1
-        if process.returncode == PREEMPTED and "is saved at step" in said:
+        injected += 1
+        if process.returncode == PREEMPTED and "is saved at step" in output:
             saved += 1
         elif process.returncode == 0 and "is trained already" in head.job.finish():
             done += 1
         else:
-            print(f"status {process.returncode}: {said[-300:]}")
+            print(f"status {process.returncode}: {output[-300:]}")
     note = f"{saved} saved with status {PREEMPTED}, {done} had finished"
-    return Outcome(count, wrong + count - saved - done + head.lost(), note)
+    return Outcome(count, wrong + count - saved - done + head.differs(), note)
 
 
 def damages(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """The newest checkpoint truncated, a bit of it flipped, half of its files gone."""
+    """Damage of the newest checkpoint: truncation, a flipped bit, half of the files missing."""
     head = bench.head
-    head.begin()
-    shutil.copytree(bench.undisturbed, bench.workdir)
+    head.reset()
+    shutil.copytree(bench.reference, bench.workdir)
     wrong = 0
     for kind in ("truncated", "flipped", "half missing")[:count]:
         newest = checkpoints.directory(bench.workdir) / str(STEPS)
@@ -145,49 +145,49 @@ def damages(bench: Bench, count: int, rng: random.Random) -> Outcome:
         else:
             for file in files[::2]:
                 file.unlink()
-        said = head.job.finish()
-        if f"the checkpoint of step {STEPS}" not in said or head.job.result() != head.expected:
+        output = head.job.finish()
+        if f"the checkpoint of step {STEPS}" not in output or head.job.result() != head.expected:
             wrong += 1
-            print(f"{kind}: {said[-300:]}")
-    return Outcome(count, wrong, "each said, the one before taken")
+            print(f"{kind}: {output[-300:]}")
+    return Outcome(count, wrong, "each was reported, and the checkpoint before was used")
 
 
 def filled(measured: Measured, reached: Callable[[], bool], limit: Callable[[], int], word: str) -> int:
-    """A disk that fills under a job: from a moment on no file of it may grow beyond a size (RLIMIT_FSIZE).
+    """Simulates a full disk: from some moment on, no file of the job may grow beyond a size (RLIMIT_FSIZE).
 
     Args:
       measured: the job.
       reached: whether the moment has come.
-      limit: bytes, asked at that moment.
-      word: of what is said then.
+      limit: the size in bytes, evaluated at that moment.
+      word: text that the error must contain.
 
     Returns:
-      0 where it ends in one line that says so, and goes on to the same result; else 1.
+      0 if the job ends with one line that contains `word` and then resumes to the same result; else 1.
     """
-    measured.begin()
+    measured.reset()
     process = measured.job.start()
     wait_until(reached, process)
     size = limit()
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
-    said = said_at_end(process)
-    errors = [line for line in said.splitlines() if line.startswith("error:")]
-    clear = process.returncode == 1 and len(errors) == 1 and word in errors[0] and "Traceback" not in said
-    if clear and not measured.lost():
+    output = wait_for_end(process)
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    clear = process.returncode == 1 and len(errors) == 1 and word in errors[0] and "Traceback" not in output
+    if clear and not measured.differs():
         return 0
-    print(f"{size} bytes, status {process.returncode}: {said[-500:]}")
+    print(f"{size} bytes, status {process.returncode}: {output[-500:]}")
     return 1
 
 
 def all_filled(measured: Measured, *cases: tuple[str, Callable[[], bool], Callable[[], int], str]) -> Outcome:
-    """A disk that fills at several moments: what is being done then, and what `filled` takes."""
+    """Full disks at several moments: (what the job is doing then, arguments of `filled`)."""
     wrong = sum(filled(measured, *case) for _, *case in cases)
-    return Outcome(len(cases), wrong, ", ".join(doing for doing, *_ in cases) + ": one line each, resumed")
+    return Outcome(len(cases), wrong, ", ".join(doing for doing, *_ in cases) + ": one error line each, then resumed")
 
 
 def full_in_training(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """Full at a line of the log, at a checkpoint, and from the start."""
+    """A full disk while logging, while saving a checkpoint, and from the start."""
     metrics = bench.workdir / "metrics.jsonl"
-    # Between two checkpoints none is being written: there only the log grows.
+    # Halfway between two checkpoints only the log is being written.
     between = lambda: logged(bench.workdir) * 5 % EVERY == EVERY * 3 // 4  # noqa: E731
     cases = (
         ("logging", between, lambda: metrics.stat().st_size, GROWN),
@@ -198,7 +198,7 @@ def full_in_training(bench: Bench, count: int, rng: random.Random) -> Outcome:
 
 
 def full_in_rendering(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """Full at a kept frame, and at the video."""
+    """A full disk while writing a frame, and while encoding the video."""
     sizes = lambda: [path.stat().st_size for path in bench.frames.glob("[0-9]*.png")]  # noqa: E731
     some = lambda: len(sizes()) > 9  # noqa: E731
     cases = (
@@ -209,7 +209,7 @@ def full_in_rendering(bench: Bench, count: int, rng: random.Random) -> Outcome:
 
 
 def full_in_preprocessing(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """Full at a frame, at the landmarks, at what is kept while poses are found, and at a picture to train on."""
+    """A full disk while writing a frame, the landmarks, the files of the pose search, and a ground-truth image."""
 
     def since(doing: str, written: str, size: int) -> tuple[str, Callable[[], bool], Callable[[], int], str]:
         return doing, lambda: any(bench.prepared.glob(written)), lambda: size, GROWN
@@ -224,7 +224,7 @@ def full_in_preprocessing(bench: Bench, count: int, rng: random.Random) -> Outco
 
 
 def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """SIGKILL of one of two processes: the other one says so and ends; both started again end as undisturbed."""
+    """SIGKILL of one of two processes: the other must end with an error; both then resume to the same result."""
     slowest, wrong = 0.0, 0
     whole = training(bench.data, bench.home / "two", PAIR_STEPS)
     finish_both(whole)
@@ -235,52 +235,52 @@ def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:
         try:
             wait_until(lambda workdir=workdir: checkpoints.latest_step(workdir) is not None, started[0])
             time.sleep(rng.uniform(0.0, 1.0))
-            # The second one first: the first one is the coordinator too.
+            # Alternating, beginning with the second process; the first one is also the coordinator.
             started[1 - index % 2].kill()
             since, left = time.monotonic(), started[index % 2]
-            said = said_at_end(left, LOST_WITHIN)
+            output = wait_for_end(left, LOST_WITHIN)
             slowest = max(slowest, time.monotonic() - since)
         finally:
             for process in started:
                 process.kill()
                 process.communicate()
-        told = "when another process of the run has ended" in said or "distributed service" in said
+        reported = "when another process of the run has ended" in output or "distributed service" in output
         finish_both(job)
-        if left.returncode == 0 or not told or job.result() != whole.result():
+        if left.returncode == 0 or not reported or job.result() != whole.result():
             wrong += 1
-            print(f"status {left.returncode}: {said[-500:]}")
-    return Outcome(count, wrong, f"the other one said so within {slowest:.1f} s, both continued")
+            print(f"status {left.returncode}: {output[-500:]}")
+    return Outcome(count, wrong, f"the other process ended within {slowest:.1f} s, both resumed")
 
 
 def changed_data(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """A picture removed or exchanged under a running job: refused by the next one until it is back."""
+    """A training image removed or replaced during a job: the next run must refuse it until it is restored."""
     head = bench.head
     pictures = sorted((bench.data / "gt").glob("[0-9]*.png"))
     before, other = pictures[1].read_bytes(), pictures[2].read_bytes()
     wrong = 0
     for content in (None, other)[:count]:
-        head.begin()
+        head.reset()
         process = head.job.start()
         wait_until(lambda: checkpoints.latest_step(bench.workdir) is not None, process)
         try:
             pictures[1].unlink()
             if content is not None:
                 pictures[1].write_bytes(content)
-            _, told = interrupted(process, signal.SIGTERM, rng.uniform(0.0, 0.3) * head.seconds)
+            _, first_output = interrupted(process, signal.SIGTERM, rng.uniform(0.0, 0.3) * head.seconds)
             again = head.job.start()
-            said = said_at_end(again)
+            output = wait_for_end(again)
         finally:
             pictures[1].write_bytes(before)
-        # What is missing may be made up for by a compressed picture: then the data are others.
-        refused = again.returncode == 2 and "Traceback" not in told + said
-        if not refused or process.returncode not in (0, PREEMPTED) or head.lost():
+        # A missing image may be replaced by its compressed original; then the data differ.
+        refused = again.returncode == 2 and "Traceback" not in first_output + output
+        if not refused or process.returncode not in (0, PREEMPTED) or head.differs():
             wrong += 1
-            print(f"status {process.returncode}, then {again.returncode}: {told[-300:]} {said[-300:]}")
-    return Outcome(count, wrong, "refused, then continued")
+            print(f"status {process.returncode}, then {again.returncode}: {first_output[-300:]} {output[-300:]}")
+    return Outcome(count, wrong, "refused, then resumed")
 
 
 class Row(NamedTuple):
-    """A kind of fault: what the table calls it, how often it is made to happen, how, and the input it needs besides."""
+    """A kind of fault: name in the table, number of injections, function, and an optional input that it needs."""
 
     fault: str
     times: int
@@ -305,17 +305,23 @@ ROWS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=pathlib.Path, required=True, help="a small dataset; it is copied")
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="what it holds is removed")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"by commas, of {', '.join(ROWS)}; default: all")
-    parser.add_argument("--most", type=int, default=max(row.times for row in ROWS.values()), help="faults a row")
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="a small dataset, which is copied")
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, required=True, help="folder for everything; existing content is deleted"
+    )
+    parser.add_argument(
+        "--rows", default=",".join(ROWS), help=f"kinds of faults, separated by commas: {', '.join(ROWS)}; default: all"
+    )
+    parser.add_argument(
+        "--most", type=int, default=max(row.times for row in ROWS.values()), help="limit of the faults of each kind"
+    )
     parser.add_argument("--audio", type=pathlib.Path, help="speech to render")
     parser.add_argument("--video", type=pathlib.Path, help="video to prepare")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     names = arguments.rows.split(",")
     if unknown := set(names) - ROWS.keys():
-        parser.error(f"no rows: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown rows: {', '.join(sorted(unknown))}")
     home = arguments.workdir.absolute()
     shutil.rmtree(home, ignore_errors=True)
     data = shutil.copytree(arguments.data, home / "data", ignore=shutil.ignore_patterns(".frames"))
@@ -339,7 +345,7 @@ def main() -> None:
         print(f"{row.fault:40}{outcome.times:6}{outcome.wrong:6}  {note}", flush=True)
     if left_out:
         print(f"left out: {', '.join(left_out)}")
-    print(f"{times} faults: {wrong} lost or different results", flush=True)
+    print(f"{times} faults: {wrong} wrong results", flush=True)
     sys.exit(1 if wrong else 0)
 
 

@@ -1,10 +1,10 @@
-"""Mutated files of datasets and workdirs: each is read, or refused in one line.
+"""Fuzzing of dataset and workdir files: each mutated file must be read, or refused with a one-line error.
 
     python -m benchmarks.fuzz --data D --workdir W/head [--count 2000] [--seed 0]
 
-takes a copy of a small dataset and of a trained stage, spoils one file at a time in a way that the seed decides, and
-reads it as training, rendering and evaluation do. Anything but a result or a `UserError` of one line is listed, and so
-is a file written anywhere else.
+copies a small dataset and a trained stage, mutates one file at a time at random (by the seed), and reads it as
+training, rendering and evaluation do. Prints how many files were read and refused; everything else (another exception,
+a hang, a message of several lines, a file written elsewhere) is listed.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from adnerf_jax.data.person import Person
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.inference.shards import parse_shard
 from adnerf_jax.inference.trained import fitting_stage
+from adnerf_jax.models.codes.registry import CODES
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batches import RaySampler
 from adnerf_jax.training.runs import apply_overrides, check_continues, load_config
@@ -36,11 +37,11 @@ JUNK = (
     None, True, -1, 0, 3.7, 1e308, float("nan"), float("inf"), 2**31, 10**30, "", "0", "../../x", "/etc/passwd", "a\nb",
     "'; rm -rf x", "Grüße 你好", [], {}, [[]], {"a": 1}, [1, 2, 3], "x" * 10_000,
 )  # fmt: skip
-SLOW = 60.0  # seconds after which one file counts as a hang
+SLOW = 60.0  # seconds after which reading a file counts as a hang
 
 
 def mutate_json(text: bytes, rng: random.Random) -> bytes:
-    """Exchanges, removes or adds a value somewhere; sometimes spoils the bytes instead."""
+    """Replaces, removes or duplicates a random value; sometimes mutates the bytes instead."""
     if rng.random() < 0.2:
         return mutate_bytes(text, rng)
     tree = json.loads(text)
@@ -63,12 +64,12 @@ def mutate_json(text: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Flips bits, cuts, repeats or inserts."""
+    """Flips bits, truncates, repeats or inserts bytes."""
     data = bytearray(content)
     how = rng.randrange(4)
     if how == 0:
         for _ in range(rng.choice((1, 8))):
-            # Headers are short: half of the flips go there.
+            # Half of the flips hit the first 128 bytes, since headers are short.
             place = rng.randrange(min(len(data), 128) if rng.random() < 0.5 else len(data)) if data else 0
             if data:
                 data[place] ^= 1 << rng.randrange(8)
@@ -82,7 +83,7 @@ def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_array(content: bytes, rng: random.Random) -> bytes:
-    """Another shape, type or values; sometimes spoils the bytes instead. Objects would need unpickling."""
+    """Changes shape, type or values (object arrays would need unpickling); sometimes mutates the bytes instead."""
     if rng.random() < 0.4:
         return mutate_bytes(content, rng)
     with tempfile.TemporaryFile() as file:
@@ -102,17 +103,17 @@ def mutate_array(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_data(data: pathlib.Path) -> None:
-    """What training reads of a dataset before its first step."""
+    """Reads a dataset as training does before its first step."""
     dataset = load_dataset(data)
     frames = load_frames(dataset, dataset.train)
-    make_scene(dataset, frames, 6)
+    make_scene(dataset, frames, tuple(CODES), 6)
     regions = {"head": 0.4, "face": 0.2, "mouth": 0.3, "outside": 0.1}
     settings = dict(frames_per_step=4, rays_per_frame=32, regions=regions, random_background=True, subject=(1,), seed=0)
     RaySampler(dataset, frames, **settings).batch(0)
 
 
 def read_settings(workdir: pathlib.Path, given: ConfigDict, person: Person, parts: dict[str, Any]) -> None:
-    """What rendering and a continued training read of the settings, and the models that take the parameters `parts`."""
+    """Reads settings as rendering and resumed training do, and builds the models for the parameters in `parts`."""
     config = apply_overrides(load_config(workdir), given, {}, workdir)
     for part in ("render", "eval"):
         parse_shard(config[part].shard, f"{part}.shard")
@@ -121,15 +122,15 @@ def read_settings(workdir: pathlib.Path, given: ConfigDict, person: Person, part
 
 
 def read_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
-    """What rendering reads of a checkpoint."""
+    """Reads a checkpoint as rendering does."""
     return checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))[1]
 
 
 def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folder: pathlib.Path) -> Counter:
-    """Spoils `count` files, one at a time, in copies below `folder`.
+    """Mutates `count` files, one at a time, in copies below `folder`.
 
     Returns:
-      how many were read and refused, by kind of file; what went wrong under its own name.
+      counts of (kind of file, outcome); the outcome is `read`, `refused` or a description that begins with WRONG.
     """
     sandbox = folder / "sandbox"
     data = shutil.copytree(data, sandbox / "data", ignore=shutil.ignore_patterns(".frames"))
@@ -145,7 +146,7 @@ def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folde
         ("person", [workdir / "person.npz"], mutate_bytes, lambda: Person.load(workdir)),
         ("checkpoint", [p for p in newest.rglob("*") if p.is_file()], mutate_bytes, lambda: read_checkpoint(workdir)),
     ]
-    # Checkpoints take longest to read.
+    # Rare for what is slow to read, such as checkpoints.
     weights = [6, 3, 5, 2, 6, 2, 2]
     rng, seen = random.Random(seed), Counter()
     before = _listing(folder)
@@ -162,7 +163,7 @@ def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folde
             outcome = "read"
         except UserError as error:
             outcome = "refused" if "\n" not in str(error) else f"several lines: {str(error)[:100]!r}"
-        except Exception as error:  # what the user would see as a traceback
+        except Exception as error:  # the user would see a traceback
             outcome = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         finally:
             path.write_bytes(content)

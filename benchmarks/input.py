@@ -1,10 +1,11 @@
-"""Whether the input keeps up with the step, what a cache of many frames takes, and what saving and logging cost.
+"""Overhead of the input pipeline, of checkpoints and of logging in a training step, and memory of the frame cache.
 
     python -m benchmarks.input --data D [--variants fast] [--steps 100] [--repeat 8000]
 
-times training steps with batches drawn from the mapped frames beside the same steps with one batch over and over, in
-turns. With `--repeat N` the dataset's training frames are listed again and again until there are N of them, as files
-linked to the first ones, and the anonymous memory of the process is told.
+times training steps on batches from the memory-mapped frames and on one constant batch, alternately. `--repeat N` lists
+the dataset's training frames repeatedly, as links to the same files, until there are N. Also prints the seconds of
+building the cache, the cost of a checkpoint and of a line of metrics, and the process's anonymous memory. It runs four
+times `--turns` times `--steps` steps.
 """
 
 import argparse
@@ -26,14 +27,14 @@ from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.logs import MetricWriter
-from adnerf_jax.training.runs import describe
+from adnerf_jax.training.runs import checkpoint_metadata
 from adnerf_jax.training.stages import make_stage
 from adnerf_jax.training.train import make_sampler
 from adnerf_jax.training.update import make_update
 
 
 def repeated(data: pathlib.Path, count: int, folder: pathlib.Path) -> pathlib.Path:
-    """A dataset of `count` training frames made of links to another's."""
+    """A dataset of `count` training frames made of links to the frames of another one."""
     index = read_json(data / schema.TRANSFORMS["train"], "dataset index")
     held_out = read_json(data / schema.TRANSFORMS["val"], "dataset index")
     frames = sorted(index["frames"], key=lambda f: f["img_id"])
@@ -59,7 +60,7 @@ def repeated(data: pathlib.Path, count: int, folder: pathlib.Path) -> pathlib.Pa
 
 
 def anonymous_gib() -> tuple[float, float]:
-    """Anonymous memory of this process now, and what it has held of all kinds at most, in GiB."""
+    """Resident anonymous memory of this process, and its peak resident memory of all kinds, in GiB."""
     lines = dict(line.split(":") for line in pathlib.Path("/proc/self/status").read_text().splitlines())
     return tuple(int(lines[name].split()[0]) / 2**20 for name in ("RssAnon", "VmHWM"))
 
@@ -67,10 +68,10 @@ def anonymous_gib() -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True)
-    parser.add_argument("--variants", default="fast", help="of the head's configuration")
-    parser.add_argument("--steps", type=int, default=100, help="of each kind in a turn")
+    parser.add_argument("--variants", default="fast", help="variants of the head's configuration")
+    parser.add_argument("--steps", type=int, default=100, help="steps of each kind in a turn")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--repeat", type=int, default=None, help="training frames to make of those that there are")
+    parser.add_argument("--repeat", type=int, default=None, help="number of training frames to extend the dataset to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         data = arguments.data
@@ -116,7 +117,7 @@ def measure(data: str, arguments: argparse.Namespace, workdir: pathlib.Path) -> 
             seconds[name].append(time.monotonic() - begin)
     best = {name: min(times) / arguments.steps for name, times in seconds.items()}
     step = best["real input"]
-    ratios = np.divide(*seconds.values())  # of a turn: what else the machine does weighs on both alike
+    ratios = np.divide(*seconds.values())  # within a turn, where other load on the machine affects both alike
     print(", ".join(f"{name} {1e3 * s:.2f} ms a step" for name, s in best.items()), end="; ")
     low, ratio, high = np.percentile(ratios, [25, 50, 75])
     print(f"ratio {ratio:.3f} (median of the turns, quartiles {low:.3f} and {high:.3f})")
@@ -128,13 +129,13 @@ def measure(data: str, arguments: argparse.Namespace, workdir: pathlib.Path) -> 
     logging = (time.monotonic() - begin) / 100
     plain, saving, held = [], [], []
     with checkpoints.Saver(workdir, 2) as saver:
-        saver.save(state, describe(config, digest))
+        saver.save(state, checkpoint_metadata(config, digest))
         saver.wait()
         for _ in range(arguments.turns):
             for times in (plain, saving):
                 begin = time.monotonic()
                 if times is saving:
-                    saver.save(state, describe(config, digest))
+                    saver.save(state, checkpoint_metadata(config, digest))
                     held.append(time.monotonic() - begin)
                 for _ in range(arguments.steps):
                     state, metrics = update(state, constant)
@@ -143,12 +144,12 @@ def measure(data: str, arguments: argparse.Namespace, workdir: pathlib.Path) -> 
                 times.append(time.monotonic() - begin)
     cost = np.median(np.subtract(saving, plain))
     print(
-        f"a checkpoint holds the loop up for {1e3 * min(held):.0f} ms and costs {1e3 * cost:.0f} ms in all: "
+        f"a checkpoint blocks the loop for {1e3 * min(held):.0f} ms and costs {1e3 * cost:.0f} ms in all: "
         f"{100 * cost / (1000 * step):.2f} % of 1000 steps; a line of metrics takes {1e3 * logging:.2f} ms, "
         f"{100 * logging / (config.train.log_every * step):.2f} % of the {config.train.log_every} steps between two"
     )
     anonymous, most = anonymous_gib()
-    print(f"anonymous memory at the end: {anonymous:.2f} GiB; everything mapped, at most: {most:.2f} GiB")
+    print(f"anonymous memory at the end: {anonymous:.2f} GiB; peak of all resident memory: {most:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Long speech: live for an hour, or minutes of it into an mp4 by a command that is killed twice; memory must stay flat.
+"""Rendering of long speech: time and memory of a live stream, or of a render that is killed twice and resumed.
 
     python -m benchmarks.long_render --workdir W/torso --minutes 60 --size 64 --live
     python -m benchmarks.long_render --workdir W/torso --minutes 10 --size 128 --out long.mp4
 
-prints a line for each tenth of the speech: milliseconds a frame and the process's anonymous memory. Live, then what a
-frame's way from sound to picture is made of. For a file, `--mode=render` is killed when half the frames are there,
-begun again and killed while it joins all of them, and begun once more; printed are how many of some kept frames differ
-from those of a run without a kill, and when picture and sound end. The speech is noise that comes and goes.
+prints milliseconds a frame and the process's anonymous memory for each tenth of the speech; memory must stay constant.
+With `--live`, it then prints the parts of the latency from sound to image. With `--out`, `--mode=render` is killed when
+half of the frames are rendered, started again, killed while it encodes the video, and started once more; then the kept
+frames are compared with those of an uninterrupted render, and the ends of image and sound are printed. The speech is
+noise of varying loudness. It takes as long as rendering the frames: 25 a second of speech.
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -24,7 +26,7 @@ import numpy as np
 from adnerf_jax import Avatar
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.progress import Stopwatch
-from adnerf_jax.common.timing import FPS, FRAMES_AFTER, SAMPLE_RATE, WINDOW
+from adnerf_jax.common.timing import FEATURE_RATE, FPS, FRAMES_AFTER, SAMPLE_RATE, WINDOW
 from adnerf_jax.inference.shards import frame_path
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.formats import LIVE_MP4
@@ -33,17 +35,17 @@ from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.speech import features as speech
 from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
 
-_LOOK = 0.1  # seconds between two looks at a process
-_COMPARED = 10  # every so many frames
+_INTERVAL = 0.1  # seconds between two looks at a process
+_COMPARED = 10  # every tenth frame is compared
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_render", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a torso")
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of a trained torso")
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--size", help="of the picture; by default as learned")
+    parser.add_argument("--size", help="image size; default: that of the training")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--live", action="store_true", help="stream, and keep nothing")
+    how.add_argument("--live", action="store_true", help="stream live and keep nothing")
     how.add_argument("--out", type=pathlib.Path, help="write a video")
     arguments = parser.parse_args()
     frames = round(arguments.minutes * 60 * FPS)
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def babble(frames: int) -> Iterator[np.ndarray]:
-    """Sound of so many frames, a frame at a time."""
+    """Noise of varying loudness in chunks of one frame, float32 [640] at 16 kHz."""
     rng = np.random.default_rng(0)
     for i in range(frames):
         loudness = 0.05 * (1.0 + np.sin(0.9 * i)) * (i % 60 < 45)
@@ -64,14 +66,14 @@ def babble(frames: int) -> Iterator[np.ndarray]:
 
 
 def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
-    """Streams into an mp4 that nobody keeps, and prints the tables."""
+    """Streams into a discarded mp4 and prints the tables."""
     avatar = Avatar.load(workdir)
     stream = avatar.stream(babble(frames), keep_sound=True, size=size)
     listening = Stopwatch()
     speech = stream.speech
-    stream.speech = speech.replace(windows=lambda: listening.over(speech.windows()))
-    seconds = []  # of speech features, picture and encoding
-    print("| minutes | speech features, ms a frame | picture | encoding | anonymous MiB |\n|---|---|---|---|---|")
+    stream.speech = dataclasses.replace(speech, windows=lambda: listening.over(speech.windows()))
+    seconds = []  # of speech features, rendering and encoding
+    print("| minutes | speech features, ms a frame | rendering | encoding | anonymous MiB |\n|---|---|---|---|---|")
     with (
         open(os.devnull, "wb") as sink,
         VideoWriter(sink, stream.width, stream.height, FPS, sound=speech.sound) as writer,
@@ -95,23 +97,23 @@ def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
     steady = np.concatenate(seconds[1:])  # the first tenth compiles
     worst, mean = 1000 * np.percentile(steady, 99.9, axis=0), 1000 * steady.mean(0)
     encoder = speech.get_encoder(avatar.stage.person.speech)
-    print("\n| from sound to picture | ms |\n|---|---|")
+    print("\n| latency from sound to image | ms |\n|---|---|")
     for what, value in (
-        ("sound of the later frames that a frame is smoothed with", 1000 * FRAMES_AFTER / FPS),
-        ("sound of the later half of a window", 1000 * (WINDOW // 2 - 1) / speech.RATE),
-        ("sound until a chunk of features is full, at most", 1000 * speech.CHUNK / speech.RATE),
-        ("sound after a chunk that its features need", 1000 * encoder.right_seconds),
-        ("together: `look_ahead`", 1000 * avatar.look_ahead),
+        ("look-ahead of the audio attention", 1000 * FRAMES_AFTER / FPS),
+        ("second half of a speech window", 1000 * (WINDOW // 2 - 1) / FEATURE_RATE),
+        ("filling a chunk of speech features, at most", 1000 * speech.CHUNK / FEATURE_RATE),
+        ("look-ahead of the speech encoder", 1000 * encoder.right_seconds),
+        ("sum: `look_ahead`", 1000 * avatar.look_ahead),
     ):
         print(f"| {what} | {value:.0f} |")
-    print(f"| features of a chunk: the slowest of 1,000 frames | {worst[0]:.0f} |")
-    print(f"| picture: mean (slowest of 1,000) | {mean[1]:.1f} ({worst[1]:.0f}) |")
+    print(f"| features of a chunk: slowest of 1,000 frames | {worst[0]:.0f} |")
+    print(f"| rendering: mean (slowest of 1,000) | {mean[1]:.1f} ({worst[1]:.0f}) |")
     print(f"| encoding: mean (slowest of 1,000) | {mean[2]:.1f} ({worst[2]:.0f}) |")
-    print(f"| until a fragment of the mp4 leaves, at most | {1000 * int(LIVE_MP4.options['g']) / FPS:.0f} |")
+    print(f"| filling a fragment of the mp4, at most | {1000 * int(LIVE_MP4.options['g']) / FPS:.0f} |")
 
 
 def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Path) -> None:
-    """Renders a file with two kills on the way, and prints what came of it.
+    """Renders a file with two kills and prints the outcome.
 
     Raises:
       UserError: a run ended before it could be killed, or failed.
@@ -145,25 +147,25 @@ def killed(workdir: pathlib.Path, frames: int, size: str | None, out: pathlib.Pa
         video, audio = container.streams.video[0], container.streams.audio[0]
         ends = [float(((s.start_time or 0) + s.duration) * s.time_base) for s in (video, audio)]
         shown = video.frames
-    print(f"{out}: {shown} frames; picture ends at {ends[0]:.3f} s, sound at {ends[1]:.3f} s")
+    print(f"{out}: {shown} frames; the images end at {ends[0]:.3f} s, the sound at {ends[1]:.3f} s")
 
 
 def watch(process: subprocess.Popen, folder: pathlib.Path, frames: int, stop: int) -> None:
-    """Waits until so many frames are kept or the process ends, with a line for each tenth of all frames."""
-    there = begun = count(folder)
+    """Waits until `stop` frames are kept or the process ends; prints a line for each tenth of all frames."""
+    kept = printed = count(folder)
     tenth, since = max(frames // 10, 1), time.monotonic()
-    while process.poll() is None and there < stop:
-        time.sleep(_LOOK)
-        there = count(folder)
-        if there // tenth > begun // tenth:
+    while process.poll() is None and kept < stop:
+        time.sleep(_INTERVAL)
+        kept = count(folder)
+        if kept // tenth > printed // tenth:
             now = time.monotonic()
-            each = 1000 * (now - since) / (there - begun)
-            print(f"| {there / FPS / 60:.1f} | {each:.1f} | {anonymous_mib(process.pid):.0f} |", flush=True)
-            begun, since = there, now
+            each = 1000 * (now - since) / (kept - printed)
+            print(f"| {kept / FPS / 60:.1f} | {each:.1f} | {anonymous_mib(process.pid):.0f} |", flush=True)
+            printed, since = kept, now
 
 
 def count(folder: pathlib.Path) -> int:
-    """Frames kept in a folder."""
+    """Number of the kept frames in a folder."""
     try:
         with os.scandir(folder) as entries:
             return sum(entry.name[0].isdigit() for entry in entries)

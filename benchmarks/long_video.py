@@ -1,9 +1,10 @@
-"""The preparation's time and memory against the length of the video.
+"""Time and memory of the preparation against the length of the video.
 
     python -m benchmarks.long_video --video V.mp4 --minutes 1 2.5 5 --workdir runs/long
 
-Loops the video to each length, prepares it in a process of its own and prints seconds of each step, seconds a frame and
-the largest anonymous memory (`RssAnon`, Linux): what files mapped into memory and the disk's cache take is not counted.
+repeats the video to each length, prepares it in a separate process and prints the seconds of each step, milliseconds a
+frame and the peak of the anonymous memory (`RssAnon`, Linux; without memory-mapped files and the page cache). It takes
+as long as preparing the videos.
 """
 
 import argparse
@@ -14,30 +15,29 @@ import time
 
 import numpy as np
 
-from adnerf_jax.common.timing import FPS
+from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.data import schema
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, probe, read_frames
 from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
 
-_RATE = 16000
-_EVERY = 0.2  # seconds between two looks at the process
+_INTERVAL = 0.2  # seconds between two looks at the process
 
 
 def loop(video: pathlib.Path, out: pathlib.Path, minutes: float) -> None:
-    """Writes a video that repeats another, sound included, for so many minutes."""
+    """Writes a video of `minutes` minutes that repeats another one with its sound."""
     info = probe(video)
     frames = round(60 * minutes * FPS)
     own = round(info.duration * FPS)
-    sound = np.resize(read_audio(video, _RATE, duration=own / FPS), round(60 * minutes * _RATE))
-    with VideoWriter(out, info.width, info.height, FPS, sound=(sound, _RATE)) as writer:
+    sound = np.resize(read_audio(video, SAMPLE_RATE, duration=own / FPS), round(60 * minutes * SAMPLE_RATE))
+    with VideoWriter(out, info.width, info.height, FPS, sound=(sound, SAMPLE_RATE)) as writer:
         while writer.frames < frames:
             for _, rgb in zip(range(min(own, frames - writer.frames)), read_frames(video, FPS), strict=False):
                 writer.write(rgb)
 
 
 def prepare_watched(video: pathlib.Path, out: pathlib.Path, parsing: str) -> float:
-    """Prepares a video in another process; the largest anonymous memory in MiB.
+    """Prepares a video in another process and returns the peak of its anonymous memory in MiB.
 
     Raises:
       RuntimeError: the preparation failed.
@@ -47,7 +47,7 @@ def prepare_watched(video: pathlib.Path, out: pathlib.Path, parsing: str) -> flo
     sizes = []
     while process.poll() is None:
         sizes.append(anonymous_mib(process.pid))
-        time.sleep(_EVERY)
+        time.sleep(_INTERVAL)
     if process.wait():
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return float(np.nanmax(sizes))
@@ -55,7 +55,7 @@ def prepare_watched(video: pathlib.Path, out: pathlib.Path, parsing: str) -> flo
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_video")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_video", description=__doc__.splitlines()[0])
     parser.add_argument("--video", type=pathlib.Path, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 2.5, 5.0])
     parser.add_argument("--parsing", default="bisenet")

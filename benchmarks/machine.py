@@ -1,4 +1,4 @@
-"""How fast this machine is, so that seconds measured on one can be compared with seconds on another."""
+"""Speed and memory of the machine, so that times measured on different machines can be compared."""
 
 import pathlib
 import time
@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-REFERENCE_GFLOPS = 110.0
+REFERENCE_GFLOPS = 110.0  # of the machine that scaled times refer to
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The shortest of some runs, the first one left out."""
+    """The shortest duration of `repeats` runs, after one that is not counted."""
     jax.block_until_ready(run())
     times = []
     for _ in range(repeats):
@@ -23,7 +23,7 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def step_seconds(update: Callable, state: Any, batch: Any, repeats: int) -> float:
-    """Of a training step: the shortest of some in a row, the first one left out. The state is given up."""
+    """The shortest duration of `repeats` consecutive training steps, after one that is not counted; donates `state`."""
 
     def run() -> Any:
         nonlocal state
@@ -34,7 +34,7 @@ def step_seconds(update: Callable, state: Any, batch: Any, repeats: int) -> floa
 
 
 def matrix_rate(size: int = 2048, rows: int | None = None, seconds: float = 2.0) -> float:
-    """GFLOP/s of float32 products [rows, size] @ [size, size], square by default: the best within some seconds."""
+    """GFLOP/s of float32 products [rows, size] @ [size, size], by default square: the fastest within `seconds`."""
     rows = rows or size
     a, b = jnp.ones((rows, size), jnp.float32), jnp.ones((size, size), jnp.float32)
     multiply = jax.jit(lambda a, b: a @ b)
@@ -46,16 +46,16 @@ def matrix_rate(size: int = 2048, rows: int | None = None, seconds: float = 2.0)
 
 
 def gather_rate(table: int = 2**15, count: int = 2**20) -> float:
-    """Rows of two floats gathered in a second from a table of so many, in an order that only partly repeats."""
+    """Rows of two floats gathered per second from a table of `table` rows, in pseudo-random order."""
     rows = (jnp.arange(count, dtype=jnp.uint32) * jnp.uint32(2654435761) >> 8) % table
     values = jnp.ones((table, 2), jnp.float32)
-    # Eight rows are added up for each result, as the corners of a cell are.
+    # Eight rows are summed for each result, like the corners of a cell.
     gather = jax.jit(lambda values, rows: sum(jnp.take(values, rows[i], axis=0, mode="clip") for i in range(8)))
     return count / best_seconds(lambda: gather(values, rows.reshape(8, -1)), 20)
 
 
 def anonymous_mib(process: int | str = "self") -> float:
-    """MiB of memory that a process holds now and no file backs (`RssAnon`, Linux); NaN where it has ended."""
+    """Resident anonymous memory of a process in MiB (`RssAnon`, Linux); NaN where it has ended."""
     try:
         lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:

@@ -1,13 +1,14 @@
-"""The paper's figures 3, 4, 9 and 10 with their numbers, one command each.
+"""Reproduces the paper's figures 3, 4, 9 and 10 with their metrics, one command for each.
 
-    python -m benchmarks.paper_figures figure3 --data D --workdir W      # direct audio | audio-estimated expression
-    python -m benchmarks.paper_figures figure4 --data D --workdir W      # two fields | one field, and the SSIM triple
+    python -m benchmarks.paper_figures figure3 --data D --workdir W      # audio code | audio-estimated expression code
+    python -m benchmarks.paper_figures figure4 --data D --workdir W      # two fields | one field, and SSIM of all three
     python -m benchmarks.paper_figures figure4 --data D --workdir W --family fast
     python -m benchmarks.paper_figures figure9 --stage S/torso --voices A.wav B.wav C.wav --workdir W
     python -m benchmarks.paper_figures figure10 --stage S/torso --workdir W [--backgrounds A.jpg B.jpg]
 
-Each writes `W/figureN.html`, `.png` and `.json`. Figures 3 and 4 train what they compare as `benchmarks.ablations`
-does, in the same folders, and go on where they stopped; figures 9 and 10 take a trained torso.
+Each writes `W/figureN.html`, `.png` and `.json`. Figures 3 and 4 train the settings that they compare in the folders of
+`benchmarks.ablations`, which takes hours with `--family small` on two cores; run again, they continue. Figures 9 and 10
+render a trained torso within minutes.
 """
 
 import argparse
@@ -21,12 +22,14 @@ import numpy as np
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import write_bytes, write_json
+from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.progress import exit_status, say
 from adnerf_jax.data.datasets import dataset_of
-from adnerf_jax.evaluation.evaluate import HeldOut, evaluate, judge_cross
-from adnerf_jax.evaluation.face_metrics import Sound
+from adnerf_jax.evaluation.evaluate import evaluate, score_cross
+from adnerf_jax.evaluation.face_metrics import ExpectedLips
+from adnerf_jax.evaluation.held_out import HeldOutFrames
 from adnerf_jax.evaluation.metrics import crop
-from adnerf_jax.evaluation.protocol import curves, frames_to_judge, known_sound, read_table
+from adnerf_jax.evaluation.protocol import curves, fit_expected_lips, frames_to_evaluate, read_table
 from adnerf_jax.evaluation.reporting import page
 from adnerf_jax.evaluation.reporting.evaluation import error_map, number
 from adnerf_jax.evaluation.scoring import make_scorer
@@ -35,7 +38,6 @@ from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.media.video import read_frames
-from adnerf_jax.rendering.renderer import to_uint8
 from benchmarks.ablations import SETTINGS, STEPS, in_family, setting_folder, settings_of, train_setting
 
 _FRAMES = 5  # columns of figures 3 and 9
@@ -52,18 +54,18 @@ _LIP_MEASURES = (
 _PAPER_SSIM = "SSIM in the paper"
 
 
-def held_out(workdir: pathlib.Path) -> HeldOut:
+def held_out(workdir: pathlib.Path) -> HeldOutFrames:
     """The held-out frames of a trained stage."""
     config = settings_of(workdir)
     dataset = dataset_of(config)
-    _, split, _ = frames_to_judge(config, dataset)
-    return HeldOut(config, TrainedStage.load(workdir, config), dataset, split)
+    _, split, _ = frames_to_evaluate(config, dataset)
+    return HeldOutFrames(config, TrainedStage.load(workdir, config), dataset, split)
 
 
 def compared(
     numbers: Sequence[int], data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None
 ) -> dict[str, pathlib.Path]:
-    """Settings of the ablation, trained in a family, by name; their last stages' folders."""
+    """Trains settings of the ablation in a family; the folders of their last stages by the settings' names."""
     if steps is None and family == "small":
         steps = STEPS
     found = {}
@@ -75,7 +77,7 @@ def compared(
 
 
 def figure3(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None) -> None:
-    """Lips by the audio code and by an expression code that was estimated from the audio."""
+    """Lips conditioned on the audio code, and on an expression code estimated from the audio."""
     stages = compared((0, 1), data, workdir, family, steps)
     table = {}
     for name, folder in stages.items():
@@ -86,14 +88,14 @@ def figure3(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int |
     known = np.flatnonzero(np.isfinite(opening))
     if not len(known):
         raise UserError(f"the landmark network finds no face in the held-out frames of {data}: give another --data")
-    # From closed to wide open.
+    # Frames from closed to wide open lips.
     order = known[np.argsort(opening[known], kind="stable")]
     chosen = np.sort(order[np.linspace(0, len(order) - 1, min(_FRAMES, len(order))).astype(int)])
     rows: dict[str, list[np.ndarray]] = {"truth": []}
     for name, folder in stages.items():
         frames = held_out(folder)
         for i in chosen:
-            image, truth = (_cropped(x, frames.split.face_rect[chosen[0]]) for x in frames.render(int(i)).pairs["full"])
+            image, truth = (_cropped(x, frames.split.face_rect[chosen[0]]) for x in frames.frame(int(i)).pairs["full"])
             rows.setdefault(name, []).append(image)
             if folder == first:
                 rows["truth"].append(truth)
@@ -101,7 +103,7 @@ def figure3(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int |
 
 
 def figure4(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int | None) -> None:
-    """The seam of head and torso with two fields and with one, and the structural similarity of all three settings."""
+    """The seam between head and torso with two fields and with one, and the SSIM of all three settings."""
     stages = compared((0, 1, 2), data, workdir, family, steps)
     table = {}
     for (name, folder), (_, _, paper) in zip(stages.items(), SETTINGS, strict=True):
@@ -111,7 +113,7 @@ def figure4(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int |
     for name in (SETTINGS[0][0], SETTINGS[2][0]):
         frames = held_out(stages[name])
         for i in np.unique(np.linspace(0, len(frames) - 1, 3).astype(int)):
-            image, truth = map(to_uint8_array, frames.render(int(i)).pairs["full"])
+            image, truth = map(to_uint8, frames.frame(int(i)).pairs["full"])
             if name == SETTINGS[0][0]:
                 rows["truth"].append(truth)
             rows.setdefault(name, []).append(image)
@@ -120,63 +122,58 @@ def figure4(data: pathlib.Path, workdir: pathlib.Path, family: str, steps: int |
 
 
 def figure9(stage: pathlib.Path, voices: Sequence[pathlib.Path], workdir: pathlib.Path, seconds: float) -> None:
-    """One person with the speech of others."""
+    """One person rendered with the speech of others."""
     config = settings_of(stage)
     trained = TrainedStage.load(stage, config)
     dataset = dataset_of(config)
-    known = known_sound(dataset, frames_to_judge(config, dataset)[0])
-    table, rows, films = {}, {}, {}
+    expected = fit_expected_lips(dataset, frames_to_evaluate(config, dataset)[0])
+    table, rows, videos = {}, {}, {}
     for path in voices:
         name = path.stem
         if name in table:
             raise UserError(f"two voices are called {name}: rename one of the files")
         speech = speech_input(trained, path, duration=seconds, zero_padded=config.compat.zero_padding)
         scorer, _ = make_scorer("", True, min(dataset.camera.height, dataset.camera.width))
-        films[name] = workdir / "figure9" / f"{name}.mp4"
-        _, windows = judge_cross(trained, speech, scorer, None, films[name], trained.provenance)
-        sounds = {} if known is None else {"cross": Sound(known.model, known.face, windows)}
-        table[name] = scorer.finish(sounds, {})[0]["cross"]
+        videos[name] = workdir / "figure9" / f"{name}.mp4"
+        _, windows = score_cross(trained, speech, scorer, None, videos[name], trained.provenance)
+        by_setting = {} if expected is None else {"cross": ExpectedLips(expected.model, expected.face, windows)}
+        table[name] = scorer.finish(by_setting, {})[0]["cross"]
         shown = set(np.linspace(0, len(windows) - 1, _FRAMES + 2).astype(int)[1:-1])
-        rows[name] = [image for i, image in enumerate(read_frames(films[name])) if i in shown]
-    _write(workdir, "figure9", "The speech of others", table, rows, films)
+        rows[name] = [image for i, image in enumerate(read_frames(videos[name])) if i in shown]
+    _write(workdir, "figure9", "The speech of others", table, rows, videos)
 
 
 def figure10(stage: pathlib.Path, backgrounds: Sequence[pathlib.Path], workdir: pathlib.Path) -> None:
-    """Frames with their own pose and background, with other backgrounds, and turned to both sides."""
+    """Frames in their own pose over their own background, over other backgrounds, and in two turned poses."""
     frames = held_out(stage)
     camera, person = frames.dataset.camera, frames.stage.person
     size = camera.width, camera.height
     behind = [_covering(read_image(path), *size) for path in backgrounds] or _studio(*size)
     own = frames.dataset.background.astype(np.float32) / 255
     turns = np.arctan2(person.transforms[:, 0, 2], person.transforms[:, 2, 2])
-    sides = [person.transforms[k] for k in (turns.argmin(), turns.argmax())]  # within what was seen in training
+    sides = [person.transforms[k] for k in (turns.argmin(), turns.argmax())]  # the extreme poses of the training frames
     titles = ("truth", "reconstruction", *(f"background {k + 1}" for k in range(len(behind))), "turned", "turned back")
     rows: dict[str, list[np.ndarray]] = {title: [] for title in titles}
     for i in np.unique(np.linspace(0, len(frames) - 1, 3).astype(int)):
-        judged = frames.render(int(i))
+        frame = frames.frame(int(i))
         conditions = frames.dataset.conditions(frames.split.aud_id[i : i + 1])
         layers = jax.device_get(frames.stage.layers(frames.split.transforms[i], conditions))
-        images = [judged.truth, layers.person_over(own), *(layers.person_over(b) for b in behind)]
+        images = [frame.truth, layers.person_over(own), *(layers.person_over(b) for b in behind)]
         images += [jax.device_get(frames.stage.layers(pose, conditions)).person_over(own) for pose in sides]
         for title, image in zip(titles, images, strict=True):
-            rows[title].append(to_uint8_array(image))
+            rows[title].append(to_uint8(np.asarray(image)))
     angles = np.degrees(turns[[turns.argmin(), turns.argmax()]])
     table = {"turned": {"degrees about the vertical axis": float(angles[0])}}
     table["turned back"] = {"degrees about the vertical axis": float(angles[1])}
     _write(workdir, "figure10", "Background and pose", table, rows)
 
 
-def to_uint8_array(image: np.ndarray) -> np.ndarray:
-    """A picture in [0, 1] as uint8."""
-    return np.asarray(to_uint8(image))
-
-
 def _cropped(image: np.ndarray, rect: np.ndarray) -> np.ndarray:
-    return to_uint8_array(crop(image, rect))
+    return to_uint8(crop(image, rect))
 
 
 def _covering(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture scaled and cut in its middle to a size, float in [0, 1]."""
+    """An image scaled and centre-cropped to a size, float in [0, 1]."""
     scale = max(width / image.shape[1], height / image.shape[0])
     scaled = cv2.resize(image, None, fx=scale + 1e-6, fy=scale + 1e-6, interpolation=cv2.INTER_AREA)
     top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
@@ -195,9 +192,9 @@ def _write(
     title: str,
     table: dict[str, dict[str, float]],
     rows: dict[str, list[np.ndarray]],
-    films: dict[str, pathlib.Path] | None = None,
+    videos: dict[str, pathlib.Path] | None = None,
 ) -> None:
-    """A page, a picture of all rows, and the numbers."""
+    """Writes the page, an image of all rows, and the metrics."""
     strips = {who: np.concatenate(images, axis=1) for who, images in rows.items()}
     origin = Provenance("adnerf_jax, benchmarks.paper_figures")
     write_image(workdir / f"{name}.png", np.concatenate(list(strips.values()), axis=0), provenance=origin)
@@ -205,7 +202,7 @@ def _write(
     measures = list(dict.fromkeys(measure for values in table.values() for measure in values))
     lines = [[m, *(number(values[m]) if m in values else "" for values in table.values())] for m in measures]
     pictures = [page.picture(strip, who) for who, strip in strips.items()]
-    shown = [page.film(path, who) for who, path in (films or {}).items()]
+    shown = [page.video(path, who) for who, path in (videos or {}).items()]
     document = page.page(title, page.table(["", *table], lines), *pictures, *shown)
     write_bytes(workdir / f"{name}.html", document.encode())
     for line in (["", *table], *lines):
@@ -220,17 +217,22 @@ def main(argv: Sequence[str]) -> int:
     for name in ("figure3", "figure4"):
         one = figures.add_parser(name)
         one.add_argument("--data", type=pathlib.Path, required=True, help="a prepared dataset")
-        one.add_argument("--family", choices=("small", "fast"), default="small", help="the paper's at its small size")
-        told = f"for each setting, of 1024 rays; default: small {STEPS}, fast as configured"
-        one.add_argument("--steps", type=int, help=told)
+        one.add_argument(
+            "--family",
+            choices=("small", "fast"),
+            default="small",
+            help="small: the paper's",
+        )
+        text = f"steps of 1024 rays for each setting; default: {STEPS} for small, as configured for fast"
+        one.add_argument("--steps", type=int, help=text)
     for name in ("figure9", "figure10"):
         one = figures.add_parser(name)
         one.add_argument("--stage", type=pathlib.Path, required=True, help="the folder of a trained torso")
     figures.choices["figure9"].add_argument("--voices", type=pathlib.Path, nargs="+", required=True)
-    figures.choices["figure9"].add_argument("--seconds", type=float, default=4.0, help="of each")
+    figures.choices["figure9"].add_argument("--seconds", type=float, default=4.0, help="duration of each")
     figures.choices["figure10"].add_argument("--backgrounds", type=pathlib.Path, nargs="*", default=[])
     for one in figures.choices.values():
-        one.add_argument("--workdir", type=pathlib.Path, required=True, help="where the figure goes")
+        one.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for the figure")
     given = vars(parser.parse_args(argv))
     make = globals()[given.pop("figure")]
     return exit_status(lambda: make(**given))

@@ -1,11 +1,11 @@
-"""How near the paper's training step and its rendering come to what the machine can do.
+"""Throughput of the paper's training step and rendering, relative to plain matrix products on the same machine.
 
     python -m benchmarks.paper_step [--width 256] [--rays 2048] [--micro-batches 8 16 32]
 
-measures a head step, a torso step, and rendering on random data, at the published sizes by default, and beside them
-plain chains of matrix products of the same shapes, forward and backward, in the same run. GFLOP are those of the
-model's own arithmetic: products of the layers, with what is shared by a ray or an image counted once. Memory is XLA's
-own count of the compiled step.
+measures a head step, a torso step and rendering on random data, at the published sizes by default, and in the same run
+plain chains of matrix products of the same shapes, forward and backward. GFLOP count the matrix products of the layers;
+what a ray or an image shares is counted once. Memory is XLA's figure for the compiled step. It takes a few steps for
+each number of micro-batches and stage: a step of 2048 rays at full width takes several seconds on two cores.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from adnerf_jax.training.update import make_update
 from benchmarks.machine import best_seconds, matrix_rate, step_seconds
 
 CHANNELS = 29
-CHAIN_SAMPLES = (2048, 4096, 8192, 16384)  # at which the plain chains are tried
+CHAIN_SAMPLES = (2048, 4096, 8192, 16384)  # sample counts of the plain chains, of which the fastest counts
 
 
 def shapes(model) -> list[tuple[int, int, bool]]:
-    """(inputs, outputs, whether the inputs have a gradient) of the products that a field makes for each sample."""
+    """(inputs, outputs, whether the inputs need a gradient) of a field's matrix products for each sample."""
     position, width, colour = 3 * (1 + 2 * model.position_levels), model.width, model.colour_width
     layers = [(position, width, False)]
     layers += [(width, width, True)] * (model.depth - 1) + [(position, width, False)]
@@ -38,17 +38,17 @@ def shapes(model) -> list[tuple[int, int, bool]]:
 
 
 def samples(model) -> int:
-    """Samples of a ray that a field is asked for, both levels: the last of each is the background."""
+    """Samples of a ray at which fields are evaluated, both levels; the last of each level is the background."""
     return (model.coarse_samples - 1) + (model.coarse_samples + model.fine_samples - 1)
 
 
 def forward_flop(model) -> float:
-    """FLOP for a ray, both levels."""
+    """FLOP of a ray in the forward pass, both levels."""
     return samples(model) * sum(2.0 * i * o for i, o, _ in shapes(model))
 
 
 def training_flop(model) -> float:
-    """FLOP for a ray forward and backward: a product for the weights' gradient, one more for inputs that have one."""
+    """FLOP of a ray forward and backward, with one product more for the weights' gradient and one for the inputs'."""
     return samples(model) * sum(2.0 * i * o * (3 if inner else 2) for i, o, inner in shapes(model))
 
 
@@ -81,13 +81,13 @@ def scene() -> Scene:
     names = {name: empty for name in Scene.__dataclass_fields__}
     used = dict(
         near=np.float32(0.6), far=np.float32(1.2), torso_camera=np.eye(4, dtype=np.float32),
-        audio_mean=np.zeros(CHANNELS, np.float32), audio_basis=np.eye(CHANNELS, dtype=np.float32),
+        codes={"audio": {"mean": np.zeros(CHANNELS, np.float32), "basis": np.eye(CHANNELS, dtype=np.float32)}},
     )  # fmt: skip
     return Scene(**(names | used))
 
 
 class Line(NamedTuple):
-    """What was measured: seconds, rays, GFLOP forward and backward, GFLOP forward alone, GiB."""
+    """A measurement: seconds, rays, GFLOP forward and backward, GFLOP of forward passes alone, GiB."""
 
     name: str
     seconds: float
@@ -98,7 +98,7 @@ class Line(NamedTuple):
 
 
 def measure_step(config, micro_batches: int, repeats: int) -> tuple[float, float]:
-    """Seconds and GiB (arguments, results and temporaries) of a training step."""
+    """Seconds and GiB (arguments, outputs and temporaries) of a training step."""
     camera = Camera(1200.0, 225.0, 225.0, height=450, width=450)
     stage = make_stage(config, camera)
     batch = example_batch(config.train.rays, 1, (16, CHANNELS))
@@ -119,7 +119,7 @@ def measure_step(config, micro_batches: int, repeats: int) -> tuple[float, float
 
 
 def measure_rendering(config, rays: int, repeats: int) -> float:
-    """Seconds of rendering rays of a head without leaving samples out."""
+    """Seconds of rendering rays of a head at every sample, without an occupancy grid."""
     head = build_head(config.model.head, config.compat)
     rng = np.random.default_rng(0)
     directions = np.concatenate([rng.uniform(-0.2, 0.2, (1, rays, 2)), -np.ones((1, rays, 1))], -1)
@@ -151,13 +151,13 @@ def main() -> None:
     lines: list[Line] = []
     best = {True: 0.0, False: 0.0}
 
-    def look_at_chains() -> None:
-        # Before, between and after: other work on the machine must not make the yardstick short.
+    def measure_chains() -> None:
+        # Before, between and after the steps, so that other load on the machine does not lower the reference.
         for backward in best:
             rates = [chain_rate(model, count, backward, 8) for count in CHAIN_SAMPLES]
             best[backward] = max(best[backward], *rates)
 
-    look_at_chains()
+    measure_chains()
     for stage in ("head", "torso"):
         config = config_of(stage)
         for parts in arguments.micro_batches:
@@ -168,12 +168,12 @@ def main() -> None:
             lines.append(
                 Line(f"{stage} step, {parts} micro-batches", seconds, arguments.rays, trained, rendered, memory)
             )
-        look_at_chains()
+        measure_chains()
     for rays in (256, 1024):
         seconds = measure_rendering(config_of("head"), rays, arguments.repeats)
         flop = forward_flop(model) * rays / 1e9
         lines.append(Line(f"rendering the head, {rays} rays at once", seconds, rays, 0.0, flop, None))
-    look_at_chains()
+    measure_chains()
     print(f"plain chains: {best[True]:.0f} GFLOP/s forward and backward, {best[False]:.0f} forward")
     print(f"{'':34}{'s':>8}{'rays/s':>9}{'GFLOP/s':>9}{'of plain':>9}{'GiB':>7}")
     for line in lines:

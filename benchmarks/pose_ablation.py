@@ -1,9 +1,11 @@
-"""What bundle adjustment and optical flow each add: poses of one dataset found three ways, each trained and evaluated.
+"""Ablation of the pose estimation: landmarks alone, with bundle adjustment, and with optical flow as well.
 
     python -m benchmarks.pose_ablation --data runs/quickstart/dataset --truth runs/quickstart/subject/truth --workdir W
     python -m benchmarks.pose_ablation --data D --reference poses.json --workdir W
 
-Frames, parts and background are the same; run again, finished trainings are not repeated.
+prints the error of the poses against the reference and the PSNR of a head and torso trained with them; frames, part
+maps and background are the same. It takes three trainings of both stages of the `fast` family and their evaluations;
+run again, finished ones are not repeated.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from benchmarks.preparation import load_poses, pose_errors
 
 
 def adjust_landmarks(head: HeadTrack, found: Landmarks, camera: Pinhole) -> np.ndarray:
-    """Camera-to-head [N, 4, 4] after a bundle adjustment of the rigid landmarks alone, smooth over time."""
+    """Camera-to-head [N, 4, 4] after a bundle adjustment of the rigid landmarks alone, smoothed over time."""
     frames = np.flatnonzero(head.valid)
     poses, points = head_to_camera(head.transform[frames]), head.shape[RIGID] / UNITS_PER_CM
     seen = bundle.Observations.join(
@@ -36,20 +38,20 @@ def adjust_landmarks(head: HeadTrack, found: Landmarks, camera: Pinhole) -> np.n
             found.points[frames][:, RIGID, :2].reshape(-1, 2).astype(np.float64),
         )
     )
-    # As `adnerf_jax.preprocessing.poses` has it: landmarks err by half a hundredth of the face's extent.
+    # As in `adnerf_jax.preprocessing.poses`: landmarks are accurate to 0.5 % of the face's extent.
     floor = np.array([0.005 * np.median([flow.extent_of(found.points[i]) for i in frames])])
     keys = np.unique(np.linspace(0, len(frames) - 1, min(120, len(frames))).round().astype(int))
     _, points = bundle.adjust(
         seen.of_frames(keys, len(frames)), poses.take(keys), points, np.full(len(RIGID), 0.3), camera, floor
     )
-    poses = bundle.follow(seen, poses, points, camera, floor)
+    poses = bundle.track_poses(seen, poses, points, camera, floor)
     adjusted = head.transform.copy()
     adjusted[frames] = camera_to_head(poses)
     return adjusted
 
 
 def train_and_evaluate(data: pathlib.Path, poses: np.ndarray, folder: pathlib.Path) -> dict[str, dict[str, float]]:
-    """Metrics of each setting on held-out frames, of the dataset with other poses [N, 4, 4]."""
+    """Metrics of each setting on the held-out frames after training on the dataset with other poses [N, 4, 4]."""
     copy, metrics = folder / "dataset", folder / "torso" / "eval" / "metrics.json"
     if not metrics.exists():
         shutil.rmtree(copy, ignore_errors=True)
@@ -71,12 +73,12 @@ def _run(*options: str) -> None:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pose_ablation")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pose_ablation", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     known = parser.add_mutually_exclusive_group(required=True)
-    known.add_argument("--truth", type=pathlib.Path)
-    known.add_argument("--reference", type=pathlib.Path)
+    known.add_argument("--truth", type=pathlib.Path, help="ground truth of the built-in subject")
+    known.add_argument("--reference", type=pathlib.Path, help="poses.json of another tracker")
     options = parser.parse_args()
     true = load_poses(options.reference or options.truth / "poses.json")
     found, index = Landmarks.load(options.data / schema.LANDMARKS), schema.load_index(options.data)

@@ -1,12 +1,13 @@
-"""The preparation against truths: of the built-in subject, or another tracker's poses of a real recording.
+"""Accuracy of the preparation against ground truth of the built-in subject, or against another tracker's poses.
 
     python -m benchmarks.preparation --data runs/quickstart/dataset --truth runs/quickstart/subject/truth
     python -m benchmarks.preparation --data D --reference poses.json
     python -m benchmarks.preparation --data D --parsing
 
-The last asks the parsing network for each frame at its full size, and compares the part maps. `poses.json` has
-`frames[img_id, transform_matrix]`, camera-to-head. Poses are compared after one constant alignment of
-the two heads' axes; the row without flow is the tracking from landmarks alone, computed anew from the dataset's.
+The first two take seconds; the last runs the parsing network on every frame at full size (`parsing.REFERENCE_BISENET`),
+compares the part maps and prints its seconds a frame. `poses.json` has `frames[img_id, transform_matrix]`,
+camera-to-head. Poses are compared after one constant alignment of the two heads' axes; the row `landmarks` is the
+tracking from landmarks alone, recomputed from the dataset's landmarks.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def load_poses(path: pathlib.Path) -> dict[int, np.ndarray]:
 
 
 def pose_errors(transforms: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How poses differ from others of the same frames, both camera-to-head [N, 4, 4].
+    """Errors of poses against reference poses of the same frames, both camera-to-head [N, 4, 4].
 
     Returns:
       `rotation` RMS and `worst` in degrees; `translation`, the mean error of the head's place in the camera's space in
@@ -43,7 +44,7 @@ def pose_errors(transforms: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     aligned = np.tile(np.eye(4), (len(transforms), 1, 1))
     aligned[:, :3, :3] = turn @ transforms[:, :3, :3]
     own, true = _places(transforms), _places(truth)
-    # The head's origin, constant in its axes, that brings the places together, and the size that goes with it.
+    # A constant offset of the head's origin and a scale that align the positions best.
     columns = np.concatenate([own[..., None], aligned[:, :3, :3].transpose(0, 2, 1)], -1).reshape(-1, 4)
     fit, *_ = np.linalg.lstsq(columns, true.ravel(), rcond=None)
     left = np.linalg.norm((columns @ fit).reshape(-1, 3) - true, axis=-1)
@@ -58,7 +59,7 @@ def pose_errors(transforms: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def _places(transforms: np.ndarray) -> np.ndarray:
-    """The head's origin in the camera's space, [N, 3]."""
+    """The head's origin in camera space, [N, 3]."""
     return -np.einsum("nji,nj->ni", transforms[:, :3, :3], transforms[:, :3, 3])
 
 
@@ -68,7 +69,7 @@ def _jitter(transforms: np.ndarray) -> float:
 
 
 def against_truth(data: pathlib.Path, truth: pathlib.Path) -> dict[str, float]:
-    """Masks (intersection over union), background (dB), mouth and eyes (correlation) against the built-in truth."""
+    """IoU of the masks, PSNR of the background, and correlation of mouth and eyes with the built-in subject's."""
     index = schema.load_index(data)
     ids = np.concatenate([index.train.img_id, index.val.img_id])
     found = Landmarks.load(data / schema.LANDMARKS)
@@ -98,21 +99,21 @@ def against_truth(data: pathlib.Path, truth: pathlib.Path) -> dict[str, float]:
 
 
 def against_slow_parsing(data: pathlib.Path) -> tuple[dict[str, float], float]:
-    """Part maps against those of the network asked for each frame at its full size (`parsing.SLOW_BISENET`).
+    """Part maps against those of the parsing network run on every frame at full size (`parsing.REFERENCE_BISENET`).
 
     Returns:
-      intersection over union of head, torso (with neck) and background over all frames; seconds a frame of the slow
-      way.
+      intersection over union of head, torso (with neck) and background over all frames, and the slow network's seconds
+      a frame.
     """
     found, index = Landmarks.load(data / schema.LANDMARKS), schema.load_index(data)
     ids = np.sort(np.concatenate([index.train.img_id, index.val.img_id]))
-    # The slow way averages neighbours too, so that it needs frames in a row.
+    # Parsing averages over neighbouring frames, so that it needs consecutive ones.
     ids = ids[: np.append(np.flatnonzero(np.diff(ids) > 1), len(ids) - 1)[0] + 1]
     landmarks = Landmarks(found.points[ids], found.valid[ids], found.blendshapes[ids])
     slow = parsing.parse_video(
         lambda numbers: ((i, read_image(data / schema.lossless_image(ids[i]))) for i in numbers),
         landmarks,
-        parser=parsing.SLOW_BISENET,
+        parser=parsing.REFERENCE_BISENET,
     )
     overlap, total, start = np.zeros(3), np.zeros(3), time.monotonic()
     for i, there in zip(ids, track(slow, "slow parsing", len(ids)), strict=True):
@@ -128,15 +129,15 @@ def against_slow_parsing(data: pathlib.Path) -> tuple[dict[str, float], float]:
 
 def main() -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.preparation")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.preparation", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True)
-    parser.add_argument("--truth", type=pathlib.Path)
-    parser.add_argument("--reference", type=pathlib.Path)
-    parser.add_argument("--parsing", action="store_true", help="compare part maps with the slow way's")
+    parser.add_argument("--truth", type=pathlib.Path, help="ground truth of the built-in subject")
+    parser.add_argument("--reference", type=pathlib.Path, help="poses.json of another tracker")
+    parser.add_argument("--parsing", action="store_true", help="compare part maps with those at full size")
     options = parser.parse_args()
     if options.parsing:
         overlaps, seconds = against_slow_parsing(options.data)
-        print(f"part maps of this dataset and of the slow way ({seconds:.2f} s a frame), intersection over union:")
+        print(f"part maps against parsing at full size ({seconds:.2f} s a frame), intersection over union:")
         print(", ".join(f"{name} {value:.3f}" for name, value in overlaps.items()))
         return
     reference = options.truth / "poses.json" if options.truth else options.reference

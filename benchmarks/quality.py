@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality --data D --workdir W [--seconds 30 60 120 240 480]
 
-For each time a head of its own is trained, with as many steps as fit (the schedule ends with the steps), and every
-held-out frame is rendered. Writes `W/quality.json` and its plot, `W/quality.html`; run again, it goes on where it
-stopped.
+trains a separate head for each time, with the number of steps that fits (the learning rate schedule ends with the
+steps), and evaluates every held-out frame. Writes `W/quality.json` and its plot, `W/quality.html`. It takes the sum of
+the times (15 minutes by default), two short trainings to calibrate, and the evaluations; run again, it continues where
+it stopped.
 """
 
 import argparse
@@ -23,7 +24,7 @@ PROBE_STEPS = 100
 
 
 def settings(data: str, steps: int):
-    """A fast head of so many steps, with nothing between them."""
+    """The configuration of a fast head without validation and checkpoints before the last step."""
     config = common.get_config("head", "fast")
     with config.unlocked():
         config.data = data
@@ -34,23 +35,23 @@ def settings(data: str, steps: int):
 
 
 def train_for(data: str, workdir: pathlib.Path, steps: int) -> float:
-    """Trains a head and returns the seconds that it took, compilation included."""
+    """Trains a head and returns the seconds, including compilation."""
     start = time.monotonic()
     train(settings(data, steps), workdir)
     return time.monotonic() - start
 
 
 def measure(data: str, workdir: pathlib.Path, steps: int) -> dict:
-    """A row of the table."""
+    """Trains and evaluates a head: a row of the table."""
     seconds = train_for(data, workdir, steps)
     found = evaluate(settings(data, steps), workdir)["settings"]["head_only"]
     return {"steps": steps, "seconds": seconds, "psnr": found["psnr"], "ssim": found["ssim"], "gflops": matrix_rate()}
 
 
 def plotted(rows: list[dict]) -> str:
-    """A page with the curve of the table."""
+    """A page with a chart of the table."""
     curve = Line("head_only", [row["seconds"] for row in rows], [row["psnr"] for row in rows])
-    chart = line_chart("PSNR of held-out frames (dB)", [curve], "seconds of training, compilation included")
+    chart = line_chart("PSNR of held-out frames (dB)", [curve], "seconds of training, including compilation")
     rate = max(row["gflops"] for row in rows)
     return page("Quality against training time", chart, note(f"At {rate:.0f} GFLOP/s in float32 matrix products."))
 
@@ -65,7 +66,7 @@ def main() -> None:
     file = workdir / "quality.json"
     rows = read_json(file, "quality")["rows"] if file.exists() else []
     if not rows:
-        # Two lengths tell what a step takes and what is taken whatever their number.
+        # Two lengths of training give the time of a step and the constant overhead.
         short, long = (train_for(arguments.data, workdir / f"probe{n}", n) for n in (PROBE_STEPS, 3 * PROBE_STEPS))
         step = (long - short) / (2 * PROBE_STEPS)
         overhead = max(short - PROBE_STEPS * step, 0.0)

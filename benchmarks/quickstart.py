@@ -1,11 +1,12 @@
-"""The quickstart's seconds, memory and quality in one table.
+"""Duration, memory and quality of the quickstart in one table.
 
     python -m benchmarks.quickstart                                    # the built-in subject
     python -m benchmarks.quickstart --smoke
     python -m benchmarks.quickstart --video V.mp4 --audio S.wav --duration 8
 
-Seconds are given as measured and scaled to a machine that multiplies float32 matrices at 110 GFLOP/s. For the built-in
-subject, the mouth's opening is measured in the talking video and compared with the true opening of the driving speech.
+runs the whole quickstart, which is what is measured. Seconds are given as measured and scaled to a machine with 110
+GFLOP/s in float32 matrix products. For the built-in subject, the mouth opening measured in the talking video is
+compared with the true opening of the driving speech.
 """
 
 import argparse
@@ -22,15 +23,15 @@ from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
 
 
 def lip_report(video: pathlib.Path, driving: pathlib.Path, truth: pathlib.Path) -> dict[str, float]:
-    """Correlation and lag of the rendered with the true mouth opening, and what loudness alone would score.
+    """Correlation and lag of the rendered and the true mouth opening, and the correlation of the loudness alone.
 
     Args:
       video: the talking video.
-      driving: the sound it speaks.
+      driving: the speech of the video.
       truth: `driving_mouth.npy` of the built-in subject.
 
     Returns:
-      `correlation` at lag 0, `best_lag` in frames (positive: the picture is late), `loudness`: the best correlation of
+      `correlation` at lag 0, `best_lag` in frames (positive: the image is late), `loudness`: the best correlation of
       the sound's loudness over lags of ±2 frames.
     """
     from adnerf_jax.face.landmarks import detect_video, mouth_openness
@@ -61,23 +62,23 @@ def correlation_at(late: np.ndarray, true: np.ndarray, lag: int) -> float:
 
 
 def _around(samples: np.ndarray, frame: int) -> np.ndarray:
-    """40 ms of 16 kHz sound around a 25 fps frame's time."""
+    """The 40 ms of 16 kHz sound around the time of a frame at 25 fps."""
     return samples[max(640 * frame - 320, 0) : 640 * frame + 320]
 
 
 def main() -> None:
-    """Runs the quickstart from nothing and prints its table."""
+    """Runs the quickstart from scratch and prints its table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quickstart", description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="the small size of the built-in subject")
     parser.add_argument("--video", help="portrait video; default: the built-in subject")
-    parser.add_argument("--audio", help="what to say")
-    parser.add_argument("--duration", type=float, help="seconds of it")
+    parser.add_argument("--audio", help="driving speech; default: the built-in speech")
+    parser.add_argument("--duration", type=float, help="seconds of the driving speech")
     parser.add_argument("--workdir", default="runs/benchmark", type=pathlib.Path)
     args = parser.parse_args()
 
     rate = matrix_rate()
     if args.workdir.exists() and not (args.workdir / "summary.json").exists():
-        raise SystemExit(f"{args.workdir} exists and no quickstart made it: give another --workdir")
+        raise SystemExit(f"{args.workdir} exists and is not the folder of a quickstart: give another --workdir")
     shutil.rmtree(args.workdir, ignore_errors=True)
     command = ["run.py", f"--config=configs/quickstart.py{':smoke' if args.smoke else ''}", f"--workdir={args.workdir}"]
     command += [f"--config.{k}={v}" for k in ("video", "audio", "duration") if (v := getattr(args, k)) is not None]

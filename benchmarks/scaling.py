@@ -1,16 +1,16 @@
-"""How far training divides: predicted step times on 1 to 256 devices that this machine does not have.
+"""Predicted step times and efficiency of data-parallel training on 1 to 256 GPUs or TPUs.
 
     python -m benchmarks.scaling [--families paper fast] [--stages head torso]
 
-compiles the training step for 8 virtual devices and reads from it what does not depend on the machine: FLOP (XLA's cost
-analysis before compilation), bytes read and written (after it), and bytes of collectives (in the HLO). A step on N
-devices then takes
+compiles the training step for 8 virtual devices and takes from it what does not depend on the machine: FLOP (XLA's cost
+analysis before compilation), bytes accessed (after it), and bytes of collectives (from the HLO). Takes the time of
+compiling the four steps. A step on N devices is then predicted to take
 
     max(FLOP / N / (peak · 0.4), (bytes / N + 3 · state) / (memory · 0.6)) + all-reduce + 20 µs
 
-where a ring all-reduce of B bytes takes 2 (N − 1)/N · B / link + 2 (N − 1) · hop, one within the nodes and one between
-them, one after the other. The shares of peak and memory, and the microseconds, are assumptions, printed with the table;
-the rest are published figures:
+where a ring all-reduce of B bytes takes 2 (N − 1)/N · B / link + 2 (N − 1) · hop, once within the nodes and once
+between them. The fractions of peak and memory bandwidth and the 20 µs are assumptions, printed with the table; the rest
+are published figures:
 
 - H100 SXM: 989 TFLOP/s bf16 (dense), 3.35 TB/s, NVLink 900 GB/s in both directions together
   (nvidia.com/en-us/data-center/h100); between nodes 400 Gb/s a GPU (DGX H100 user guide).
@@ -25,12 +25,12 @@ from typing import NamedTuple
 VIRTUAL = 8
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PEAK_SHARE, MEMORY_SHARE, LAUNCH = 0.4, 0.6, 20e-6
-GOOD = 0.8  # efficiency below which a division does not pay
+GOOD = 0.8  # lowest efficiency that counts as worthwhile
 CHANNELS = {"paper": 29, "fast": 384}  # of the speech features: DeepSpeech's; Whisper's
 
 
 class Device(NamedTuple):
-    """FLOP/s, bytes/s of memory, bytes/s (one direction) and seconds a hop of its links, and of those between nodes."""
+    """FLOP/s, memory bytes/s, bytes/s (one direction) and seconds a hop of links within and between nodes of `node`."""
 
     name: str
     peak: float
@@ -50,7 +50,7 @@ DEVICES = (
 
 
 class Work(NamedTuple):
-    """A step's FLOP and bytes of memory that are divided, and bytes of memory and of gradients that each device has."""
+    """FLOP and memory bytes of a step that devices share, and memory bytes and all-reduced bytes of each device."""
 
     flop: float
     accessed: float
@@ -73,12 +73,12 @@ def step_seconds(work: Work, device: Device, count: int) -> float:
 
 
 def efficiency(work: Work, device: Device, count: int) -> float:
-    """Of the time that one device takes, divided by what all of `count` take together."""
+    """Parallel efficiency: time on one device over `count` times the time on `count` devices."""
     return step_seconds(work, device, 1) / (count * step_seconds(work, device, count))
 
 
 def restoring_batch(work: Work, device: Device, count: int) -> float:
-    """By what factor a step's rays must grow for `count` devices to reach `GOOD` efficiency, to a power of 2."""
+    """The factor, a power of 2, by which the rays must grow for `count` devices to reach `GOOD` efficiency."""
     factor = 1
     while factor < 2**20:
         larger = work._replace(flop=work.flop * factor, accessed=work.accessed * factor)
@@ -89,7 +89,7 @@ def restoring_batch(work: Work, device: Device, count: int) -> float:
 
 
 def measure(family: str, stage: str, rays: int | None) -> tuple[Work, int]:
-    """What the compiled step of a family and stage says of itself, and its rays."""
+    """The work of the compiled step of a family and stage, and its number of rays."""
     from adnerf_jax.common.types import Camera
     from adnerf_jax.configuration import base as common
     from adnerf_jax.training import sharding
@@ -104,7 +104,7 @@ def measure(family: str, stage: str, rays: int | None) -> tuple[Work, int]:
     scene = plain_scene(channels, components)
     camera = Camera(1200.0, 225.0, 225.0, height=450, width=450)
     plan = plan_step(config, camera, scene, (16, channels), config.train.frames_per_step, sharding.make_mesh())
-    # The state is read and written once, and its gradients made and used.
+    # Each device reads and writes the state and handles its gradients.
     fixed = min(3.0 * plan.state, plan.accessed)
     divided = (plan.accessed - fixed) * plan.devices
     return Work(plan.flop, divided, fixed, float(sum(plan.collectives.values()))), config.train.rays
@@ -116,27 +116,36 @@ def plain_scene(channels: int, components: int):
 
     from adnerf_jax.common.types import Scene
 
-    shapes = dict(
-        box=(2, 3), audio_mean=(channels,), audio_basis=(channels, components), lips_weights=(16, channels, 3),
-        lips_bias=(3,), expression_weights=(16, channels, 52), expression_bias=(52,), expression_mean=(52,),
-        expression_scale=(52,), eyes_mean=(2,), eyes_scale=(2,), pose_mean=(6,), pose_scale=(6,), torso_top=(),
-        torso_camera=(4, 4),
-    )  # fmt: skip
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    return Scene(near=np.float32(0.6), far=np.float32(1.2), **zeros)
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    return Scene(
+        near=np.float32(0.6),
+        far=np.float32(1.2),
+        box=zeros(2, 3),
+        pose_mean=zeros(6),
+        pose_scale=zeros(6),
+        torso_top=zeros(),
+        torso_camera=zeros(4, 4),
+        codes={
+            "audio": {"mean": zeros(channels), "basis": zeros(channels, components)},
+            "lips": {"weights": zeros(16, channels, 3), "bias": zeros(3)},
+            "eyes": {"mean": zeros(2), "scale": zeros(2)},
+        },
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", default=["paper", "fast"], choices=("paper", "fast"))
     parser.add_argument("--stages", nargs="+", default=["head", "torso"], choices=("head", "torso"))
-    parser.add_argument("--rays", type=int, default=None, help="of a step; the configuration's by default")
+    parser.add_argument("--rays", type=int, default=None, help="rays of a step; default: the configuration's")
     arguments = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={VIRTUAL}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
-    # What is counted does not depend on how well it would run here.
+    # The counts do not depend on how fast the program would run here.
     jax.config.update("jax_disable_most_optimizations", True)
     print(f"assumed: {PEAK_SHARE:g} of peak, {MEMORY_SHARE:g} of memory bandwidth, {LAUNCH * 1e6:.0f} µs a step")
     for family in arguments.families:

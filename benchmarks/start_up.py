@@ -1,10 +1,10 @@
-"""How long commands take that do one step each, the first time and the second, when their programs lie compiled.
+"""Start-up time of the commands: duration of one step, without and with compiled programs in the cache.
 
     python -m benchmarks.start_up --data D --audio S.wav --workdir W
 
-prints a line for each command: `--help`, a step of training of both stages, an evaluated frame, a rendered frame.
-Reading the data, saving and, the first time, compiling are in it: compiled programs go to a folder of its own, beside
-the trained stages in `W`, which must be new.
+prints a line for each command: `--help`, a training step of both stages, evaluating a frame, rendering a frame. The
+times include reading the data, saving and, in the first run, compilation: the compilation cache is in `W`, which must
+not exist, beside the trained stages. It takes as long as the printed times together: a few minutes.
 """
 
 import argparse
@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/start_up"))
     arguments = parser.parse_args()
     if arguments.workdir.exists():
-        raise SystemExit(f"{arguments.workdir} is in the way: give a folder that is not there")
+        raise SystemExit(f"{arguments.workdir} exists already: give a new folder")
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(arguments.workdir / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",  # as the program has it
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",  # as in `common.compilation`
     }
     head, torso = (arguments.workdir / name for name in _STAGES)
     training = "--config.train.steps=1", f"--config.data={arguments.data}"
@@ -60,7 +60,7 @@ def main() -> None:
             start = time.monotonic()
             subprocess.run([sys.executable, "run.py", *command], check=True, capture_output=True, env=environment)
             seconds[name].append(time.monotonic() - start)
-    print("| command, one step | first time, s | second time, s |\n|---|---|---|")
+    print("| command, one step | first run, s | second run, s |\n|---|---|---|")
     for name, (first, second) in seconds.items():
         print(f"| {name} | {first:.1f} | {second:.1f} |")
     rate = matrix_rate()

@@ -1,13 +1,13 @@
-"""The user study of the paper's section 4.3: a page that collects ratings of blinded clips, and what they say.
+"""The user study of the paper's section 4.3: a page that collects ratings of anonymised clips, and their analysis.
 
     python -m benchmarks.user_study make --method ours=A --method other=B --out study
     python -m benchmarks.user_study analyse --key study.key.json --out study_results ratings-*.csv
 
-`make` takes every mp4 of each method's folder and writes `study/`, to be opened from a disk or put on any web server:
-`index.html` shows the clips in an order of its own for each visitor, asks for 1 to 10 in synchronisation, fidelity and
-realism, and gives the visitor a csv to send back. Clips are numbered at random and carry no metadata; which method each
-is of stands in `study.key.json`, beside the folder, for `analyse` alone. `analyse` prints means with intervals, and
-draws the paper's figure 7 into `results.html`.
+`make` takes every mp4 in each method's folder and writes `study/`, which can be opened from disk or served by any web
+server: `index.html` shows the clips in a random order for each participant, asks for ratings from 1 to 10 of
+synchronisation, fidelity and realism, and lets the participant download a csv to send back. Clips are numbered at
+random and carry no metadata; `study.key.json`, beside the folder, maps them to methods for `analyse`. `analyse` prints
+means with confidence intervals and draws the paper's figure 7 in `results.html`. Both take seconds.
 """
 
 import argparse
@@ -90,19 +90,19 @@ def make(methods: Sequence[str], out: pathlib.Path, seed: int) -> pathlib.Path:
     """Writes the study.
 
     Args:
-      methods: `NAME=FOLDER` each.
-      out: its folder; the key goes beside it.
-      seed: of the clips' numbers.
+      methods: `NAME=FOLDER` of each method.
+      out: folder of the study; the key is written beside it.
+      seed: of the random numbering of the clips.
 
     Returns:
-      the key's path.
+      path of the key.
 
     Raises:
-      UserError: a method without clips, or a study that is there already.
+      UserError: a method without clips, a clip that is not a video, or a study that exists already.
     """
     key = out.with_name(f"{out.name}.key.json")
     if out.exists() or key.exists():
-        raise UserError(f"{out} or {key} is there already, and ratings may refer to it: give another --out")
+        raise UserError(f"{out} or {key} exists already, and ratings may refer to it: give another --out")
     sources = []
     for text in methods:
         name, _, folder = text.partition("=")
@@ -113,23 +113,24 @@ def make(methods: Sequence[str], out: pathlib.Path, seed: int) -> pathlib.Path:
     if len({name for name, _ in sources}) != len(methods):
         raise UserError("two methods have the same name: give each its own")
     for _, path in sources:
-        probe(path)  # a file that is no video is known before anything is written
+        probe(path)  # refuses a file that is no video before anything is written
     numbers = np.random.default_rng(seed).permutation(len(sources))
     clips = {f"{numbers[i]:03d}": {"method": name, "file": path.name} for i, (name, path) in enumerate(sources)}
     for number, (_, path) in zip(clips, sources, strict=True):
-        _blinded(path, out / "clips" / f"{number}.mp4")
-    # What a browser remembers of one study must not meet another one.
+        _copy_without_metadata(path, out / "clips" / f"{number}.mp4")
+    # Browsers keep unfinished ratings under this digest, so that those of another study are not mixed in.
     study = hashlib.sha256("".join(sha256_of(out / "clips" / f"{number}.mp4") for number in sorted(clips)).encode())
     write_bytes(out / "index.html", _form(sorted(clips), study.hexdigest()[:16]).encode())
     write_json(key, {"aspects": list(ASPECTS), "clips": dict(sorted(clips.items()))})
     say(
-        f"wrote {out}/index.html with {len(clips)} clips of {len(methods)} methods; {key} tells which is which: keep it"
+        f"wrote {out}/index.html with {len(clips)} clips of {len(methods)} methods; "
+        f"keep {key}, which maps the clips to the methods"
     )
     return key
 
 
-def _blinded(source: pathlib.Path, target: pathlib.Path) -> None:
-    """The same pictures and sound without names, dates and tools in the file."""
+def _copy_without_metadata(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies the video and audio streams without the container's metadata (names, dates, tools)."""
     with open_media(source) as given, atomic_path(target) as temporary, av.open(str(temporary), "w") as bare:
         streams = {
             stream.index: bare.add_stream_from_template(stream)
@@ -185,21 +186,21 @@ def _for_script(value: object) -> str:
 
 
 def analyse(key: pathlib.Path, files: Sequence[pathlib.Path], out: pathlib.Path, seed: int) -> dict:
-    """Means of the methods with intervals; writes `results.json` and `results.html` and prints the table.
+    """Mean ratings of the methods with intervals; writes `results.json` and `results.html` and prints the table.
 
     Args:
-      key: that `make` wrote.
-      files: csv of the participants.
+      key: written by `make`.
+      files: csv files of the participants.
       out: folder of the results.
-      seed: of the resamples of the participants.
+      seed: of the bootstrap over the participants.
 
     Raises:
-      UserError: a file that is no csv of this study, or a participant who counts twice.
+      UserError: a file that is not a csv of this study, or ratings that occur twice.
     """
-    told = read_json(key, "key")
-    if not isinstance(told, dict) or not isinstance(told.get("clips"), dict):
+    content = read_json(key, "key")
+    if not isinstance(content, dict) or not isinstance(content.get("clips"), dict):
         raise UserError(f"{key} is not the key of a study: give the one that `make` wrote beside its folder")
-    clips = told["clips"]
+    clips = content["clips"]
     ratings = [row for path in files for row in _ratings(path, clips)]
     seen = [(row["participant"], row["clip"]) for row in ratings]
     if len(set(seen)) != len(seen):
@@ -236,7 +237,7 @@ def analyse(key: pathlib.Path, files: Sequence[pathlib.Path], out: pathlib.Path,
 
 def _ratings(path: pathlib.Path, clips: dict) -> list[dict]:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before it
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte-order mark
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the ratings {path}: {error}") from None
@@ -244,7 +245,7 @@ def _ratings(path: pathlib.Path, clips: dict) -> list[dict]:
         raise UserError(f"{path} holds no ratings: its columns must be {', '.join(_COLUMNS)}")
     for number, row in enumerate(rows, start=2):
         if row["clip"] not in clips:
-            raise UserError(f"{path}, line {number}: clip {row['clip']} is none of this study: check --key")
+            raise UserError(f"{path}, line {number}: clip {row['clip']} is not in this study: check --key")
         for aspect in ASPECTS:
             if not re.fullmatch(r"\d{1,2}", row[aspect] or "") or not LOWEST <= int(row[aspect]) <= HIGHEST:
                 raise UserError(
@@ -261,8 +262,8 @@ def _results(result: dict) -> str:
     for aspect in ASPECTS:
         points = [(name, *(values[aspect][end] for end in ("mean", "low", "high"))) for name, values in methods.items()]
         charts.append(interval_chart(aspect, points))
-    told = f"{result['participants']} participants; intervals that 95 of 100 resamples of them fall into."
-    return page("User study", section("Ratings, 1 to 10", note(told), table(["", *ASPECTS], rows), grid(*charts)))
+    text = f"{result['participants']} participants; 95 % bootstrap intervals over the participants."
+    return page("User study", section("Ratings, 1 to 10", note(text), table(["", *ASPECTS], rows), grid(*charts)))
 
 
 def _cell(value: dict) -> str:
@@ -277,7 +278,7 @@ def main(argv: Sequence[str]) -> int:
     one.add_argument("--method", action="append", required=True, metavar="NAME=FOLDER", help="once for each method")
     one.add_argument("--out", type=pathlib.Path, required=True)
     one.add_argument("--seed", type=int, default=0)
-    two = commands.add_parser("analyse", help="what the ratings say")
+    two = commands.add_parser("analyse", help="means and intervals of the ratings")
     two.add_argument("ratings", type=pathlib.Path, nargs="+", help="csv files of the participants")
     two.add_argument("--key", type=pathlib.Path, required=True)
     two.add_argument("--out", type=pathlib.Path, required=True)

@@ -1,4 +1,4 @@
-"""How close a picture is to the truth. Images are float [H, W, 3] in [0, 1] unless said otherwise."""
+"""Image metrics: PSNR, SSIM, MS-SSIM and the error at the neck. Images are float [H, W, 3] in [0, 1]."""
 
 import math
 
@@ -11,8 +11,8 @@ from adnerf_jax.training.losses import psnr_of
 _SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 _MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-MS_SSIM_SMALLEST = 176  # pixels of the shorter side: the last scale holds one window
-SEAM_REACH = 0.03  # of the face rectangle's height
+MS_SSIM_SMALLEST = 176  # pixels of the shorter side: at the coarsest scale it holds exactly one window
+SEAM_REACH = 0.03  # half width of the seam band, relative to the face rectangle's height
 
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
@@ -23,7 +23,7 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
 def ssim(image: np.ndarray, truth: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004), mean over pixels and channels.
 
-    Gaussian window 11, σ 1.5, population covariance, the border of 5 pixels left out: what scikit-image computes with
+    Gaussian window 11, σ 1.5, population covariance, without the border of 5 pixels: what scikit-image computes with
     `gaussian_weights=True, use_sample_covariance=False, channel_axis=-1, data_range=1`.
     """
     luminance, structure = _similarity(image.astype(np.float64), truth.astype(np.float64))
@@ -33,8 +33,8 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> float:
 def ms_ssim(image: np.ndarray, truth: np.ndarray) -> float:
     """Multi-scale structural similarity (Wang et al. 2003), mean over channels; NaN below 176 pixels.
 
-    Five scales, each half the one before (averages of 2x2 pixels), the published exponents, contrast and structure of
-    every scale and luminance of the last; negative means count as 0.
+    Five scales, each halving the resolution (averages of 2x2 pixels), with the published exponents; contrast and
+    structure at every scale, luminance at the coarsest. Negative means count as 0.
     """
     if min(image.shape[:2]) < MS_SSIM_SMALLEST:
         return float("nan")
@@ -50,7 +50,7 @@ def ms_ssim(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _similarity(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Luminance, and contrast with structure, of float64 [H, W, C]: [H − 10, W − 10, C] each."""
+    """SSIM's luminance term and its contrast-structure term of float64 [H, W, C]: [H − 10, W − 10, C] each."""
     pad = _SSIM_WINDOW // 2
 
     def blur(z: np.ndarray) -> np.ndarray:
@@ -68,22 +68,23 @@ def _halved(x: np.ndarray) -> np.ndarray:
 
 
 def crop(image: np.ndarray, rect: np.ndarray) -> np.ndarray:
-    """The part of an image inside x, y, width, height."""
+    """The part of an image inside the rectangle (x, y, width, height)."""
     x, y, width, height = (int(v) for v in rect)
     return image[max(y, 0) : y + height, max(x, 0) : x + width]
 
 
 def seam_band(parts: np.ndarray, face_rect: np.ndarray) -> np.ndarray:
-    """Where the head meets neck or torso: the pixels near to both, bool [H, W]; empty where they do not meet.
+    """The band along which the head meets neck or torso, bool [H, W]; all False where they do not meet.
 
     Args:
-      parts: uint8 [H, W], `face.parsing` parts of the truth.
-      face_rect: x, y, width, height; near is 3 % of the height, at least 2 pixels.
+      parts: uint8 [H, W], `face.parsing` part map of the ground truth.
+      face_rect: x, y, width, height; the band reaches 3 % of the height, at least 2 pixels, to each side.
     """
     reach = max(math.ceil(SEAM_REACH * float(face_rect[3])), 2)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
     head, body = (np.isin(parts, which).astype(np.uint8) for which in (HEAD, (NECK, TORSO)))
-    return (cv2.dilate(head, disk) & cv2.dilate(body, disk) & (head | body)) > 0
+    near_head, near_body = np.asarray(cv2.dilate(head, disk)) > 0, np.asarray(cv2.dilate(body, disk)) > 0
+    return near_head & near_body & ((head | body) > 0)
 
 
 def seam_error(image: np.ndarray, truth: np.ndarray, band: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""OpenFace's action units: its csv files, and the error of a render (paper, section 4.3 and table 1)."""
+"""Action unit error from the csv files that OpenFace writes (paper, section 4.3 and table 1)."""
 
 import csv
 import pathlib
@@ -7,7 +7,7 @@ import numpy as np
 
 from adnerf_jax.common.errors import UserError
 
-# Lower face and mouth, of those whose intensity (0 to 5) OpenFace 2 estimates.
+# The action units of lower face and mouth whose intensity (0 to 5) OpenFace 2 estimates.
 LOWER_FACE = ("AU10", "AU12", "AU14", "AU15", "AU17", "AU20", "AU23", "AU25", "AU26")
 
 
@@ -15,17 +15,17 @@ def read_units(path: str | pathlib.Path, frames: int) -> np.ndarray:
     """Intensities of the lower face's action units in each frame, float [N, 9]; NaN where OpenFace found no face.
 
     Args:
-      path: what `FeatureExtraction -aus` wrote.
-      frames: N, how many rows there must be, in the order of the frames.
+      path: csv that `FeatureExtraction -aus` wrote.
+      frames: N, the number of rows that the file must have, in the order of the frames.
 
     Raises:
-      UserError: the file is missing, is none of OpenFace's, or has other frames.
+      UserError: the file is missing, is not one of OpenFace's, or has another number of frames.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [
                 {(key or "").strip(): value for key, value in row.items()} for row in csv.DictReader(file)
-            ]  # its headings have blanks before them
+            ]  # OpenFace's column names begin with a space
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read OpenFace's file {path}: {error}") from None
     try:
@@ -41,11 +41,11 @@ def read_units(path: str | pathlib.Path, frames: int) -> np.ndarray:
 
 
 def unit_errors(units: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Errors over the frames in which both have a face, of intensities [N, 9].
+    """Action unit errors over the frames in which both have a face, from intensities [N, 9].
 
     Returns:
-      `au_error`: mean absolute difference over frames and units, as the paper describes it; `au_error_summed`: the mean
-      squared errors of the units summed up, as later papers give it. Nothing where there is no such frame.
+      `au_error`: mean absolute difference over frames and units, as the paper describes it; `au_error_summed`: sum over
+      units of the mean squared difference, as later papers report it. {} where no frame has both faces.
     """
     difference = (units - truth)[np.isfinite(units + truth).all(1)]
     if not len(difference):

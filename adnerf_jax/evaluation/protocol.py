@@ -1,9 +1,9 @@
-"""What numbers stand for: which frames are judged, against what, by which program; and the files that hold them."""
+"""The evaluation protocol: which frames are evaluated, against what, by which software; and the table of the frames."""
 
 import csv
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import write_bytes
+from adnerf_jax.common.timing import SAMPLE_RATE
 from adnerf_jax.common.versions import versions_of
+from adnerf_jax.configuration.checks import check_values
 from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import Dataset, tuning_split
 from adnerf_jax.data.schema import Split
-from adnerf_jax.evaluation.face_metrics import Sound
+from adnerf_jax.evaluation.face_metrics import ExpectedLips
 from adnerf_jax.evaluation.scoring import MEASURES, NEEDS, PROTOCOL
-from adnerf_jax.evaluation.sync_confidence import SOUND_RATE
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.speech.sync import LipModel
@@ -26,50 +27,52 @@ from adnerf_jax.speech.sync import LipModel
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "opencv-python-headless", "ai-edge-litert")
 
 
-def frames_to_judge(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split, str]:
-    """The frames trained on, those to evaluate, and what these are.
+def frames_to_evaluate(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split, str]:
+    """The training frames, the frames to evaluate, and a description of the latter.
 
     Raises:
-      UserError: there are none.
+      UserError: there are no frames to evaluate, or `eval.every` is out of range.
     """
-    if config.eval.every < 1:
-        raise UserError(f"config.eval.every is {config.eval.every}: take each n-th frame, n = 1 or more")
-    trained_on, held_out, described = dataset.train, dataset.val, "held-out frames, the last 1/11 of the clip"
+    check_values(config, "eval.every")
+    train, held_out, description = dataset.train, dataset.val, "held-out frames, the last 1/11 of the clip"
     if config.train.tuning:
-        trained_on, held_out = tuning_split(dataset.train)
-        described = "frames for tuning, the last tenth of the training frames"
+        train, held_out = tuning_split(dataset.train)
+        description = "frames for tuning, the last tenth of the training frames"
     split = held_out.take(slice(None, None, config.eval.every))
     if not len(split):
         raise UserError(f"{config.data} has no held-out frames to evaluate on: the clip is too short")
     thinned = f", one in {config.eval.every}" if config.eval.every > 1 else ""
-    return trained_on, split, f"{len(split)} {described}{thinned}"
+    return train, split, f"{len(split)} {description}{thinned}"
 
 
-def known_sound(dataset: Dataset, trained_on: Split) -> Sound | None:
-    """What the clip's sound lets expect of the lips, learned from the frames trained on; None where it cannot be."""
+def fit_expected_lips(dataset: Dataset, train: Split) -> ExpectedLips | None:
+    """The lip shapes that the clip's speech predicts, by a regression fitted on the training frames.
+
+    None where it cannot be fitted: no landmarks, too few frames with a face, or lips or speech that never change.
+    """
     path = dataset.path / schema.LANDMARKS
     if not path.exists():
         return None
     landmarks = Landmarks.load(path)
-    rows = trained_on.aud_id[trained_on.aud_id < len(landmarks.valid)]
-    model = LipModel.fit(dataset.windows, dataset.lips, rows[landmarks.valid[rows]])
-    return model and Sound(model, landmarks.points[0], dataset.windows)
+    rows = train.aud_id[train.aud_id < len(landmarks.valid)]
+    model = LipModel.fit(dataset.windows, dataset.tracks["lips"], rows[landmarks.valid[rows]])
+    return None if model is None else ExpectedLips(model, landmarks.points[0], dataset.windows)
 
 
 def clip_samples(dataset: Dataset) -> np.ndarray:
-    """The clip's sound at 16 kHz, float32 [T]; nothing where it has none that can be read."""
+    """The clip's sound at 16 kHz, float32 [T]; empty where the dataset has no readable sound."""
     try:
-        return read_audio(dataset.path / schema.SOUND, SOUND_RATE)
+        return read_audio(dataset.path / schema.SOUND, SAMPLE_RATE)
     except UserError:
         return np.zeros(0, np.float32)
 
 
 def truth_bytes(image: np.ndarray, parts: np.ndarray) -> bytes:
-    """What a digest of the truth is taken of: a frame uint8 [H, W, 3] and its parts uint8 [H, W]."""
+    """The bytes of a ground-truth frame, uint8 [H, W, 3], and its part map, uint8 [H, W], for `truth_sha256`."""
     return image.tobytes() + parts.tobytes()
 
 
-def described(
+def describe_protocol(
     frames: str,
     every: int,
     dataset: Dataset,
@@ -79,16 +82,17 @@ def described(
     values: dict[str, dict[str, float]],
     left_out: dict[str, str],
 ) -> dict[str, Any]:
-    """How the numbers were taken, as `metrics.json` has it.
+    """The `protocol` of `metrics.json`: how the metrics were computed.
 
     Args:
-      frames: which they are (`frames_to_judge`), every: how far they are apart.
-      dataset: where they come from.
-      truth_sha256: of pictures and parts of the truth: equal where two runs were held against the same.
-      smoothing: of what is judged, over time.
-      cross: what was judged without a truth.
-      values: the numbers of each setting.
-      left_out: measures that are missing, and why; what the frames themselves left out is added.
+      frames: description of the evaluated frames (`frames_to_evaluate`).
+      every: their spacing in the clip.
+      dataset: the dataset that they come from.
+      truth_sha256: SHA-256 of ground truth and part maps; equal for two runs that were compared with the same frames.
+      smoothing: temporal smoothing of the evaluated frames.
+      cross: description of the speech evaluated without a ground truth; None without.
+      values: the metrics of each setting.
+      left_out: metrics that were left out, and why; those that the frames themselves did not allow are added.
     """
     present = {key for numbers in values.values() for key in numbers}
     if "faces" not in left_out:
@@ -108,12 +112,12 @@ def described(
 
 
 def versions() -> dict[str, str]:
-    """Of what computed the numbers."""
+    """Versions of the packages that compute the metrics, and JAX's backend."""
     return versions_of(_PACKAGES) | {"backend": jax.default_backend()}
 
 
 def write_table(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A csv of the rows; what a row lacks, and what is not a number, is empty."""
+    """Writes rows as csv; a cell is empty where a row lacks the column or has NaN."""
     names = dict.fromkeys(name for row in rows for name in row)
     table = io.StringIO()
     writer = csv.DictWriter(table, list(names), restval="")
@@ -123,10 +127,10 @@ def write_table(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
-    """What `write_table` wrote: numbers, NaN where a cell is empty; `setting` stays text.
+    """Reads what `write_table` wrote: floats, NaN for empty cells; `setting` is text.
 
     Raises:
-      UserError: it is missing or damaged.
+      UserError: the file is missing or damaged.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -135,11 +139,13 @@ def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
                 for row in csv.DictReader(file)
             ]
     except (OSError, UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"cannot read the numbers of the frames in {path} ({error}): evaluate again") from None
+        raise UserError(
+            f"cannot read the metrics of the frames in {path} ({error}): run the evaluation again"
+        ) from None
 
 
-def curves(rows: Sequence[dict[str, Any]], setting: str) -> dict[str, np.ndarray]:
-    """The columns of one setting's rows, NaN where a row lacks one."""
+def curves(rows: Sequence[Mapping[str, Any]], setting: str) -> dict[str, np.ndarray]:
+    """The columns of one setting, float [N] by name; NaN where a row lacks the column."""
     own = [row for row in rows if row["setting"] == setting]
     names = dict.fromkeys(name for row in own for name in row if name != "setting")
     return {name: np.array([row.get(name, np.nan) for row in own], float) for name in names}

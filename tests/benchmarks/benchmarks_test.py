@@ -1,4 +1,4 @@
-"""The benchmarks' usage is what one types."""
+"""The usage line of each benchmark names its command."""
 
 import importlib
 import pathlib

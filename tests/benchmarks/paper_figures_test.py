@@ -1,4 +1,4 @@
-"""The paper's figures from small trained stages, and our own table from stand-ins of the runs."""
+"""The paper's figures from small trained stages, and the results table with stubbed runs."""
 
 import json
 import pathlib
@@ -36,7 +36,7 @@ class TestFigures:
         assert "SSIM in the paper" in (tmp_path / "figure4.html").read_text() + capsys.readouterr().out
 
     @pytest.mark.parametrize(("family", "steps"), [("small", 1600), ("fast", None)])
-    def test_what_is_trained_for_the_figures(self, tmp_path, monkeypatch, family, steps):
+    def test_trainings_of_the_figures(self, tmp_path, monkeypatch, family, steps):
         trained = []
         monkeypatch.setattr(
             ablations, "train", lambda config, folder: trained.append((folder, config.train.steps, config.variants))
@@ -47,10 +47,10 @@ class TestFigures:
         assert folders == [*two, f"{family}_expression/head", f"{family}_expression/torso", *one]
         assert [folder.name for folder in last.values()] == ["torso", "torso", "head"]
         assert trained[3][2] == (family, "expression")
-        # As many rays for one field as for two; what is fast as it is configured.
+        # As many rays for one field as for two together; the fast family as configured.
         assert [count for _, count, _ in trained] == ([800] * 4 + [1600] if steps else [2600, 600, 2600, 600, 2600])
 
-    def test_no_face_in_the_truth(self, trained, tmp_path, monkeypatch, capsys):
+    def test_a_ground_truth_without_faces_is_refused(self, trained, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(paper_figures, "compared", lambda *_: {"a": trained.torso})
         monkeypatch.setattr(paper_figures, "evaluate", lambda *_: {"settings": {"full": {"ssim": 0.9}}})
         rows = [{"setting": "full", "lip_opening_truth": np.nan}]
@@ -66,7 +66,7 @@ class TestFigures:
         truth, ours, red, *turned = rows
         corner = (0, 0)
         np.testing.assert_array_equal(red[corner], (250, 0, 0))
-        np.testing.assert_array_equal(ours[corner], turned[0][corner])  # the background stays where the head turns
+        np.testing.assert_array_equal(ours[corner], turned[0][corner])  # the background does not turn with the head
         assert np.abs(truth[corner].astype(int) - ours[corner]).max() <= 1
         assert (ours != turned[0]).any() and (turned[0] != turned[1]).any()
         angles = json.loads((tmp_path / "figure10.json").read_text())
@@ -89,7 +89,7 @@ METRICS = {"settings": {"full": {"psnr": 25.5, "ssim": 0.9}, "head": {"psnr": 30
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Commands that were run; each evaluation leaves the same numbers."""
+    """Stubs `run.main` and records its commands; each evaluation writes the same metrics."""
     commands = []
 
     def main(argv):
@@ -104,7 +104,7 @@ def runs(monkeypatch):
     return commands
 
 
-def test_the_table_is_gone_on_with(runs, tiny_data, tmp_path, capsys):
+def test_finished_settings_are_not_repeated(runs, tiny_data, tmp_path, capsys):
     command = [f"--data=clip={tiny_data}", f"--workdir={tmp_path}", "--only", "fast", "… one field", "… no attention"]
     assert own_table.main(command) == 0
     trained = [" ".join(c) for c in runs if "--mode=eval" not in c]
@@ -120,7 +120,7 @@ def test_the_table_is_gone_on_with(runs, tiny_data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", own_table.SETTINGS)
-def test_the_options_are_understood(name):
+def test_the_options_of_each_setting_are_valid(name):
     setting = own_table.SETTINGS[name]
     for fields, mode in ((setting.changes, "train"), (setting.evaluation, "eval")):
         options = own_table._options(fields)
@@ -130,23 +130,23 @@ def test_the_options_are_understood(name):
         assert given[1] == fields
 
 
-def test_a_run_that_fails(runs, tiny_data, tmp_path, monkeypatch, capsys):
+def test_a_failed_run_ends_the_table_with_an_error(runs, tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(own_table.run, "main", lambda argv: 130)
     assert own_table.main([f"--data=clip={tiny_data}", f"--workdir={tmp_path}", "--only", "fast"]) == 2
     assert "ended with status 130: run the same command again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--data=clip"], "names no dataset"),
         (["--data=clip=nowhere"], "names no dataset"),
         (["--data=clip=nowhere", "--only", "slow"], "no setting is called slow"),
     ],
 )
-def test_what_cannot_be_tabled(tmp_path, capsys, arguments, told):
+def test_unusable_arguments_are_refused(tmp_path, capsys, arguments, message):
     assert own_table.main([*arguments, f"--workdir={tmp_path}"]) == 2
-    assert told in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_a_dataset_with_other_features(tmp_path):

@@ -1,4 +1,4 @@
-"""The user study: clips that tell nothing, and ratings that are read as they were given."""
+"""The user study: clips that do not reveal their method, and the analysis of ratings."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def make(folder, *more: str) -> int:
     return user_study.main(["make", *methods, f"--out={folder / 'study'}", *more])
 
 
-def test_the_page_does_not_tell_the_methods(clips):
+def test_the_page_does_not_reveal_the_methods(clips):
     assert make(clips) == 0
     study, key = clips / "study", json.loads((clips / "study.key.json").read_text())
     assert sorted(path.name for path in study.iterdir()) == ["clips", "index.html"]
@@ -53,8 +53,8 @@ def test_the_page_does_not_tell_the_methods(clips):
             assert clip["method"] not in str(opened.metadata)
 
 
-def test_a_browser_tells_studies_apart(clips):
-    def remembered(out: str) -> str:
+def test_browsers_store_each_study_separately(clips):
+    def storage_key(out: str) -> str:
         return re.search(r'"study-" \+ "(\w+)"', (clips / out / "index.html").read_text())[1]
 
     assert make(clips) == 0
@@ -62,27 +62,27 @@ def test_a_browser_tells_studies_apart(clips):
     (clips / "other").mkdir()
     methods = [f"--method={name}={clips / name}" for name in ("ours", "theirs")]
     assert user_study.main(["make", *methods, f"--out={clips / 'other' / 'study'}"]) == 0
-    assert remembered("study") != remembered("other/study")
+    assert storage_key("study") != storage_key("other/study")
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node, which runs the page's script, is not installed")
 @pytest.mark.parametrize("browser", ["common", "forgetful"])
-def test_a_visit(clips, browser):
-    """The script of the page in a stand-in for a browser, which keeps what it is given or refuses to."""
+def test_a_participant_rates_all_clips(clips, browser):
+    """Runs the page's script in a stub of a browser, with and without local storage."""
     assert make(clips) == 0
     script = clips / "script.js"
     script.write_text(re.search(r"<script>(.*)</script>", (clips / "study/index.html").read_text(), re.DOTALL)[1])
     visit = pathlib.Path(__file__).with_name("study_visit.js")
-    told = json.loads(subprocess.run(["node", visit, script, browser], check=True, capture_output=True).stdout)
-    assert sorted(told["shown"]) == [f"clips/{k:03d}.mp4" for k in range(6)]
-    (clips / told["name"]).write_text(told["saved"])
-    rows = list(csv.DictReader(told["saved"].splitlines()))
-    assert [f"clips/{row['clip']}.mp4" for row in rows] == told["shown"]
+    result = json.loads(subprocess.run(["node", visit, script, browser], check=True, capture_output=True).stdout)
+    assert sorted(result["shown"]) == [f"clips/{k:03d}.mp4" for k in range(6)]
+    (clips / result["name"]).write_text(result["saved"])
+    rows = list(csv.DictReader(result["saved"].splitlines()))
+    assert [f"clips/{row['clip']}.mp4" for row in rows] == result["shown"]
     assert [row["position"] for row in rows] == list("123456")
     assert [(row["sync"], row["fidelity"], row["realism"]) for row in rows] == [
         (str(k), str(k + 3), str(k + 6)) for k in range(1, 5)
     ] + [("5", "8", "1"), ("6", "9", "2")]
-    command = ["analyse", f"--key={clips / 'study.key.json'}", f"--out={clips / 'out'}", str(clips / told["name"])]
+    command = ["analyse", f"--key={clips / 'study.key.json'}", f"--out={clips / 'out'}", str(clips / result["name"])]
     assert user_study.main(command) == 0
 
 
@@ -90,7 +90,7 @@ def test_a_study_is_not_overwritten(clips, capsys):
     assert make(clips) == 0
     before = (clips / "study.key.json").read_bytes()
     assert make(clips, "--seed=1") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert (clips / "study.key.json").read_bytes() == before
 
 
@@ -139,9 +139,9 @@ def test_means_and_intervals(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
-        ([("009", 1, 1, 1)], "line 2: clip 009 is none of this study"),
+        ([("009", 1, 1, 1)], "line 2: clip 009 is not in this study"),
         ([("000", 1, 1, 1), ("001", 11, 1, 1)], "line 3: sync is 11, not a whole number from 1 to 10"),
         ([("000", 0, 1, 1)], "sync is 0"),
         ([("000", 1, 1, "")], "realism is ,"),
@@ -150,8 +150,8 @@ def test_means_and_intervals(tmp_path, capsys):
         ([], "holds no ratings"),
     ],
 )
-def test_ratings_that_cannot_be_used(tmp_path, capsys, rows, told):
+def test_unusable_ratings_are_refused(tmp_path, capsys, rows, message):
     file = rated(tmp_path, "p", *rows)
     assert user_study.main(["analyse", key_of(tmp_path), f"--out={tmp_path / 'out'}", file]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

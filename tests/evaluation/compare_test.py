@@ -1,4 +1,4 @@
-"""Runs and videos in one table: the same frames only."""
+"""Comparisons of runs and videos, which must show the same frames."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import write_json
 from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.evaluation.compare import compare
-from adnerf_jax.evaluation.protocol import described, truth_bytes, write_table
+from adnerf_jax.evaluation.protocol import describe_protocol, truth_bytes, write_table
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.video import VideoWriter
 
@@ -24,7 +24,7 @@ FRAMES = 40
 def stage(
     folder: pathlib.Path, psnr: float, setting: str = "full", lips: float = 0.0, count: int = FRAMES, **protocol
 ) -> pathlib.Path:
-    """A stage's folder after an evaluation: frames around a PSNR, lips that follow the truth's with some noise."""
+    """A stage's folder after an evaluation: frames around a PSNR, lips that follow the ground truth's with noise."""
     rng, time = np.random.default_rng(0), np.arange(count)
     values = psnr + np.sin(time / 5)
     opening = np.sin(time / 3) + lips * rng.normal(size=count)
@@ -81,7 +81,7 @@ def test_values_intervals_and_differences(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"truth_sha256": "cd"}, r"truth_sha256 \(ab, cd\)"),
         ({"size": [16, 16]}, r"size \(\[8, 8\], \[16, 16\]\)"),
@@ -89,28 +89,28 @@ def test_values_intervals_and_differences(tmp_path):
         ({"version": 2}, r"version \(1, 2\)"),
     ],
 )
-def test_other_protocols_are_refused(tmp_path, change, told):
+def test_other_protocols_are_refused(tmp_path, change, message):
     a, b = stage(tmp_path / "a", 30.0), stage(tmp_path / "b", 31.0, **change)
-    with pytest.raises(UserError, match=f"judged by different protocols.*{told}"):
+    with pytest.raises(UserError, match=f"evaluated by different protocols.*{message}"):
         compare(settings(a, b), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_compared(tmp_path, capsys):
+def test_entries_that_cannot_be_compared_are_refused(tmp_path, capsys):
     a = stage(tmp_path / "a", 30.0)
     bare = stage(tmp_path / "bare", 30.0)
     (bare / "eval/metrics.json").unlink()
     other = stage(tmp_path / "other", 30.0, setting="head_only")
-    for entries, told in (
+    for entries, message in (
         ((), "give two or more"),
         ((a,), "give two or more"),
         ((a, "gone"), "names gone, which does not exist"),
         ((a, a), "twice: give them different names"),
-        ((a, bare), f"{bare} has not been evaluated: python run.py --mode=eval --config=configs/torso.py"),
-        ((a, other), "no setting is shared by two of them"),
+        ((a, bare), f"{bare} has not been evaluated: run mode=eval config=configs/torso.py workdir={bare}"),
+        ((a, other), "no setting was evaluated in two of them"),
         ((a, tmp_path), "is not the folder of a trained stage"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             compare(settings(*entries), tmp_path / "out")
     for name, value in (("resamples", 0), ("resamples", 10**12), ("setting", "body")):
         with pytest.raises(UserError, match=f"config.compare.{name} is '?{value}'?: it"):
@@ -121,11 +121,11 @@ def test_what_cannot_be_compared(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def cut(path: pathlib.Path) -> None:
+def drop_last_rows(path: pathlib.Path) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[:-3]) + "\n")
 
 
-def without(path: pathlib.Path, *names: str) -> None:
+def delete_key(path: pathlib.Path, *names: str) -> None:
     result = json.loads(path.read_text())
     where = result
     for name in names[:-1]:
@@ -135,28 +135,31 @@ def without(path: pathlib.Path, *names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("damage", "message"),
     [
-        (lambda folder: cut(folder / "frames.csv"), "frames.csv has 37 frames in full, metrics.json 40"),
-        (lambda folder: (folder / "frames.csv").unlink(), "cannot read the numbers of the frames"),
-        (lambda folder: (folder / "frames.csv").write_text("setting\n" + 40 * "full\n"), "frames.csv lacks the lips"),
-        (lambda folder: (folder / "metrics.json").write_text("[]"), "another version of this program"),
-        (lambda folder: without(folder / "metrics.json", "protocol"), "another version of this program"),
-        (lambda folder: without(folder / "metrics.json", "model"), "is damaged"),
-        (lambda folder: without(folder / "metrics.json", "settings"), "is damaged"),
+        (lambda folder: drop_last_rows(folder / "frames.csv"), "frames.csv has 37 frames in full, metrics.json 40"),
+        (lambda folder: (folder / "frames.csv").unlink(), "cannot read the metrics of the frames"),
+        (
+            lambda folder: (folder / "frames.csv").write_text("setting\n" + 40 * "full\n"),
+            "frames.csv lacks the columns of the lips",
+        ),
+        (lambda folder: (folder / "metrics.json").write_text("[]"), "is not an evaluation of this program"),
+        (lambda folder: delete_key(folder / "metrics.json", "protocol"), "is not an evaluation of this program"),
+        (lambda folder: delete_key(folder / "metrics.json", "model"), "is damaged"),
+        (lambda folder: delete_key(folder / "metrics.json", "settings"), "is damaged"),
     ],
 )
-def test_damaged_evaluations(tmp_path, spoil, told):
+def test_damaged_evaluations_are_refused(tmp_path, damage, message):
     a, b = stage(tmp_path / "a", 30.0), stage(tmp_path / "b", 31.0)
-    spoil(b / "eval")
-    with pytest.raises(UserError, match=told):
+    damage(b / "eval")
+    with pytest.raises(UserError, match=message):
         compare(settings(a, b), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
-def judged(tmp_path):
-    """A small dataset, a stage that was judged on it, and the true frames of the whole clip."""
+def evaluated(tmp_path):
+    """A small dataset, the folder of a stage evaluated on it, and the ground truth of the whole clip."""
     data = tiny.make_dataset(tmp_path / "dataset")
     dataset = load_dataset(data)
     frames = load_frames(dataset, dataset.val)
@@ -164,7 +167,7 @@ def judged(tmp_path):
     for image, parts in zip(frames.images, frames.parts, strict=True):
         digest.update(truth_bytes(image, parts))
     text = "2 held-out frames, the last 1/11 of the clip"
-    protocol = described(text, 1, dataset, digest.hexdigest(), "none", None, {}, {})
+    protocol = describe_protocol(text, 1, dataset, digest.hexdigest(), "none", None, {}, {})
     folder = stage(tmp_path / "ours", 30.0, count=tiny.VAL, **(protocol | {"measures": {"psnr": "dB"}}))
     config = tiny.config("torso", data)
     write_json(folder / "config.json", config.to_dict())
@@ -180,22 +183,22 @@ def write_video(path: pathlib.Path, frames: np.ndarray, sound=None) -> pathlib.P
     return path
 
 
-def test_a_video_stands_in_the_table(tmp_path, judged):
-    folder, dataset, clip = judged
+def test_a_video_is_scored_like_a_run(tmp_path, evaluated):
+    folder, dataset, clip = evaluated
     first = int(dataset.val.aud_id[0])
     wrong = clip.copy()
     wrong[:, :8] = 255 - wrong[:, :8]
     videos = {
-        "judged": write_video(tmp_path / "judged.mp4", clip[first:]),
+        "evaluated": write_video(tmp_path / "evaluated.mp4", clip[first:]),
         "clip": write_video(tmp_path / "clip.mp4", clip),
         "wrong": write_video(tmp_path / "wrong.mp4", wrong),
     }
     result = compare(settings(folder, *(f"{name}={path}" for name, path in videos.items())), tmp_path / "out")
     runs = result["settings"]["full"]
     assert list(runs) == [str(folder), *videos]
-    # What compression alone costs (so small a picture loses most by its coarser colours), whichever part of the clip
+    # Compression alone costs some PSNR (in so small an image mostly by chroma subsampling), whichever part of the clip
     # the video shows; a wrong background costs more.
-    assert runs["judged"]["psnr"]["value"] > 25 and runs["clip"]["psnr"]["value"] > 25
+    assert runs["evaluated"]["psnr"]["value"] > 25 and runs["clip"]["psnr"]["value"] > 25
     assert runs["wrong"]["psnr"]["value"] < 18
     assert "the clip's sound" in result["runs"]["clip"]["note"]
 
@@ -211,20 +214,20 @@ def lossless(path: pathlib.Path, frames: np.ndarray) -> pathlib.Path:
     return path
 
 
-def test_the_true_video_is_perfect(tmp_path, judged):
-    folder, dataset, clip = judged
+def test_the_ground_truth_as_a_video_is_perfect(tmp_path, evaluated):
+    folder, dataset, clip = evaluated
     values = compare(settings(folder, f"truth={lossless(tmp_path / 'truth.mkv', clip)}"), tmp_path / "out")
     truth = values["settings"]["full"]["truth"]
     assert [truth["psnr"][name] for name in ("value", "low", "high")] == [100.0, 100.0, 100.0]
 
 
-def test_videos_that_show_something_else(tmp_path, judged):
-    folder, _, clip = judged
+def test_videos_of_another_size_or_length_are_refused(tmp_path, evaluated):
+    folder, _, clip = evaluated
     short = write_video(tmp_path / "short.mp4", clip[:5])
-    with pytest.raises(UserError, match="short.mp4 has 5 frames at 25 a second: give the 2 that are judged"):
+    with pytest.raises(UserError, match="short.mp4 has 5 frames at 25 a second: give the 2 that are evaluated"):
         compare(settings(folder, short), tmp_path / "out")
     large = write_video(tmp_path / "large.mp4", clip.repeat(2, axis=1).repeat(2, axis=2))
-    with pytest.raises(UserError, match="large.mp4 is 64x64, the truth 32x32"):
+    with pytest.raises(UserError, match="large.mp4 is 64x64, the ground truth 32x32"):
         compare(settings(folder, large), tmp_path / "out")
     text = tmp_path / "text.mp4"
     text.write_text("no video")
@@ -233,8 +236,8 @@ def test_videos_that_show_something_else(tmp_path, judged):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_video_with_its_own_sound(tmp_path, judged):
-    folder, _, clip = judged
+def test_a_video_is_compared_with_its_own_sound(tmp_path, evaluated):
+    folder, _, clip = evaluated
     write_wav(tmp_path / "s.wav", np.random.default_rng(0).normal(size=8320) * 0.1, 16000)
     spoken = write_video(tmp_path / "spoken.mp4", clip, tmp_path / "s.wav")
     result = compare(settings(folder, spoken), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Held-out frames to metrics."""
+"""Evaluations of small trained stages: the files, the metrics, shards and other speech."""
 
 import base64
 import csv
@@ -15,10 +15,11 @@ import tiny
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import SUBJECTS, load_dataset, load_frames
-from adnerf_jax.evaluation.evaluate import HeldOut, evaluate, evaluation_job, rendered, rendered_names, settings
+from adnerf_jax.evaluation.evaluate import evaluate, evaluation_job
+from adnerf_jax.evaluation.held_out import HeldOutFrames, composite_renders, render_names, score_pairs
 from adnerf_jax.evaluation.metrics import psnr
 from adnerf_jax.evaluation.openface import LOWER_FACE
-from adnerf_jax.evaluation.protocol import described, known_sound
+from adnerf_jax.evaluation.protocol import describe_protocol, fit_expected_lips
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.inference.avatar import Avatar
 from adnerf_jax.inference.trained import TrainedStage
@@ -29,16 +30,16 @@ from adnerf_jax.training.runs import load_config
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_settings_paste_the_truth_where_the_render_is_not_judged():
+def test_pairs_take_the_ground_truth_outside_the_scored_region():
     rng = np.random.default_rng(0)
     background, truth, head_truth = rng.random((3, 4, 5, 3))
     is_head = rng.random((4, 5)) < 0.5
     opacity, torso_opacity = rng.random((2, 4, 5))
     head, torso = rng.random((2, 4, 5, 3))
     layers = Layers(head * opacity[..., None], opacity, opacity, torso * torso_opacity[..., None], torso_opacity)
-    names = rendered_names(tiny.config("torso"))
-    images = dict(zip(names, rendered(names, layers, background), strict=True))
-    pairs = settings(images, truth, head_truth, is_head)
+    names = render_names(tiny.config("torso"))
+    images = dict(zip(names, composite_renders(names, layers, background), strict=True))
+    pairs = score_pairs(images, truth, head_truth, is_head)
     assert list(pairs) == ["head_only", "head", "full"]
     head_over = opacity[..., None] * head + (1 - opacity[..., None]) * background
     np.testing.assert_allclose(pairs["head_only"][0], head_over)
@@ -47,12 +48,12 @@ def test_settings_paste_the_truth_where_the_render_is_not_judged():
     np.testing.assert_array_equal(pairs["head"][0][~is_head], truth[~is_head])
     whole = torso_opacity[..., None] * torso + (1 - torso_opacity[..., None]) * head_over
     np.testing.assert_allclose(pairs["full"][0], whole)
-    assert rendered_names(tiny.config("head")) == ("head",)
-    assert rendered_names(tiny.config("head", variants="single_nerf")) == ("full",)
-    assert list(settings({"head": head_over}, truth, head_truth, is_head)) == ["head_only", "head"]
+    assert render_names(tiny.config("head")) == ("head",)
+    assert render_names(tiny.config("head", variants="single_nerf")) == ("full",)
+    assert list(score_pairs({"head": head_over}, truth, head_truth, is_head)) == ["head_only", "head"]
 
 
-def test_what_an_evaluation_writes(trained):
+def test_files_of_an_evaluation(trained):
     config = load_config(trained.torso)
     result = evaluate(config, trained.torso)
     folder = trained.torso / "eval"
@@ -77,20 +78,20 @@ def test_what_an_evaluation_writes(trained):
             assert values[key] == pytest.approx(mean, abs=1e-4)
     timing = json.loads((folder / "timing.json").read_text())
     assert 0 < timing["seconds_per_frame"] < timing["total_seconds"]
-    # The report stands on its own, and the film in it is the one beside it.
+    # The report is self-contained, and embeds the video beside it.
     page = (folder / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
-    film = base64.b64encode((folder / "held_out.mp4").read_bytes()).decode()
-    assert page.count("<video") == 1 and film in page
+    video = base64.b64encode((folder / "held_out.mp4").read_bytes()).decode()
+    assert page.count("<video") == 1 and video in page
     assert [frame.shape for frame in read_frames(folder / "held_out.mp4")] == [(tiny.SIZE, 2 * tiny.SIZE, 3)] * 2
-    assert all(f"{what}: frame" in page for what in ("best", "median", "worst"))
-    # Two frames: truth, then each setting.
+    assert all(f"{rank}: frame" in page for rank in ("best", "median", "worst"))
+    # Two frames: ground truth, then each setting.
     assert cv2.imread(str(folder / "contact.png")).shape == (2 * tiny.SIZE, 4 * tiny.SIZE, 3)
-    # Pasting the truth around the head cannot be worse than rendering everything.
+    # The ground truth around the head cannot be worse than rendering everything.
     assert result["settings"]["head"]["psnr"] > result["settings"]["full"]["psnr"]
 
 
-def test_the_numbers_are_those_of_the_renders(trained):
+def test_the_metrics_are_those_of_the_renders(trained):
     config = load_config(trained.head)
     config.eval.every = 2
     result = evaluate(config, trained.head)
@@ -135,15 +136,15 @@ def test_two_runs_give_the_same_bytes(trained):
     assert written[0] == written[1]
 
 
-def test_parts_of_an_evaluation_are_judged_as_the_whole(trained, monkeypatch):
+def test_shards_give_the_result_of_one_process(trained, monkeypatch):
     config = load_config(trained.torso)
     config.eval.report = False
     folder, kept = trained.torso / "eval", trained.torso / "eval.frames"
     evaluate(config, trained.torso)
     whole = [(folder / name).read_bytes() for name in ("metrics.json", "frames.csv", "contact.png")]
     assert not kept.exists()
-    for part in ("2/2", "1/2"):
-        config.eval.shard = part
+    for shard in ("2/2", "1/2"):
+        config.eval.shard = shard
         assert evaluate(config, trained.torso) == {}
     config.eval.shard = None
     frames = sorted(kept.glob("*.png"))
@@ -157,7 +158,7 @@ def test_parts_of_an_evaluation_are_judged_as_the_whole(trained, monkeypatch):
     assert [(folder / name).read_bytes() for name in ("metrics.json", "frames.csv", "contact.png")] == whole
 
 
-def test_what_decides_a_render_tells_evaluations_apart(trained):
+def test_a_job_changes_with_everything_that_decides_a_render(trained):
     config = load_config(trained.torso)
     stage, dataset = TrainedStage.load(trained.torso, config), load_dataset(trained.data)
     job = evaluation_job(config, trained.torso, stage, dataset)
@@ -170,27 +171,27 @@ def test_what_decides_a_render_tells_evaluations_apart(trained):
     assert evaluation_job(config, trained.torso, stage, dataset) != job
 
 
-def test_held_out_frames_need_not_be_kept(trained):
+def test_held_out_frames_need_no_cache(trained):
     config, dataset = load_config(trained.torso), load_dataset(trained.data)
-    held_out = HeldOut(config, TrainedStage.load(trained.torso, config), dataset, dataset.val)
-    assert list(held_out.render(0).pairs) == ["head_only", "head", "full"]
+    held_out = HeldOutFrames(config, TrainedStage.load(trained.torso, config), dataset, dataset.val)
+    assert list(held_out.frame(0).pairs) == ["head_only", "head", "full"]
     assert not (trained.torso / "eval.frames").exists()
 
 
-def test_other_speech_has_no_truth(trained):
+def test_other_speech_has_no_ground_truth(trained):
     config = load_config(trained.torso)
     config.eval.update(cross=str(trained.sound), cross_duration=0.2, save_frames=True)
     result = evaluate(config, trained.torso)
     assert list(result["settings"]) == ["head_only", "head", "full", "cross"]
     assert result["settings"]["cross"] == {}  # what there is to measure needs the landmark network
     digest = hashlib.sha256(trained.sound.read_bytes()).hexdigest()[:16]
-    assert result["protocol"]["cross"] == f"5 frames of sound {digest} (SHA-256), no truth"
+    assert result["protocol"]["cross"] == f"5 frames of sound {digest} (SHA-256), no ground truth"
     folder = trained.torso / "eval" / "frames"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
     kinds = ("truth", "head_only", "head", "full")
     held_out = {f"{kind}/{frame:06d}.png" for kind in kinds for frame in (11, 12)}
     assert names == held_out | {f"cross/{frame:06d}.png" for frame in range(5)}
-    # What is written is what is judged.
+    # The metrics are those of the written files.
     rows = list(csv.DictReader((trained.torso / "eval/frames.csv").open()))
     image, truth = (cv2.imread(str(folder / kind / "000011.png")) / 255.0 for kind in ("full", "truth"))
     row = next(r for r in rows if (r["frame"], r["setting"]) == ("11", "full"))
@@ -201,8 +202,8 @@ def test_other_speech_has_no_truth(trained):
         shown = cv2.imread(str(folder / f"cross/{k:06d}.png"))[..., ::-1].astype(int)
         assert np.abs(shown - image).max() <= 1
     # What another evaluation left does not stay beside the new numbers.
-    with av.open(str(trained.torso / "eval/cross.mp4")) as film:
-        assert "Synthetic media" in film.metadata["comment"] and "torso, step" in film.metadata["comment"]
+    with av.open(str(trained.torso / "eval/cross.mp4")) as video:
+        assert "Synthetic media" in video.metadata["comment"] and "torso, step" in video.metadata["comment"]
     assert b"Synthetic media" in (trained.torso / "eval/contact.png").read_bytes()
     config.eval.update(cross=None, save_frames=False, report=False)
     evaluate(config, trained.torso)
@@ -211,10 +212,10 @@ def test_other_speech_has_no_truth(trained):
     assert left == {"metrics.json", "frames.csv", "timing.json", "contact.png"}
 
 
-def test_other_speech_for_a_person_who_heard_deepspeech(trained_paper, trained, tmp_path):
+def test_other_speech_for_a_person_trained_on_deepspeech(trained_paper, trained, tmp_path):
     config = load_config(trained_paper.torso)
     config.eval.update(cross=str(trained.sound), cross_duration=0.12, report=False)
-    with pytest.raises(UserError, match="give those of the sound with --config.render.features"):
+    with pytest.raises(UserError, match="give those of the sound with render.features"):
         evaluate(config, trained_paper.torso)
     np.save(tmp_path / "speech.npy", np.random.default_rng(0).normal(size=(7, 16, 29)).astype(np.float32))
     config.render.features = str(tmp_path / "speech.npy")
@@ -222,7 +223,7 @@ def test_other_speech_for_a_person_who_heard_deepspeech(trained_paper, trained, 
     assert result["protocol"]["cross"].startswith("3 frames of sound ")
 
 
-def test_without_a_report_there_are_no_films(trained, tmp_path):
+def test_without_a_report_there_are_no_videos(trained, tmp_path):
     shutil.copytree(trained.head, tmp_path / "head", ignore=shutil.ignore_patterns("eval"))
     config = load_config(trained.head)
     config.eval.report = False
@@ -250,24 +251,28 @@ def test_action_units_from_openface(trained, tmp_path):
         evaluate(config, trained.torso)
 
 
-def test_what_the_frames_themselves_leave_out_is_told(tiny_data):
+def test_metrics_that_the_frames_do_not_allow_are_left_out_with_a_reason(tiny_data):
     values = {"full": {"psnr": 30.0, "lip_correlation": 0.9, "av_offset_s_truth": 0.0}}
-    told = described("2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"cross": "not given"})
-    assert set(told["left_out"]) == {
+    protocol = describe_protocol(
+        "2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"cross": "not given"}
+    )
+    assert set(protocol["left_out"]) == {
         "cross", "lmd_px", "lmd_percent", "lip_lag_frames", "lip_amplitude", "av_offset_s", "sync_confidence",
         "blendshape_error", "jitter_px", "jitter_deg",
     }  # fmt: skip
-    assert told["left_out"]["jitter_px"] == "it needs a face in three frames in a row"
-    assert set(told["measures"]) == {"psnr", "lip_correlation", "av_offset_s"}
-    without = described("2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"faces": "not asked for"})
+    assert protocol["left_out"]["jitter_px"] == "it needs a face in three frames in a row"
+    assert set(protocol["measures"]) == {"psnr", "lip_correlation", "av_offset_s"}
+    without = describe_protocol(
+        "2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"faces": "not requested"}
+    )
     assert set(without["left_out"]) == {"faces"}
 
 
-def test_what_the_sound_lets_expect_is_learned_from_the_frames_trained_on(tmp_path):
+def test_expected_lips_are_fitted_on_the_training_frames(tmp_path):
     data = tiny.make_dataset(tmp_path / "dataset")
-    assert known_sound(load_dataset(data), load_dataset(data).train) is None  # no landmarks
+    assert fit_expected_lips(load_dataset(data), load_dataset(data).train) is None  # no landmarks
     tiny.add_landmarks(data)
-    assert known_sound(load_dataset(data), load_dataset(data).train) is None  # ten frames are too few
+    assert fit_expected_lips(load_dataset(data), load_dataset(data).train) is None  # ten frames are too few
     dataset = load_dataset(data)
     rng = np.random.default_rng(0)
     frames = 400
@@ -278,10 +283,11 @@ def test_what_the_sound_lets_expect_is_learned_from_the_frames_trained_on(tmp_pa
     lips = rng.normal(size=(frames, 5)).astype(np.float32)
     rows = np.arange(200, dtype=np.int32)
     split = dataset.train.replace(img_id=rows, aud_id=rows)
-    long = dataset.replace(windows=windows, lips=lips)
-    sound = known_sound(long, split)
-    np.testing.assert_array_equal(sound.face, points[0])
+    long = dataset.replace(windows=windows, tracks={"lips": lips})
+    expected = fit_expected_lips(long, split)
+    np.testing.assert_array_equal(expected.face, points[0])
     other = lips.copy()
-    other[200:] += 1.0  # the held-out lips do not matter, nor does a frame without a face
+    other[200:] += 1.0  # neither held-out frames nor frames without a face are used
     other[7] += 1.0
-    np.testing.assert_array_equal(known_sound(long.replace(lips=other), split).model.weights, sound.model.weights)
+    refitted = fit_expected_lips(long.replace(tracks={"lips": other}), split)
+    np.testing.assert_array_equal(refitted.model.weights, expected.model.weights)

@@ -1,4 +1,4 @@
-"""PSNR by hand, SSIM window by window and against scikit-image, and what each measure of a picture notices."""
+"""Image metrics against hand-computed values and scikit-image, and their sensitivity to known distortions."""
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ def test_ssim_against_each_window():
     assert ssim(x, y) == pytest.approx(np.mean(values), abs=1e-10)  # float64 throughout
 
 
-def test_ssim_of_equal_and_of_unlike_pictures():
+def test_ssim_of_equal_and_of_inverted_images():
     x = np.random.default_rng(1).random((20, 20, 3))
     assert ssim(x, x) == pytest.approx(1.0)
     assert ssim(x, 1 - x) < 0
@@ -64,7 +64,7 @@ def picture(height: int = 190, width: int = 180, seed: int = 5) -> np.ndarray:
 
 
 def distortions(image: np.ndarray) -> list[list[np.ndarray]]:
-    """Pictures that are ever worse: blurred, noisy, dark, moved."""
+    """Four series of increasing distortion: blur, noise, darkening, translation."""
     noise = np.random.default_rng(6).normal(size=image.shape)
     return [
         [cv2.GaussianBlur(image, (0, 0), s) for s in (0.7, 1.5, 4.0)],
@@ -121,7 +121,7 @@ def test_ms_ssim_needs_176_pixels():
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim, ms_ssim])
-def test_a_worse_picture_scores_worse(metric):
+def test_metrics_fall_with_increasing_distortion(metric):
     truth = picture()
     perfect = 100.0 if metric is psnr else 1.0
     assert metric(truth, truth) == pytest.approx(perfect)
@@ -139,7 +139,7 @@ def person() -> np.ndarray:
     return parts
 
 
-def test_the_seam_is_where_head_and_body_meet():
+def test_the_seam_band_lies_where_head_and_body_meet():
     band = seam_band(person(), np.array([10, 5, 20, 100]))  # 3 pixels to each side
     rows, columns = np.nonzero(band)
     assert (rows.min(), rows.max()) == (17, 22)
@@ -155,7 +155,7 @@ def test_seam_error_by_hand():
     truth = np.full((60, 40, 3), 0.5)
     band = seam_band(person(), np.array([10, 5, 20, 100]))
     image = truth.copy()
-    image[~band] = 0.0  # far from the seam nothing counts
+    image[~band] = 0.0  # outside the band nothing counts
     assert seam_error(image, truth, band) == 0.0
     image[band] += 10 / 255
     assert seam_error(image, truth, band) == pytest.approx(10.0)

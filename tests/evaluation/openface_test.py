@@ -8,7 +8,7 @@ from adnerf_jax.evaluation.openface import LOWER_FACE, read_units, unit_errors
 
 
 def write(path, units: np.ndarray, success: np.ndarray, leave_out: str | None = None) -> str:
-    """A file as OpenFace 2.2 writes it: other columns too, blanks after the commas."""
+    """Writes a file as OpenFace 2.2 does: with other columns, and spaces after the commas."""
     names = [f"{unit}_r" for unit in ("AU01", *LOWER_FACE, "AU45") if unit != leave_out]
     lines = ["frame, face_id, timestamp, confidence, success, " + ", ".join([*names, "AU25_c"])]
     for k, row in enumerate(units):
@@ -21,7 +21,7 @@ def write(path, units: np.ndarray, success: np.ndarray, leave_out: str | None = 
     return str(path)
 
 
-def test_a_file_of_openface(tmp_path):
+def test_a_file_of_openface_is_read(tmp_path):
     units = np.round(np.random.default_rng(0).uniform(0, 5, (4, 9)), 2)
     success = np.array([True, True, False, True])
     read = read_units(write(tmp_path / "a.csv", units, success), 4)
@@ -42,7 +42,7 @@ def test_errors_by_hand():
     assert unit_errors(np.full((3, 9), np.nan), truth) == {}
 
 
-def test_files_that_cannot_be_used(tmp_path):
+def test_unusable_files_are_refused(tmp_path):
     units, success = np.ones((3, 9)), np.ones(3, bool)
     path = write(tmp_path / "a.csv", units, success)
     with pytest.raises(UserError, match="has 3 frames, 4 were evaluated"):

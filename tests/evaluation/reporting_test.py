@@ -1,4 +1,4 @@
-"""Pages, charts and films: escaped, whole, and showing what they are given."""
+"""Report pages, charts and videos: well-formed, escaped, and true to their data."""
 
 import json
 import re
@@ -13,8 +13,8 @@ import tiny
 from adnerf_jax.evaluation.reporting import page
 from adnerf_jax.evaluation.reporting.charts import Line, interval_chart, line_chart, ticks
 from adnerf_jax.evaluation.reporting.evaluation import error_map, summary_rows, training_log, training_seconds
-from adnerf_jax.evaluation.reporting.films import Film, film_places
 from adnerf_jax.evaluation.reporting.markup import Html, element
+from adnerf_jax.evaluation.reporting.videos import FrameVideo, video_positions
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.video import probe, read_frames
 
@@ -82,7 +82,7 @@ def test_curves_are_drawn_to_scale_with_their_gaps():
     assert len(list(alone.iter(f"{SVG}circle"))) == 1
 
 
-def test_long_curves_become_means():
+def test_long_curves_are_averaged():
     chart = line_chart("t", [Line("a", np.arange(1000), np.arange(1000) % 2)], "x")
     (points,) = polylines(chart)
     assert len(points) == 334  # means of three
@@ -90,7 +90,7 @@ def test_long_curves_become_means():
     assert constant[0, 1] == constant[1, 1]
 
 
-def test_the_sound_is_behind_the_curves():
+def test_the_waveform_is_behind_the_curves():
     sound = np.concatenate([np.zeros(800), np.ones(800)]).astype(np.float32)
     root = drawing(line_chart("t", [Line("a", [0, 1], [0, 1])], "x", sound=sound))
     order = [child.tag.removeprefix(SVG) for child in root]
@@ -101,7 +101,7 @@ def test_the_sound_is_behind_the_curves():
     assert np.ptp(silent[:, 1]) == 0 and loud[:, 1].max() < silent[:, 1].min()
 
 
-def test_intervals_hold_their_values():
+def test_intervals_are_drawn_around_their_values():
     root = drawing(interval_chart("t", [("a", 2.0, 1.0, 4.0), ("b", 3.0, 3.0, 3.0)]))
     circles = [float(c.get("cx")) for c in root.iter(f"{SVG}circle")]
     whiskers = [(float(r.get("x1")), float(r.get("x2"))) for r in root.iter(f"{SVG}line") if r.get("stroke-width")]
@@ -111,14 +111,14 @@ def test_intervals_hold_their_values():
     assert same == same_too == circles[1]
 
 
-def test_the_summary_has_the_truths_beside():
+def test_the_summary_has_the_ground_truths_scores_in_brackets():
     rows = summary_rows(
         {"full": {"psnr": 31.234, "jitter_px": 0.5, "jitter_px_truth": 0.25}, "cross": {"jitter_px": 2}}
     )
     assert rows == [["PSNR, dB", "31.23", ""], ["jitter, px", "0.5000 (0.2500)", "2"]]
 
 
-def test_errors_are_four_times_as_bright():
+def test_error_maps_are_scaled_by_four():
     truth = np.full((4, 4, 3), 100, np.uint8)
     image = truth.copy()
     image[0, 0] += 10
@@ -130,7 +130,7 @@ def test_errors_are_four_times_as_bright():
     np.testing.assert_array_equal(shown[1, 1], scale[0])
 
 
-def test_a_training_log_that_was_cut(tmp_path):
+def test_an_incomplete_last_line_of_a_training_log_is_skipped(tmp_path):
     assert training_log(tmp_path) == {}
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "psnr": 20.5}\n{"step": 2, "loss": 0.1}\n{"step": 3, "ps')
     log = training_log(tmp_path)
@@ -138,26 +138,26 @@ def test_a_training_log_that_was_cut(tmp_path):
     np.testing.assert_array_equal(log["psnr"], [20.5, np.nan])
 
 
-def test_a_film_of_every_other_frame_keeps_time(tmp_path):
-    times = [0, 3, 6, 8]  # what is missing moves every other frame to odd places
-    assert film_places(times, 2).tolist() == [0, 1, 3, 4]
-    with Film(tmp_path / "f.mp4", 16, 16, times, 2, None) as film:
+def test_a_video_of_every_other_frame_keeps_time(tmp_path):
+    times = [0, 3, 6, 8]  # dropped frames shift every other frame to odd indices
+    assert video_positions(times, 2).tolist() == [0, 1, 3, 4]
+    with FrameVideo(tmp_path / "f.mp4", 16, 16, times, 2, None) as video:
         for level in (40, 100, 160, 220):
-            film.add(np.full((16, 16, 3), level, np.uint8))
+            video.add(np.full((16, 16, 3), level, np.uint8))
     shown = [round(float(frame.mean()), -1) for frame in read_frames(tmp_path / "f.mp4", 12.5)]
     assert shown == [40, 100, 100, 160, 220]
 
 
-def test_a_film_of_few_frames_holds_them(tmp_path):
-    assert film_places([0, 100], 100).tolist() == [0, 4]
+def test_a_video_of_distant_frames_repeats_them(tmp_path):
+    assert video_positions([0, 100], 100).tolist() == [0, 4]
     for name, times in (("two", [0, 100]), ("one", [7])):
-        with Film(tmp_path / f"{name}.mp4", 16, 16, times, 100_000, None) as film:
+        with FrameVideo(tmp_path / f"{name}.mp4", 16, 16, times, 100_000, None) as video:
             for _ in times:
-                film.add(np.zeros((16, 16, 3), np.uint8))
+                video.add(np.zeros((16, 16, 3), np.uint8))
     assert probe(tmp_path / "two.mp4").duration == 5 and probe(tmp_path / "one.mp4").duration == 1
 
 
-def test_what_interrupted_training_took(tmp_path):
+def test_seconds_of_an_interrupted_training(tmp_path):
     assert training_seconds(tmp_path) == 0.0
     (tmp_path / "config.json").write_text(json.dumps(tiny.config("head", rays=100).to_dict()))
     lines = [{"step": 10, "rays_per_s": 50.0}, {"step": 20, "rays_per_s": 100.0}, {"step": 25}]
@@ -198,19 +198,19 @@ def test_pages_are_well_formed():
     )
 
 
-def test_a_film_keeps_time(tmp_path):
+def test_a_video_keeps_time(tmp_path):
     write_wav(tmp_path / "s.wav", np.ones(16000) * 0.1, 16000)
-    with Film(tmp_path / "f.mp4", 32, 16, [4, 6, 12], 2, tmp_path / "s.wav") as film:
+    with FrameVideo(tmp_path / "f.mp4", 32, 16, [4, 6, 12], 2, tmp_path / "s.wav") as video:
         for level in (40, 120, 200):
             half = np.full((16, 16, 3), level, np.uint8)
-            film.add(half, half)
+            video.add(half, half)
     shown = [round(float(frame.mean()), -1) for frame in read_frames(tmp_path / "f.mp4", 12.5)]
     assert shown == [40, 120, 120, 120, 200]  # two are missing after the second
     info = probe(tmp_path / "f.mp4")
     assert info.has_audio and info.duration == pytest.approx(5 / 12.5, abs=0.02)
-    with Film(tmp_path / "silent.mp4", 16, 16, [0], 1, tmp_path / "none.wav") as film:
-        film.add(np.zeros((16, 16, 3), np.uint8))
+    with FrameVideo(tmp_path / "silent.mp4", 16, 16, [0], 1, tmp_path / "none.wav") as video:
+        video.add(np.zeros((16, 16, 3), np.uint8))
     assert not probe(tmp_path / "silent.mp4").has_audio
-    with pytest.raises(RuntimeError), Film(tmp_path / "no.mp4", 16, 16, [0], 1, None):
+    with pytest.raises(RuntimeError), FrameVideo(tmp_path / "no.mp4", 16, 16, [0], 1, None):
         raise RuntimeError
     assert not (tmp_path / "no.mp4").exists()

@@ -1,4 +1,4 @@
-"""Frames scored as they come, without a model: perfect ones, worse ones, and networks that cannot be had."""
+"""The scorer without a model: perfect frames, distorted frames, and networks whose weights are missing."""
 
 import gc
 import weakref
@@ -18,7 +18,7 @@ RECT = np.array([50, 30, 80, 80])
 
 
 class Distance:
-    """In LPIPS's place: mean absolute difference; counts the pictures it looks at."""
+    """A stub of LPIPS: mean absolute difference; counts the images that it is given."""
 
     def __init__(self):
         self.seen = 0
@@ -32,7 +32,7 @@ class Distance:
 
 
 class Reader:
-    """In the landmark network's place: the corner pixel of a picture says where the lips are, black that no face is."""
+    """A stub of the landmark network: the corner pixel encodes the lip opening; black means no face."""
 
     mean = np.random.default_rng(0).normal(90, 20, (478, 3))
 
@@ -53,7 +53,7 @@ def person() -> np.ndarray:
 
 
 def true_frames(count: int = 24) -> list[np.ndarray]:
-    """Float [H, W, 3], 8 bits deep, with a mouth that opens and closes (`Reader`)."""
+    """Ground truth, float [H, W, 3] in 8-bit steps, with a mouth that opens and closes (`Reader`)."""
     rng = np.random.default_rng(1)
     still = cv2.resize(rng.random((8, 8, 3)), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     frames = []
@@ -74,7 +74,7 @@ def score(rendered: list[np.ndarray], frames: list[np.ndarray], networks=None) -
 
 def test_a_video_against_itself_is_perfect():
     frames = true_frames()
-    values, rows = score([x + 0.4 / 255 for x in frames], frames)  # rounded as a written picture is
+    values, rows = score([x + 0.4 / 255 for x in frames], frames)  # rounded to 8 bits
     perfect = {
         "psnr": 100.0, "psnr_face": 100.0, "ssim": 1.0, "ms_ssim": 1.0, "lpips_alex": 0.0, "seam_error": 0.0,
         "faces_found": 1.0, "lmd_px": 0.0, "lmd_percent": 0.0, "lip_correlation": 1.0, "lip_lag_frames": 0.0,
@@ -87,7 +87,7 @@ def test_a_video_against_itself_is_perfect():
     assert len(rows) == len(frames) and rows[3]["frame"] == 103 and rows[3]["lmd_px"] == 0.0
 
 
-def test_a_frozen_mouth_is_noticed_by_the_lips_only():
+def test_a_frozen_mouth_changes_the_lip_metrics_only():
     frames = true_frames()
     rendered = [x.copy() for x in frames]
     for image in rendered:
@@ -99,7 +99,7 @@ def test_a_frozen_mouth_is_noticed_by_the_lips_only():
     assert values["seam_error"] == 0.0 and values["psnr_face"] == 100.0
 
 
-def test_late_lips_are_noticed():
+def test_the_lag_of_late_lips_is_measured():
     frames = true_frames(40)
     rendered = [x.copy() for x in frames]
     for k, image in enumerate(rendered):
@@ -108,7 +108,7 @@ def test_late_lips_are_noticed():
     assert values["lip_lag_frames"] == 5 and values["lip_correlation"] < 0.5 < values["lip_correlation_at_lag"]
 
 
-def test_a_wrong_background_is_noticed_by_the_whole_picture_only():
+def test_a_wrong_background_changes_the_whole_frame_metrics_only():
     frames = true_frames(12)
     away = (person() == BACKGROUND)[..., None] & (np.arange(SIZE)[:, None, None] > 120)
     values, _ = score([np.where(away, 1 - x, x) for x in frames], frames)
@@ -116,7 +116,7 @@ def test_a_wrong_background_is_noticed_by_the_whole_picture_only():
     assert values["psnr_face"] == 100.0 and values["seam_error"] == 0.0 and values["lmd_px"] == 0.0
 
 
-def test_a_torn_neck_is_noticed():
+def test_a_gap_at_the_neck_raises_the_seam_error():
     frames = true_frames(12)
     errors = []
     for gap in (0, 2, 5):
@@ -127,7 +127,7 @@ def test_a_torn_neck_is_noticed():
     assert errors[0] == 0 < errors[1] < errors[2]
 
 
-def test_each_truth_is_looked_at_once():
+def test_features_of_a_ground_truth_are_computed_once():
     frames, network = true_frames(12), Distance()
     scorer = Scorer({"alex": network}, None)
     for k, truth in enumerate(frames):
@@ -138,7 +138,7 @@ def test_each_truth_is_looked_at_once():
     assert list(settings) == ["head", "full"] and "lmd_px" not in settings["full"] and "lmd_px" not in rows[0]
 
 
-def test_pictures_are_let_go():
+def test_images_are_not_kept():
     scorer, alive = Scorer({"alex": Distance()}, Reader()), []
     for k in range(12):
         image, truth = (true_frames(1)[0] for _ in range(2))
@@ -146,18 +146,18 @@ def test_pictures_are_let_go():
         scorer.add("full", k, k, image, truth, RECT, person())
         del image, truth
         gc.collect()
-        # The last truth is kept, so that its features serve all settings of a frame.
+        # The last ground truth is kept, so that its features serve all settings of a frame.
         assert sum(ref() is not None for ref in alive) <= 1
 
 
 class SmallFace(Reader):
-    """A face well inside the picture."""
+    """A face well inside the image."""
 
     mean = np.random.default_rng(0).normal(90, 6, (478, 3))
 
 
-class KnowsTheTime:
-    """In SyncNet's place: lips say when by their brightness, 3 for each frame after 60, speech by its order."""
+class TimeEmbeddings:
+    """A stub of SyncNet: embeds lips by their brightness, 60 + 3 for each frame, and speech by its order."""
 
     def lips(self, clips):
         return np.eye(1024)[np.round(clips[:, 0].mean((1, 2, 3)) / 3 - 20).astype(int)]
@@ -166,12 +166,12 @@ class KnowsTheTime:
         return np.eye(1024)[: len(coefficients)]
 
 
-def test_lips_are_held_against_the_sound_by_syncnet():
-    scorer = Scorer({}, SmallFace(), KnowsTheTime())
+def test_syncnet_measures_the_offset_of_lips_and_sound():
+    scorer = Scorer({}, SmallFace(), TimeEmbeddings())
     for k in range(30):
         late, truth = (np.full((SIZE, SIZE, 3), (60 + 3 * shown) / 255) for shown in (max(k - 5, 0), k))
         scorer.add("full", k, k, late, truth, RECT)
-        scorer.add_alone("cross", k, k, truth)
+        scorer.add_without_truth("cross", k, k, truth)
     values, _ = scorer.finish({}, {"full": np.random.default_rng(0).normal(size=2 * 16000)})
     # Late lips are early sound.
     assert values["full"]["sync_offset_s"] == -0.2 and values["full"]["sync_offset_s_truth"] == 0.0
@@ -188,16 +188,16 @@ def test_frames_without_a_face():
     assert np.isnan(rows[0]["lmd_px"]) and rows[5]["lmd_px"] == 0.0
 
 
-def test_frames_without_a_truth():
+def test_frames_without_a_ground_truth():
     scorer = Scorer({"alex": Distance()}, Reader())
     for k, image in enumerate(true_frames(12)):
-        scorer.add_alone("cross", k, k, image)
+        scorer.add_without_truth("cross", k, k, image)
     settings, rows = scorer.finish({}, {})
     assert list(settings["cross"]) == ["faces_found", "jitter_px", "jitter_deg"]
     assert set(rows[0]) == {"frame", "time", "setting", "lip_opening"}
 
 
-def test_weights_that_cannot_be_had_are_told_and_left_out(monkeypatch, capsys):
+def test_networks_without_weights_are_left_out_with_a_message(monkeypatch, capsys):
     def offline(name):
         raise UserError(f"{name} could not be fetched")
 
@@ -205,18 +205,18 @@ def test_weights_that_cannot_be_had_are_told_and_left_out(monkeypatch, capsys):
     scorer, left_out = make_scorer("alex,vgg", True, SIZE)
     missing = {name: "weights not available" for name in ("lpips_alex", "lpips_vgg", "faces")}
     assert left_out == missing | {"sync_confidence": "config.eval.syncnet is not given"}
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 3 and all(line.startswith("evaluation leaves ") for line in told)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("evaluation leaves ") for line in lines)
     scorer.add("full", 0, 0, true_frames(1)[0], true_frames(1)[0], RECT)
     assert list(scorer.finish({}, {})[0]["full"]) == ["psnr", "psnr_face", "ssim", "ms_ssim"]
 
 
-def test_what_is_not_asked_for_or_does_not_fit():
+def test_metrics_that_are_not_requested_or_do_not_fit_are_left_out():
     assert make_scorer("", False, 20)[1] == {
         "ms_ssim": "frames below 176 pixels",
-        "lpips_alex": "not asked for",
-        "lpips_vgg": "not asked for",
-        "faces": "not asked for",
+        "lpips_alex": "not requested",
+        "lpips_vgg": "not requested",
+        "faces": "not requested",
         "sync_confidence": "config.eval.syncnet is not given",
     }
     assert make_scorer("alex", False, 20)[1]["lpips_alex"] == "frames below 32 pixels"

@@ -1,19 +1,22 @@
-"""Charts as inline SVG: lines, a sound behind lines, and values with intervals."""
+"""Charts as inline SVG: line charts, optionally over a waveform, and values with confidence intervals."""
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from adnerf_jax.evaluation.reporting.markup import Html, element, join
 
-# Told apart by people who see colours differently, and in grey print by their order of lightness.
+Values: TypeAlias = Sequence[float] | np.ndarray
+
+# Distinguishable with colour blindness, and by lightness in greyscale print.
 COLOURS = ("#1b4f8a", "#d1610f", "#2a8c6a", "#a43a86", "#7a6a00", "#4f4f4f")
-_WIDTH = 420  # of the view; about the pixels of a phone, so that text keeps its size there
+_WIDTH = 420  # of the view box; about the width of a phone, so that text keeps its size there
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 46, 38
-_MOST_POINTS = 400  # of a line; longer ones are averaged
-_ROW = 26  # height of a row of `intervals`
+_MOST_POINTS = 400  # of a line; longer lines are averaged down
+_ROW = 26  # height of a row of `interval_chart`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +25,18 @@ class Line:
 
     Attributes:
       name: in the legend.
-      x, y: values [N]; y may have NaN, which are gaps.
-      dashed: drawn so.
+      x, y: values [N]; NaN in y leaves a gap.
+      dashed: whether it is drawn with a dashed line.
     """
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Values
+    y: Values
     dashed: bool = False
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, 1, 2 or 5 times a power of ten apart, at most `most + 1` of them."""
+    """Round tick values from `low` to `high` in steps of 1, 2 or 5 times a power of ten; at most `most + 1`."""
     step = (high - low) / most
     power = 10.0 ** math.floor(math.log10(step))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
@@ -48,15 +51,15 @@ def line_chart(
 
     Args:
       title: above the chart, with the unit.
-      lines: at least one with a finite value, else the chart says that there is nothing.
-      x_label: below.
-      height: of the view, whose width is 420.
-      sound: float [T] in [-1, 1], drawn behind the curves over their whole width.
+      lines: the curves; without any finite value a note replaces the chart.
+      x_label: label of the horizontal axis.
+      height: of the view box, whose width is 420.
+      sound: float [T] in [-1, 1], a waveform drawn behind the curves over their whole width.
     """
     drawn = [_thinned(line) for line in lines]
     values = np.concatenate([np.asarray(line.y, float)[np.isfinite(line.y)] for line in drawn] or [np.zeros(0)])
     if not len(values):
-        return element("p", f"{title}: nothing to show", class_="note")
+        return element("p", f"{title}: no data", class_="note")
     x_low, x_high = _widened(min(min(line.x) for line in drawn), max(max(line.x) for line in drawn), 0.0)
     y_low, y_high = _widened(float(values.min()), float(values.max()), 0.06)
 
@@ -75,12 +78,12 @@ def line_chart(
     for x in ticks(x_low, x_high, 6):
         parts.append(_text(_short(x), at_x(x), height - _BOTTOM + 15, text_anchor="middle"))
     parts.append(_text(x_label, (_LEFT + _WIDTH - _RIGHT) / 2, height - 5, text_anchor="middle"))
-    place = _LEFT
+    legend_x: float = _LEFT
     for colour, line in zip(_colours(), drawn, strict=False):
         dash = "5 3" if line.dashed else None
-        parts.append(_rule(place, 29, place + 16, 29, stroke=colour, stroke_width=2.5, stroke_dasharray=dash))
-        parts.append(_text(line.name, place + 20, 33))
-        place += 32 + 7.4 * len(line.name)
+        parts.append(_rule(legend_x, 29, legend_x + 16, 29, stroke=colour, stroke_width=2.5, stroke_dasharray=dash))
+        parts.append(_text(line.name, legend_x + 20, 33))
+        legend_x += 32 + 7.4 * len(line.name)
         for run in _runs(line):
             points = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in run)
             if len(run) == 1:
@@ -95,7 +98,7 @@ def line_chart(
 
 
 def interval_chart(title: str, rows: Sequence[tuple[str, float, float, float]]) -> Html:
-    """Values with their intervals, one below the other: (name, value, low, high)."""
+    """Values with their confidence intervals, one row for each (name, value, low, high)."""
     x_low, x_high = _widened(min(low for *_, low, _ in rows), max(high for *_, high in rows), 0.08)
     height = _TOP + _ROW * len(rows) + 18
 
@@ -128,7 +131,7 @@ def _svg(title: str, height: float, parts: Sequence[Html]) -> Html:
 
 
 def _thinned(line: Line) -> Line:
-    """At most 400 points: means of as many neighbours as that takes."""
+    """The line averaged over neighbouring points so that at most 400 are left."""
     x, y = np.asarray(line.x, float), np.asarray(line.y, float)
     if len(x) <= _MOST_POINTS:
         return dataclasses.replace(line, x=x, y=y)
@@ -138,7 +141,7 @@ def _thinned(line: Line) -> Line:
 
 
 def _runs(line: Line) -> Iterator[list[tuple[float, float]]]:
-    """The pieces of a curve between its gaps."""
+    """The contiguous pieces of a curve between its gaps."""
     run: list[tuple[float, float]] = []
     for x, y in zip(line.x, line.y, strict=True):
         if math.isfinite(y):
@@ -151,7 +154,7 @@ def _runs(line: Line) -> Iterator[list[tuple[float, float]]]:
 
 
 def _envelope(sound: np.ndarray, middle: float, half: float) -> Html:
-    """The loudest of the samples behind each half pixel of the chart, above and below its middle."""
+    """The waveform's envelope: the peak of the samples in each half pixel, mirrored about the middle."""
     loud, columns = np.abs(sound), min(2 * (_WIDTH - _LEFT - _RIGHT), len(sound))
     heights = np.maximum.reduceat(loud, np.arange(columns) * len(loud) // columns) / max(float(loud.max()), 1e-6) * half
     xs = np.linspace(_LEFT, _WIDTH - _RIGHT, len(heights))
@@ -161,7 +164,7 @@ def _envelope(sound: np.ndarray, middle: float, half: float) -> Html:
 
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:
-    """A range with a margin, never empty."""
+    """A range extended by a share of its length on both sides, never empty."""
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-3):
         middle, half = (low + high) / 2, max(abs(low) * 0.05, 0.5)
         return middle - half, middle + half
@@ -191,5 +194,5 @@ def _rule(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> H
 
 
 def grid(*charts: Html) -> Html:
-    """Charts beside each other where there is room."""
+    """Charts in columns where the page is wide enough."""
     return element("div", join(*charts), class_="grid")

@@ -1,4 +1,4 @@
-"""The page of a comparison: a table, figures with intervals, the same frames side by side."""
+"""The report of a comparison: tables, charts with confidence intervals, and the same frames side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from adnerf_jax.evaluation.reporting.charts import grid, interval_chart
-from adnerf_jax.evaluation.reporting.evaluation import LABELS, SETTINGS, explained, number
+from adnerf_jax.evaluation.reporting.evaluation import LABELS, SETTINGS, labelled, number
 from adnerf_jax.evaluation.reporting.markup import Html
 from adnerf_jax.evaluation.reporting.page import definitions, details, note, page, picture, section, table
 from adnerf_jax.evaluation.scoring import MEASURES
@@ -16,21 +16,21 @@ def comparison_page(result: Mapping[str, Any], figure: Sequence[Sequence[tuple[s
     """The document.
 
     Args:
-      result: what `comparison.json` holds.
-      figure: for each frame shown, whose it is and the picture, uint8 [H, W, 3].
+      result: the content of `comparison.json`.
+      figure: for each frame shown, (name, uint8 [H, W, 3]) of each run.
     """
     protocol = result["protocol"]
-    sections = [section("What is compared", definitions(_runs(result["runs"])), note(protocol["frames"] + "."))]
+    sections = [section("Runs", definitions(_runs(result["runs"])), note(protocol["frames"] + "."))]
     for setting, runs in result["settings"].items():
-        sections.append(section(f"{setting}: {SETTINGS[setting]}", *_setting(runs)))
+        sections.append(section(f"{setting}: {SETTINGS[setting]}", *_setting_blocks(runs)))
     sections.append(section("The same frames", *_frames(figure)))
     facts = {name: str(value) for name, value in protocol.items()}
-    sections.append(section("How it was measured", definitions(facts)))
+    sections.append(section("Protocol", definitions(facts)))
     return page("Comparison: " + ", ".join(result["runs"]), *sections)
 
 
 def cell(entry: Mapping[str, float]) -> str:
-    """A value with its interval, where it has one."""
+    """A value with its confidence interval, where it has one."""
     if "low" not in entry:
         return number(entry["value"])
     return f"{number(entry['value'])} ({number(entry['low'])} … {number(entry['high'])})"
@@ -40,14 +40,14 @@ def _runs(runs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return {name: f"{one['path']}; {one['note']}" for name, one in runs.items()}
 
 
-def _setting(runs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[Html]:
+def _setting_blocks(runs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[Html]:
     names = list(runs)
     measures = list(runs[names[0]])
     yield table(
         ["", *names],
         [[LABELS.get(measure, measure), *(cell(runs[name][measure]) for name in names)] for measure in measures],
     )
-    yield note(f"Differences from {names[0]}; a star where the interval leaves 0 out:")
+    yield note(f"Difference from {names[0]}; * marks intervals that exclude 0:")
     rows = [
         [LABELS.get(measure, measure), *(_difference(runs[name][measure]) for name in names[1:])]
         for measure in measures
@@ -61,7 +61,7 @@ def _setting(runs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[
             charts.append(interval_chart(LABELS.get(measure, measure), points))
     yield grid(*charts)
     meanings = {name: MEASURES[name] for name in measures if name in MEASURES}
-    yield details("What these are", definitions(explained(meanings)))
+    yield details("Definitions of the metrics", definitions(labelled(meanings)))
 
 
 def _difference(entry: Mapping[str, float]) -> str:
@@ -76,6 +76,6 @@ def _difference(entry: Mapping[str, float]) -> str:
 def _frames(figure: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Iterator[Html]:
     shown = [row for row in figure if row]
     if not shown:
-        yield note("No run has a film: evaluate with --config.eval.report=True.")
+        yield note("No run has a video of its frames: evaluate with config.eval.report set.")
     for row in shown:
         yield picture(np.concatenate([image for _, image in row], axis=1), " | ".join(name for name, _ in row))

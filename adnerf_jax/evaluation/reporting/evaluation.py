@@ -1,4 +1,4 @@
-"""The report of an evaluation: `report.html`, to be looked at rather than read."""
+"""The report of an evaluation, `report.html`: metrics, videos, example frames and charts."""
 
 import dataclasses
 import json
@@ -12,76 +12,80 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.files import write_bytes
 from adnerf_jax.common.progress import duration
-from adnerf_jax.common.timing import FPS
+from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.data.datasets import Dataset
 from adnerf_jax.evaluation.protocol import clip_samples, curves
 from adnerf_jax.evaluation.reporting.charts import Line, grid, line_chart
 from adnerf_jax.evaluation.reporting.markup import Html, element, join
-from adnerf_jax.evaluation.reporting.page import definitions, details, film, note, page, picture, section, table
+from adnerf_jax.evaluation.reporting.page import definitions, details, note, page, picture, section, table, video
 from adnerf_jax.evaluation.scoring import MEASURES
-from adnerf_jax.evaluation.sync_confidence import SOUND_RATE
 from adnerf_jax.training.runs import load_config
 
 SETTINGS = {
-    "head_only": "the rendered head over the clean background, against the true head there",
-    "head": "the rendered head, true torso and background pasted",
+    "head_only": "rendered head over the clean background, against the ground truth's head over the same",
+    "head": "rendered head composited with the ground truth's torso and background",
     "full": "everything rendered",
-    "cross": "other speech, without a truth",
+    "cross": "other speech, without a ground truth",
 }
-LABELS = {  # of the numbers, for tables; the rest stand under their own names
+LABELS = {  # of the metrics, for tables; a metric without a label appears under its name
     "psnr": "PSNR, dB",
-    "psnr_face": "PSNR in the face, dB",
+    "psnr_face": "PSNR of the face, dB",
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
     "lpips_alex": "LPIPS (AlexNet)",
     "lpips_vgg": "LPIPS (VGG16)",
-    "seam_error": "error at the neck, grey levels",
+    "seam_error": "seam error at the neck, grey levels",
     "faces_found": "faces found",
     "lmd_px": "LMD, px",
-    "lmd_percent": "LMD, % of the eyes' distance",
-    "lip_correlation": "lips: correlation",
-    "lip_lag_frames": "lips: lag, frames",
-    "lip_correlation_at_lag": "lips: correlation there",
-    "lip_amplitude": "lips: amplitude",
-    "av_offset_s": "sound late by, s",
-    "av_fit": "sound: fit",
-    "av_margin": "sound: margin of that",
+    "lmd_percent": "LMD, % of the eye distance",
+    "lip_correlation": "lip correlation",
+    "lip_lag_frames": "lip lag, frames",
+    "lip_correlation_at_lag": "lip correlation at that lag",
+    "lip_amplitude": "lip amplitude ratio",
+    "av_offset_s": "AV offset, s",
+    "av_fit": "AV fit (squared correlation)",
+    "av_margin": "AV fit, margin over other lags",
     "sync_confidence": "SyncNet confidence",
     "sync_distance": "SyncNet distance",
-    "sync_offset_s": "sound late by SyncNet, s",
-    "au_error": "action units, error",
-    "au_error_summed": "action units, summed",
-    "blendshape_error": "blendshapes, error",
+    "sync_offset_s": "SyncNet offset, s",
+    "au_error": "action unit error",
+    "au_error_summed": "action unit error, summed",
+    "blendshape_error": "blendshape error",
     "jitter_px": "jitter, px",
-    "jitter_deg": "jitter, degrees",
+    "jitter_deg": "rotation jitter, degrees",
 }
 _ERROR_GAIN = 4.0
 _PER_FRAME = {  # columns of frames.csv: titles of their charts
     "psnr": "PSNR, dB",
-    "psnr_face": "PSNR inside the face, dB",
+    "psnr_face": "PSNR of the face, dB",
     "ssim": "SSIM",
     "lpips_alex": "LPIPS (AlexNet)",
     "lpips_vgg": "LPIPS (VGG16)",
-    "seam_error": "Error at the neck, grey levels",
-    "lmd_px": "Mouth landmarks, distance in px",
-    "blendshape_error": "Blendshapes of jaw and mouth, error",
+    "seam_error": "Seam error at the neck, grey levels",
+    "lmd_px": "Mouth landmark distance (LMD), px",
+    "blendshape_error": "Blendshape error of jaw and mouth",
 }
-_TRAINING = {"psnr": "PSNR of the batches, dB", "loss": "Loss (logarithm to base 10)", "rays_per_s": "Rays per second"}
-_SECONDS_A_ROW = 6.0  # of the lips' curves
+_TRAINING = {
+    "psnr": "PSNR of the training batches, dB",
+    "loss": "Loss (logarithm to base 10)",
+    "rays_per_s": "Rays per second",
+}
+_SECONDS_PER_CHART = 6.0  # of the lip curves
 
 
 @dataclasses.dataclass(frozen=True)
-class Strip:
-    """A frame to show.
+class ExampleFrame:
+    """A frame shown in the report.
 
     Attributes:
-      what: why this one.
+      rank: best, median or worst.
       frame: its number in the clip.
-      setting: by which it was chosen, psnr: its value there.
-      pairs: render and truth of each setting, uint8 [H, W, 3].
+      setting: the setting that ranks the frames.
+      psnr: PSNR of the frame in that setting.
+      pairs: render and ground truth in each setting, uint8 [H, W, 3].
     """
 
-    what: str
+    rank: str
     frame: int
     setting: str
     psnr: float
@@ -89,16 +93,18 @@ class Strip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What the report is made of.
+class ReportData:
+    """The content of a report.
 
     Attributes:
       workdir, config: of the stage.
-      result: what `metrics.json` holds, rows: of `frames.csv`, timing: of `timing.json`.
-      parameters: of all its networks.
-      strips: frames to show.
-      films: mp4 files by what they show: `held out`, `cross`.
-      dataset: that it was evaluated on.
+      result: the content of `metrics.json`.
+      rows: the rows of `frames.csv`.
+      timing: the content of `timing.json`.
+      parameters: number of parameters of all networks.
+      examples: example frames.
+      videos: mp4 files by content: `held out`, `cross`.
+      dataset: the dataset of the evaluation.
     """
 
     workdir: pathlib.Path
@@ -107,81 +113,81 @@ class Evidence:
     rows: Sequence[Mapping[str, Any]]
     timing: Mapping[str, float]
     parameters: int
-    strips: Sequence[Strip]
-    films: Mapping[str, pathlib.Path]
+    examples: Sequence[ExampleFrame]
+    videos: Mapping[str, pathlib.Path]
     dataset: Dataset
 
 
-def write_report(evidence: Evidence) -> pathlib.Path:
+def write_report(data: ReportData) -> pathlib.Path:
     """Writes `eval/report.html` and returns its path."""
-    protocol, model = evidence.result["protocol"], evidence.result["model"]
-    title = f"{evidence.workdir}: {model['family']} {model['stage']} after {model['step']} steps"
+    protocol, model = data.result["protocol"], data.result["model"]
+    title = f"{data.workdir}: {model['family']} {model['stage']} after {model['step']} steps"
     sections = [
-        section("Numbers", *_numbers(evidence.result)),
-        section("Film", *_films(evidence)),
-        section("Best, median and worst frame", *_strips(evidence.strips)),
-        section("Lips", *_lips(evidence)),
-        section("Frame by frame", *_per_frame(evidence.rows)),
-        section("Training", *_training(evidence)),
-        section("Sizes and times", _sizes(evidence)),
-        section("How it was measured", *_protocol(protocol, evidence.result["versions"])),
+        section("Metrics", *_metrics(data.result)),
+        section("Video", *_videos(data)),
+        section("Best, median and worst frame", *_examples(data.examples)),
+        section("Lip opening", *_lip_charts(data)),
+        section("Metrics of each frame", *_per_frame(data.rows)),
+        section("Training", *_training(data)),
+        section("Sizes and timing", _sizes(data)),
+        section("Protocol", *_protocol(protocol, data.result["versions"])),
     ]
-    path = evidence.workdir / "eval" / "report.html"
+    path = data.workdir / "eval" / "report.html"
     write_bytes(path, page(title, *sections).encode())
     return path
 
 
 def number(value: float) -> str:
-    """Four digits that count, at least; whole numbers as such."""
+    """A value with about four significant digits; whole numbers without decimals."""
     if value == int(value):
         return f"{value:.0f}"
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
 def summary_rows(settings: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """Rows of measures with a cell for each setting; what the truth itself scores stands in brackets."""
+    """Rows of metrics with a cell for each setting; the ground truth's own score stands in brackets."""
     present = {name for values in settings.values() for name in values}
     rows = []
     for name in (name for name in MEASURES if name in present):
         cells = []
         for values in settings.values():
-            true = f" ({number(values[f'{name}_truth'])})" if f"{name}_truth" in values else ""
-            cells.append(number(values[name]) + true if name in values else "")
+            truth = f" ({number(values[f'{name}_truth'])})" if f"{name}_truth" in values else ""
+            cells.append(number(values[name]) + truth if name in values else "")
         rows.append([LABELS.get(name, name), *cells])
     return rows
 
 
-def explained(measures: Mapping[str, str]) -> dict[str, str]:
-    """What measures are, under their labels."""
+def labelled(measures: Mapping[str, str]) -> dict[str, str]:
+    """Definitions of metrics by their labels."""
     return {LABELS.get(name, name): text for name, text in measures.items()}
 
 
-def _numbers(result: Mapping[str, Any]) -> Iterator[Html]:
+def _metrics(result: Mapping[str, Any]) -> Iterator[Html]:
     settings = result["settings"]
     yield note(f"{result['protocol']['frames']}; {' × '.join(map(str, result['protocol']['size']))} pixels.")
     yield table(["", *settings], summary_rows(settings))
     if any(name.endswith("_truth") for values in settings.values() for name in values):
-        yield note("In brackets: what the true frames score.")
+        yield note("In brackets: the same metric of the ground truth.")
     yield details(
-        "What these are",
-        definitions({name: SETTINGS[name] for name in settings} | explained(result["protocol"]["measures"])),
+        "Definitions of settings and metrics",
+        definitions({name: SETTINGS[name] for name in settings} | labelled(result["protocol"]["measures"])),
     )
 
 
-def _films(evidence: Evidence) -> Iterator[Html]:
-    captions = {"held out": "Held-out frames: truth | render.", "cross": "Other speech."}
-    for name, path in evidence.films.items():
-        yield film(path, captions[name])
+def _videos(data: ReportData) -> Iterator[Html]:
+    captions = {"held out": "Held-out frames: ground truth | render.", "cross": "Other speech."}
+    for name, path in data.videos.items():
+        yield video(path, captions[name])
 
 
-def _strips(strips: Sequence[Strip]) -> Iterator[Html]:
-    yield note(f"Truth | render | error, {_ERROR_GAIN:g} times as bright as it is.")
-    for strip in strips:
-        yield element("h3", f"{strip.what}: frame {strip.frame}, {strip.psnr:.2f} dB in {strip.setting}")
-        yield _strip(*strip.pairs[strip.setting], strip.setting)
-        others = [_strip(*pair, name) for name, pair in strip.pairs.items() if name != strip.setting]
+def _examples(examples: Sequence[ExampleFrame]) -> Iterator[Html]:
+    yield note(f"Ground truth | render | absolute error, scaled by {_ERROR_GAIN:g}.")
+    for one in examples:
+        yield element("h3", f"{one.rank}: frame {one.frame}, {one.psnr:.2f} dB in {one.setting}")
+        yield _strip(*one.pairs[one.setting], one.setting)
+        others = [_strip(*pair, name) for name, pair in one.pairs.items() if name != one.setting]
         if others:
-            yield details("other settings", *others)
+            yield details("Other settings", *others)
 
 
 def _strip(image: np.ndarray, truth: np.ndarray, setting: str) -> Html:
@@ -189,30 +195,30 @@ def _strip(image: np.ndarray, truth: np.ndarray, setting: str) -> Html:
 
 
 def error_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Mean absolute difference over channels as colours, four times as bright; uint8 [H, W, 3] all."""
+    """Mean absolute difference over the channels, scaled by 4, as a colour map; all are uint8 [H, W, 3]."""
     error = np.abs(image.astype(np.float32) - truth.astype(np.float32)).mean(-1)
     bright = np.clip(_ERROR_GAIN * error, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(bright, cv2.COLORMAP_INFERNO)[..., ::-1])
 
 
-def _lips(evidence: Evidence) -> Iterator[Html]:
-    shown = [name for name in ("full", "head", "head_only") if name in evidence.result["settings"]][0]
-    own = curves(evidence.rows, shown)
+def _lip_charts(data: ReportData) -> Iterator[Html]:
+    shown = [name for name in ("full", "head", "head_only") if name in data.result["settings"]][0]
+    own = curves(data.rows, shown)
     if "lip_opening" not in own:
-        yield note("Faces were not measured (left out, below).")
+        yield note("Faces were not measured: see the metrics left out in Protocol below.")
         return
-    yield note("Opening of the inner lips over the size of the face; behind it the sound.")
-    times, sound = own["time"] / FPS, clip_samples(evidence.dataset)
-    for first in np.arange(times[0], times[-1] + 1e-6, _SECONDS_A_ROW):
-        inside = (times >= first) & (times < first + _SECONDS_A_ROW)
+    yield note("Opening of the inner lips relative to the size of the face, over the waveform of the sound.")
+    times, sound = own["time"] / FPS, clip_samples(data.dataset)
+    for first in np.arange(times[0], times[-1] + 1e-6, _SECONDS_PER_CHART):
+        inside = (times >= first) & (times < first + _SECONDS_PER_CHART)
         if inside.any():
             span = times[inside]
-            heard = sound[round(span[0] * SOUND_RATE) : round(span[-1] * SOUND_RATE)]
+            samples = sound[round(span[0] * SAMPLE_RATE) : round(span[-1] * SAMPLE_RATE)]
             lines = [
-                Line("truth", span, own["lip_opening_truth"][inside]),
+                Line("ground truth", span, own["lip_opening_truth"][inside]),
                 Line(f"render ({shown})", span, own["lip_opening"][inside]),
             ]
-            yield line_chart("Lips' opening", lines, "seconds of the clip", sound=heard)
+            yield line_chart("Lip opening", lines, "time in the clip, s", sound=samples)
 
 
 def _per_frame(rows: Sequence[Mapping[str, Any]]) -> Iterator[Html]:
@@ -228,58 +234,58 @@ def _per_frame(rows: Sequence[Mapping[str, Any]]) -> Iterator[Html]:
 
 
 def stage_folders(workdir: pathlib.Path, config: ConfigDict) -> dict[str, pathlib.Path]:
-    """The stages that a workdir stands on, by name, the head first."""
+    """Folders of the stages that a workdir builds on and its own, by name, the head first."""
     before = {"head": pathlib.Path(config.head_checkpoint)} if config.get("head_checkpoint") else {}
     return before | {config.stage: workdir}
 
 
 def training_log(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Columns of `metrics.jsonl`, NaN where a line lacks one; empty without the file."""
+    """Columns of `metrics.jsonl`, NaN where a line lacks the column; {} without the file."""
     path = workdir / "metrics.jsonl"
     lines = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # the last line of a killed run may be cut
+            continue  # a killed run may leave its last line incomplete
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: np.array([line.get(name, np.nan) for line in lines], float) for name in names}
 
 
-def _training(evidence: Evidence) -> Iterator[Html]:
+def _training(data: ReportData) -> Iterator[Html]:
     charts = []
-    for name, workdir in stage_folders(evidence.workdir, evidence.config).items():
+    for name, workdir in stage_folders(data.workdir, data.config).items():
         log = training_log(workdir)
         for key, title in _TRAINING.items():
             if key in log:
                 values = np.log10(np.maximum(log[key], 1e-12)) if key == "loss" else log[key]
                 charts.append(line_chart(title, [Line(name, log["step"], values)], "step"))
-    yield grid(*charts) if charts else note("No metrics.jsonl was found beside the checkpoints.")
+    yield grid(*charts) if charts else note("No training log (metrics.jsonl) was found beside the checkpoints.")
 
 
-def _sizes(evidence: Evidence) -> Html:
-    result, timing = evidence.result, evidence.timing
-    rows = [["parameters", f"{evidence.parameters:,}"]]
-    for name, workdir in stage_folders(evidence.workdir, evidence.config).items():
+def _sizes(data: ReportData) -> Html:
+    result, timing = data.result, data.timing
+    rows = [["parameters", f"{data.parameters:,}"]]
+    for name, workdir in stage_folders(data.workdir, data.config).items():
         rows += _stage_sizes(name, workdir)
     rows += [
-        ["training frames", str(len(evidence.dataset.train))],
+        ["training frames", str(len(data.dataset.train))],
         *_frame_times(timing),
-        ["the evaluation", duration(timing["total_seconds"])],
+        ["evaluation", duration(timing["total_seconds"])],
         ["backend", result["versions"]["backend"]],
     ]
-    rows += [[path.name, _megabytes(path.stat().st_size)] for path in evidence.films.values()]
+    rows += [[path.name, _megabytes(path.stat().st_size)] for path in data.videos.values()]
     return table(["", ""], rows)
 
 
 def _frame_times(timing: Mapping[str, float]) -> list[list[str]]:
-    """Of the renders, unless all of them were made before."""
+    """Time of a rendered frame; empty where an interrupted evaluation had rendered all frames."""
     if "seconds_per_frame" not in timing:
         return []
     each = timing["seconds_per_frame"]
     return [
-        ["a rendered frame", f"{each:.3f} s ({1 / each:.1f} a second)"],
-        ["the first one, compilation included", f"{timing['first_frame_seconds']:.1f} s"],
+        ["rendering a frame", f"{each:.3f} s ({1 / each:.1f} frames/s)"],
+        ["first frame, including compilation", f"{timing['first_frame_seconds']:.1f} s"],
     ]
 
 
@@ -290,13 +296,13 @@ def _stage_sizes(name: str, workdir: pathlib.Path) -> Iterator[list[str]]:
         bytes_ = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
         yield [f"checkpoint of the {name}", _megabytes(bytes_)]
     if seconds := training_seconds(workdir):
-        yield [f"training of the {name}, by its rays per second", duration(seconds)]
+        yield [f"training of the {name}, from its logged rays per second", duration(seconds)]
 
 
 def training_seconds(workdir: pathlib.Path) -> float:
-    """What a stage's steps took, interruptions and compilation left out, by the rays per second that it logged.
+    """Seconds that the steps of a stage took, from the rays per second that it logged; 0 without a log.
 
-    0 without a log.
+    Interruptions and compilation are not counted.
     """
     log = training_log(workdir)
     if not {"step", "rays_per_s"} <= log.keys() or not (workdir / "config.json").exists():
@@ -313,7 +319,7 @@ def _protocol(protocol: Mapping[str, Any], versions: Mapping[str, str]) -> Itera
     facts = {name: protocol[name] for name in ("frames", "truth", "smoothing", "cross", "truth_sha256")}
     yield definitions({name: str(value) for name, value in facts.items() if value is not None})
     if protocol["left_out"]:
-        yield join(element("h3", "Left out"), definitions(dict(protocol["left_out"])))
+        yield join(element("h3", "Metrics left out"), definitions(dict(protocol["left_out"])))
     yield note(
         f"Protocol {protocol['version']}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
     )

@@ -1,4 +1,4 @@
-"""HTML and SVG whose text is escaped by construction: what is not `Html` already is text."""
+"""HTML and SVG with safe escaping: everything that is not already `Html` is escaped as text."""
 
 import html
 
@@ -6,7 +6,7 @@ _VOID = {"img", "meta", "link", "input", "br"}
 
 
 class Html(str):
-    """Markup that may stand in a page as it is; made by `element`, never from what a user gives."""
+    """Markup that is inserted into a page unescaped; made by `element`, never from user input."""
 
 
 def element(name: str, /, *children: object, **attributes: object) -> Html:
@@ -14,9 +14,9 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
 
     Args:
       name: of the element.
-      children: `Html`, or anything whose text is meant.
-      attributes: a trailing underscore is dropped (`class_`), others become hyphens; None and False leave one out, True
-        gives its name alone.
+      children: `Html`, or any object, whose `str` is inserted as text.
+      attributes: a trailing underscore is dropped (`class_`), other underscores become hyphens; None and False omit the
+        attribute, True writes its name without a value.
     """
     given = []
     for key, value in attributes.items():

@@ -1,4 +1,4 @@
-"""A page that stands on its own: pictures, films and charts are inside it, and it loads nothing."""
+"""Self-contained HTML pages: images, videos and charts are embedded, nothing is loaded."""
 
 import base64
 import pathlib
@@ -31,7 +31,7 @@ h2,h3{break-after:avoid}tr{break-inside:avoid}th,td{padding:.15rem .4rem}.grid{g
 
 
 def page(title: str, *sections: Html) -> str:
-    """A whole document."""
+    """A complete HTML document."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -49,12 +49,12 @@ def section(title: str, *blocks: Html) -> Html:
 
 
 def note(text: str) -> Html:
-    """A remark."""
+    """A paragraph in small print."""
     return element("p", text, class_="note")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    """Rows of cells; the first column names them."""
+    """A table; the first column holds the names of the rows."""
     top = element("tr", *(element("th", cell) for cell in head))
     body = (element("tr", *(element("td", cell) for cell in row)) for row in rows)
     return element("div", element("table", element("thead", top), element("tbody", *body)), class_="wide")
@@ -66,26 +66,26 @@ def definitions(terms: dict[str, str]) -> Html:
 
 
 def details(summary: str, *blocks: Html) -> Html:
-    """Blocks that are shown on demand."""
+    """Blocks that unfold on a click."""
     return element("details", element("summary", summary), *blocks)
 
 
 def picture(image: np.ndarray, caption: str) -> Html:
-    """A picture, uint8 RGB [H, W, 3], and what it shows."""
-    setting = (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
-    encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), setting)
+    """An image, uint8 RGB [H, W, 3], with its caption."""
+    quality = (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
+    encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), quality)
     if not encoded:
-        raise OSError(f"cannot encode a picture of {image.shape[1]}x{image.shape[0]} pixels")
-    source = _inside(data.tobytes(), "image/jpeg")
+        raise OSError(f"cannot encode an image of {image.shape[1]}x{image.shape[0]} pixels")
+    source = _data_url(data.tobytes(), "image/jpeg")
     return element("figure", element("img", src=source, alt=caption), element("figcaption", caption), class_="strip")
 
 
-def film(path: pathlib.Path, caption: str) -> Html:
-    """An mp4, put into the page, and what it shows."""
-    source = _inside(path.read_bytes(), "video/mp4")
+def video(path: pathlib.Path, caption: str) -> Html:
+    """An mp4, embedded in the page, with its caption."""
+    source = _data_url(path.read_bytes(), "video/mp4")
     shown = element("video", src=source, controls=True, playsinline=True, preload="metadata")
     return element("figure", shown, element("figcaption", caption))
 
 
-def _inside(data: bytes, kind: str) -> str:
+def _data_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
