@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax.common.files import write_json
-from adnerf_jax.common.timing import WINDOW
+from adnerf_jax.common.timing import NEIGHBOURS, WINDOW
 from adnerf_jax.common.types import Camera, Conditions, Rays, Scene
 from adnerf_jax.configuration import base as common
 from adnerf_jax.data import schema
@@ -168,24 +168,32 @@ def scene(channels: int = 8, components: int = 6) -> Scene:
     """Plausible constants of a person."""
     rng = np.random.default_rng(3)
     one = np.ones
+    codes = {
+        "audio": {
+            "mean": rng.normal(size=channels).astype(np.float32),
+            "basis": rng.normal(size=(channels, components)).astype(np.float32),
+        },
+        "lips": {
+            "weights": rng.normal(size=(WINDOW, channels, 3)).astype(np.float32) / 16,
+            "bias": 0.1 * one(3, np.float32),
+        },
+        "expression": {
+            "weights": rng.normal(size=(WINDOW, channels, 52)).astype(np.float32) / 16,
+            "bias": 0.1 * one(52, np.float32),
+            "mean": 0.2 * one(52, np.float32),
+            "scale": 0.3 * one(52, np.float32),
+        },
+        "eyes": {"mean": np.array([0.2, 0.25], np.float32), "scale": np.array([0.05, 0.1], np.float32)},
+    }
     return Scene(
         near=np.float32(DEPTH - 0.2),
         far=np.float32(DEPTH + 0.4),
         box=np.array([[-0.12, -0.15, -0.2], [0.13, 0.14, 0.15]], np.float32),
-        audio_mean=rng.normal(size=channels).astype(np.float32),
-        audio_basis=rng.normal(size=(channels, components)).astype(np.float32),
-        lips_weights=rng.normal(size=(16, channels, 3)).astype(np.float32) / 16,
-        lips_bias=0.1 * one(3, np.float32),
-        expression_weights=rng.normal(size=(16, channels, 52)).astype(np.float32) / 16,
-        expression_bias=0.1 * one(52, np.float32),
-        expression_mean=0.2 * one(52, np.float32),
-        expression_scale=0.3 * one(52, np.float32),
-        eyes_mean=np.array([0.2, 0.25], np.float32),
-        eyes_scale=np.array([0.05, 0.1], np.float32),
         pose_mean=0.1 * one(6, np.float32),
         pose_scale=0.5 * one(6, np.float32),
         torso_top=np.float32(0.5),
         torso_camera=pose(0.1, 0.05).astype(np.float32),
+        codes=codes,
     )
 
 
@@ -193,8 +201,8 @@ def conditions(frames: int, channels: int = 8) -> Conditions:
     """Random inputs of the condition codes."""
     rng = np.random.default_rng(4)
     return Conditions(
-        audio=rng.normal(size=(frames, 8, 16, channels)).astype(np.float32),
-        eyes=rng.uniform(0.1, 0.3, (frames, 2)).astype(np.float32),
+        audio=rng.normal(size=(frames, NEIGHBOURS, WINDOW, channels)).astype(np.float32),
+        tracks={"eyes": rng.uniform(0.1, 0.3, (frames, 2)).astype(np.float32)},
     )
 
 
@@ -213,7 +221,12 @@ def first_state(settings: ConfigDict) -> TrainState:
     dataset = dataset_of(settings)
     stage = make_stage(settings, dataset.camera)
     example = example_batch(1, settings.train.frames_per_step, dataset.windows.shape[1:])
-    constants = make_scene(dataset, load_frames(dataset, dataset.train), settings.train.audio_components)
+    constants = make_scene(
+        dataset,
+        load_frames(dataset, dataset.train),
+        settings.model.head.codes,
+        settings.train.audio_components,
+    )
 
     def create(constants: Scene) -> TrainState:
         params = stage.init(jax.random.key(0), example, constants)

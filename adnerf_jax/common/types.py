@@ -1,8 +1,13 @@
 """Arrays that travel together. F frames, R rays a frame, S samples a ray, C speech features."""
 
+from typing import TypeAlias
+
 import jax
+import numpy as np
 from flax import struct
 from jax import Array
+
+ArrayLike: TypeAlias = jax.Array | np.ndarray
 
 # Of products whose factors must not be rounded where that is the default (TPUs, recent GPUs): rays would miss their
 # pixels by one or two, and the published numbers would not be met.
@@ -39,13 +44,12 @@ class Conditions:
 
     Attributes:
       audio: float32 [F, W, 16, C], the speech windows of the frames i−4 … i+3 (W = 8).
-      eyes: float32 [F, 2], openness of the right and the left eye.
-      expression: float32 [F, E], blendshapes as they were tracked; None: to be estimated from the speech.
+      tracks: float32 [F, D] for each code with a raw input of its own, by the code's name (`models.codes`). Codes that
+        nobody measured or drives are absent; such a code is estimated from the speech, or cannot be used.
     """
 
-    audio: Array
-    eyes: Array
-    expression: Array | None = None
+    audio: ArrayLike
+    tracks: dict[str, ArrayLike] = struct.field(default_factory=dict)
 
 
 @struct.dataclass
@@ -69,39 +73,26 @@ class Batch:
 
 @struct.dataclass
 class Scene:
-    """What is fixed by the training data and never trained; saved with the parameters.
+    """The constants of a person: computed from the training frames, never trained, saved with the parameters.
 
     Attributes:
       near, far: float32 [], range of t of the samples.
       box: float32 [2, 3], corners of the space that the head can occupy, head space.
-      audio_mean: float32 [C], audio_basis: float32 [C, K], the projection of the speech features (`scenes.whitening`).
-      lips_weights: float32 [16, C, M], lips_bias: float32 [M], the lips' shape as a linear function of the
-        features of a window (`articulation.fit_ridge`).
-      expression_weights: float32 [16, C, E], expression_bias: float32 [E], the standardised blendshapes likewise.
-      expression_mean, expression_scale: float32 [E], their standardisation.
-      eyes_mean, eyes_scale: float32 [2], standardisation of the eyes' openness.
       pose_mean, pose_scale: float32 [6], standardisation of the head's pose (`cameras.placement_vector`).
-      torso_top: float32 [], row above which no torso was ever seen, as a fraction of the height.
+      torso_top: float32 [], row above which no training frame shows the torso, as a fraction of the height.
       torso_camera: float32 [4, 4], camera-to-head of the first training frame: the static camera of a torso in space.
+      codes: the constants of each condition code of the head, by its name; each code documents its own
+        (`models.codes`).
     """
 
-    near: Array
-    far: Array
-    box: Array
-    audio_mean: Array
-    audio_basis: Array
-    lips_weights: Array
-    lips_bias: Array
-    expression_weights: Array
-    expression_bias: Array
-    expression_mean: Array
-    expression_scale: Array
-    eyes_mean: Array
-    eyes_scale: Array
-    pose_mean: Array
-    pose_scale: Array
-    torso_top: Array
-    torso_camera: Array
+    near: ArrayLike
+    far: ArrayLike
+    box: ArrayLike
+    pose_mean: ArrayLike
+    pose_scale: ArrayLike
+    torso_top: ArrayLike
+    torso_camera: ArrayLike
+    codes: dict[str, dict[str, ArrayLike]]
 
 
 @struct.dataclass
@@ -142,3 +133,24 @@ class Occupancy:
 
     box: Array
     cells: Array
+
+
+@struct.dataclass
+class RenderOptions:
+    """How a model renders rays or pixels; a model ignores what it does not need.
+
+    Attributes:
+      key: jitters the samples along each ray, as in training; None: no jitter, as in rendering.
+      occupancy: the cells outside which the model has no density: samples there are left out. For rendering only,
+        without a gradient. None: samples everywhere.
+      density_leak: float32 [], falls from 1 to 0 during the warm-up of training; changes gradients and nothing else
+        (`compositing.composite_samples`).
+    """
+
+    key: Array | None = None
+    occupancy: Occupancy | None = None
+    density_leak: Array | float = 0.0
+
+
+# No jitter, samples everywhere.
+DEFAULT_OPTIONS = RenderOptions()

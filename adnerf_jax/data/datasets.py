@@ -1,33 +1,33 @@
-"""The dataset in memory: what is read of it at once, and its frames.
+"""A dataset in memory: everything that is read at once, and the decoding of its frames.
 
 Besides the project's own, datasets of AD-NeRF's and RAD-NeRF's preprocessing are read as they are.
 """
 
 import concurrent.futures
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 from flax import struct
 
-from adnerf_jax.common.array_files import read_array
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.progress import say
-from adnerf_jax.common.timing import FPS
+from adnerf_jax.common.timing import FPS, FRAMES_AFTER, FRAMES_BEFORE
 from adnerf_jax.common.types import Camera, Conditions
 from adnerf_jax.data import schema
-from adnerf_jax.face.landmarks import Landmarks, face_rect
-from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, read_parts, with_edge
+from adnerf_jax.data.tracks import Clip, read_tracks
+from adnerf_jax.face.landmarks import face_rect
+from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, extend_to_alpha, read_parts
 from adnerf_jax.media.image import read_image
-from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
-from adnerf_jax.speech.lips import lip_shapes
+from adnerf_jax.models.codes.base import Code
+from adnerf_jax.models.codes.registry import driven_codes, tracked_codes
 
-# The parts that a subject's target shows in front of the background.
+# The parts of the person that are rendered for a subject; in its target, all else is background.
 SUBJECTS = {"head": (HEAD,), "person": (HEAD, NECK, TORSO)}
-# Bytes of a pixel of a packed frame; another packing needs another `frame_cache._VERSION`.
+# Bytes of a pixel of a packed frame; a change of the packing needs a new `frame_cache._VERSION`.
 CHANNELS = 5
-# Frames that the sound may end before the video does: the last window then serves for them, as in the published code.
+# Frames by which the sound may be shorter than the video: they use the last window, as in the published code.
 _SHORT_SOUND = int(FPS)
 
 
@@ -87,10 +87,8 @@ class Dataset:
       train, val: the splits.
       background: uint8 [H, W, 3].
       windows: float32 [N, 16, C], speech windows of all frames of the clip.
-      eyes: float32 [N, 2], openness of both eyes in all frames of the clip.
       mouth_rect: int32 [N, 4], x, y, width, height around the lips in all frames of the clip.
-      lips: float32 [N, L], `articulation.lip_shapes` of all frames of the clip; L = 1 where it has no landmarks.
-      expression: float32 [N, 52], blendshapes in all frames of the clip; zeros where it has no landmarks.
+      tracks: float32 [N, D] each, what was measured in all frames of the clip, by name (`tracks.READERS`).
       neighbours: int32 [N, 8], rows of `windows` for the frames i−4 … i+3; −1 is a window of zeros.
       speech: name of the speech encoder.
       stored: (height, width) of the pictures on disk, which are shrunk to the camera's size where that is smaller.
@@ -103,24 +101,37 @@ class Dataset:
     val: schema.Split
     background: np.ndarray
     windows: np.ndarray
-    eyes: np.ndarray
     mouth_rect: np.ndarray
-    lips: np.ndarray
-    expression: np.ndarray
+    tracks: dict[str, np.ndarray]
     neighbours: np.ndarray
     speech: str = struct.field(pytree_node=False)
     stored: tuple[int, int] = struct.field(pytree_node=False)
 
     def conditions(self, aud_id: np.ndarray, tracked: bool = False) -> Conditions:
-        """Conditions of frames given by their place in time, [F]; with the tracked expression or without."""
+        """Conditions of F frames.
+
+        Args:
+          aud_id: int [F], numbers of the frames in the clip.
+          tracked: with the raw inputs of all codes, as in training; otherwise without those that a new recording has no
+            source for (the expression), as in rendering.
+        """
         rows = self.neighbours[aud_id]
         windows = self.windows[rows]
         windows[rows < 0] = 0
-        return Conditions(windows, self.eyes[aud_id], self.expression[aud_id] if tracked else None)
+        return Conditions(windows, self.raw_inputs(aud_id, tracked_codes() if tracked else driven_codes()))
+
+    def raw_inputs(self, aud_id: np.ndarray, codes: Mapping[str, type[Code]]) -> dict[str, np.ndarray]:
+        """Raw inputs [F, D] of condition codes in frames [F], without those that were not measured."""
+        tracks = {name: track[aud_id] for name, track in self.tracks.items()}
+        found = {name: code.raw_input(tracks) for name, code in codes.items()}
+        return {name: values for name, values in found.items() if values is not None}
 
 
 def neighbours_in_time(frames: int, zero_padded: bool = False) -> np.ndarray:
-    """Numbers of the frames i−4 … i+3 for each frame i, int32 [N, 8]; past the ends the end's, or −1 if zero-padded."""
+    """Numbers of the frames i−4 … i+3 for each frame i, int32 [N, 8].
+
+    Past the clip's ends they are clamped to its first or last frame; if zero-padded, they are −1.
+    """
     return _at_places(np.arange(frames), zero_padded)
 
 
@@ -136,7 +147,7 @@ def neighbours_in_lists(lists: list[np.ndarray], frames: int, zero_padded: bool 
 
 
 def _at_places(numbers: np.ndarray, zero_padded: bool) -> np.ndarray:
-    around = numbers[:, None] + np.arange(-4, 4)
+    around = numbers[:, None] + np.arange(-FRAMES_BEFORE, FRAMES_AFTER + 1)
     inside = np.clip(around, 0, len(numbers) - 1)
     return np.where(zero_padded & (around != inside), -1, inside).astype(np.int32)
 
@@ -152,7 +163,7 @@ def load_dataset(
 
     Args:
       data: its folder.
-      size: shrink pictures to so many pixels on the longer side; None: as they are.
+      size: pixels of the longer side that pictures are shrunk to; None: as they are.
       zero_padded: past the clip's ends, neighbouring windows are zeros (published code), not the end's window.
       neighbours_by_list: neighbouring windows by place in the split's list (published code), not by time.
 
@@ -175,8 +186,6 @@ def load_dataset(
     windows = _covering(schema.load_audio_windows(data), last + 1, data)
     frames = len(windows)
     lists = [train.aud_id, val.aud_id]
-    eyes = data / schema.EYES
-    lips, expression = _face_shapes(data, frames, last)
     return Dataset(
         path=data,
         camera=camera,
@@ -185,10 +194,8 @@ def load_dataset(
         val=val,
         background=background,
         windows=windows,
-        eyes=_covers(read_array(eyes, (None, 2)), last, eyes) if eyes.exists() else np.zeros((frames, 2), np.float32),
         mouth_rect=_scaled(_mouth_rects(data, frames, splits), scale),
-        lips=lips,
-        expression=expression,
+        tracks=read_tracks(Clip(data, frames, last)),
         neighbours=neighbours_in_lists(lists, frames, zero_padded)
         if neighbours_by_list
         else neighbours_in_time(frames, zero_padded),
@@ -218,7 +225,7 @@ def shrink_camera(camera: Camera, size: int) -> Camera:
         raise UserError(f"config.size is {size}: the frames can be shrunk to 16 … {longest} pixels")
     width, height = (max(round(side * size / longest), 1) for side in (camera.width, camera.height))
     across, down = width / camera.width, height / camera.height
-    # The middle of the first pixel is 0 before and after.
+    # The centre of the first pixel is at 0 before and after.
     cx, cy = (camera.cx + 0.5) * across - 0.5, (camera.cy + 0.5) * down - 0.5
     return Camera(camera.focal * size / longest, cx, cy, height=height, width=width)
 
@@ -282,7 +289,7 @@ def decode_frame(dataset: Dataset, i: int) -> np.ndarray:
     image, hard = fit(image, cv2.INTER_AREA), fit(hard, cv2.INTER_NEAREST_EXACT)
     alpha = fit(share, cv2.INTER_AREA)
     image = image if composed else np.where(alpha[..., None] == 0, dataset.background, image)
-    return pack_frame(image, with_edge(hard, alpha), alpha)
+    return pack_frame(image, extend_to_alpha(hard, alpha), alpha)
 
 
 def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:
@@ -292,10 +299,10 @@ def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:
 
 
 def _covering(windows: np.ndarray, frames: int, data: pathlib.Path) -> np.ndarray:
-    """Windows of at least so many frames; a sound that ends a little early keeps its last window.
+    """Windows of at least this number of frames: the last one is repeated where the sound is a little too short.
 
     Raises:
-      UserError: it ends more than a second early.
+      UserError: it ends more than a second before the video.
     """
     short = frames - len(windows)
     if short > _SHORT_SOUND or not len(windows):
@@ -305,7 +312,7 @@ def _covering(windows: np.ndarray, frames: int, data: pathlib.Path) -> np.ndarra
         )
     if short <= 0:
         return windows
-    say(f"{data}: the sound ends {short} frame(s) before the video; its last window serves for them")
+    say(f"{data}: the sound ends {short} frame(s) before the video; the last speech window is repeated for them")
     return np.concatenate([windows, np.repeat(windows[-1:], short, axis=0)])
 
 
@@ -350,17 +357,6 @@ def _mouth_rects(data: pathlib.Path, frames: int, splits: list[schema.Split]) ->
     return rects
 
 
-def _face_shapes(data: pathlib.Path, frames: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lip shapes and blendshapes of all frames; zeros where the dataset has no landmarks."""
-    path = data / schema.LANDMARKS
-    if not path.exists():
-        return np.zeros((frames, 1), np.float32), np.zeros((frames, len(BLENDSHAPE_NAMES)), np.float32)
-    landmarks = Landmarks.load(path)
-    for values in (landmarks.points, landmarks.blendshapes):
-        _covers(values, last, path)
-    return lip_shapes(landmarks.points)[:frames], landmarks.blendshapes[:frames]
-
-
 def _landmarks_in(path: pathlib.Path) -> np.ndarray:
     """68 landmarks of a frame, [68, 2].
 
@@ -374,14 +370,3 @@ def _landmarks_in(path: pathlib.Path) -> np.ndarray:
     if points.shape != (68, 2) or not np.isfinite(points).all():
         raise UserError(f"{path} holds no 68 landmarks x y: run the preparation again")
     return points
-
-
-def _covers(values: np.ndarray, last: int, path: pathlib.Path) -> np.ndarray:
-    """The values themselves.
-
-    Raises:
-      UserError: they end before the last frame.
-    """
-    if len(values) <= last:
-        raise UserError(f"{path} has {len(values)} rows but the frames go up to {last}: run the preparation again")
-    return values

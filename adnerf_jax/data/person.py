@@ -1,4 +1,4 @@
-"""What rendering needs of the training video, kept beside the checkpoints so that a workdir stands on its own."""
+"""What rendering needs of the training video, saved beside the checkpoints so that no dataset is needed."""
 
 import pathlib
 
@@ -6,31 +6,33 @@ import numpy as np
 from flax import struct
 
 from adnerf_jax.common.array_files import read_archive
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import atomic_path
 from adnerf_jax.common.types import Camera, Conditions
 from adnerf_jax.data.datasets import Dataset
+from adnerf_jax.models.codes.registry import driven_codes
 
 _FILE = "person.npz"
+_ARRAYS = ("intrinsics", "background", "transforms", "survey_audio")
 
 
 @struct.dataclass
 class Person:
-    """A learned person's video, without its frames.
+    """A trained person's video, without its frames.
 
     Attributes:
       camera: intrinsics and size.
       background: uint8 [H, W, 3].
       transforms: float32 [N, 4, 4], head poses of the training frames in order of time.
-      eyes: float32 [N, 2], openness of both eyes in those frames.
-      survey: conditions of some of them (`survey_rows`), under which a trained volume is looked through.
+      tracks: float32 [N, D] each, the raw inputs of the driven condition codes in those frames, by the code's name.
+      survey: conditions of some of them (`survey_rows`), under which the occupied cells of a volume are looked for.
       speech: name of the speech encoder.
     """
 
     camera: Camera
     background: np.ndarray
     transforms: np.ndarray
-    eyes: np.ndarray
+    tracks: dict[str, np.ndarray]
     survey: Conditions
     speech: str = struct.field(pytree_node=False)
 
@@ -42,10 +44,15 @@ class Person:
             camera=dataset.camera,
             background=dataset.background,
             transforms=train.transforms,
-            eyes=dataset.eyes[train.aud_id],
+            tracks=dataset.raw_inputs(train.aud_id, driven_codes()),
             survey=dataset.conditions(train.aud_id[survey_rows(len(train))]),
             speech=dataset.speech,
         )
+
+    @property
+    def channels(self) -> int:
+        """C, the number of speech features that the person was trained with."""
+        return self.survey.audio.shape[-1]
 
     def save(self, workdir: pathlib.Path) -> None:
         """Writes `person.npz` atomically."""
@@ -55,9 +62,10 @@ class Person:
                 intrinsics=np.array([self.camera.focal, self.camera.cx, self.camera.cy]),
                 background=self.background,
                 transforms=self.transforms,
-                eyes=self.eyes,
                 survey_audio=self.survey.audio,
                 speech=np.array(self.speech),
+                tracks=np.array(sorted(self.tracks), dtype=np.str_),
+                **{_track_key(name): track for name, track in self.tracks.items()},
             )
 
     def check_continues(self, workdir: pathlib.Path) -> None:
@@ -70,9 +78,10 @@ class Person:
     def check_same(self, workdir: str | pathlib.Path, otherwise: str) -> None:
         """Raises UserError, with the given message, where a workdir holds another person."""
         old = Person.load(pathlib.Path(workdir))
-        names = ("transforms", "background", "eyes")
-        pairs = [(getattr(old, name), getattr(self, name)) for name in names] + [(old.survey.audio, self.survey.audio)]
-        same = all(np.array_equal(a, b) for a, b in pairs)
+        pairs = [(getattr(old, name), getattr(self, name)) for name in ("transforms", "background")]
+        pairs += [(old.survey.audio, self.survey.audio)]
+        pairs += [(old.tracks[name], track) for name, track in self.tracks.items() if name in old.tracks]
+        same = old.tracks.keys() == self.tracks.keys() and all(np.array_equal(a, b) for a, b in pairs)
         if not same or (old.camera, old.speech) != (self.camera, self.speech):
             raise UserError(otherwise)
 
@@ -85,20 +94,28 @@ class Person:
         """
         path = pathlib.Path(workdir) / _FILE
         if not path.exists():
-            raise UserError(f"{workdir} holds no trained person ({_FILE} is missing): train first, or check --workdir")
-        names = ("intrinsics", "background", "transforms", "eyes", "survey_audio", "speech")
-        stored = read_archive(path, names)
-        eyes, count = stored["eyes"], len(np.atleast_1d(stored["eyes"]))
+            raise UserError(
+                f"{workdir} holds no trained person ({_FILE} is missing): train first, or check ", Option("workdir")
+            )
+        stored = read_archive(path, (*_ARRAYS, "speech", "tracks"))
+        listed, codes = stored["tracks"], driven_codes()
+        names = listed.tolist() if listed.dtype.kind == "U" and listed.ndim == 1 else []
+        tracks = {name: read_archive(path, (_track_key(name),))[_track_key(name)] for name in names}
+        count = len(np.atleast_1d(stored["transforms"]))
+        numbers = [*(stored[name] for name in _ARRAYS), *tracks.values()]
         whole = (
             count > 0
+            and len(names) == listed.size
+            and set(names) <= codes.keys()
             and stored["background"].dtype == np.uint8
             and stored["background"].ndim == 3
             and stored["transforms"].shape == (count, 4, 4)
-            and eyes.shape == (count, 2)
+            and all(track.shape == (count, codes[name].track_width) for name, track in tracks.items())
             and stored["intrinsics"].shape == (3,)
-            and stored["survey_audio"].shape[:1] == (len(survey_rows(count)),)
+            and stored["survey_audio"].ndim == 4
+            and len(stored["survey_audio"]) == len(survey_rows(count))
             and stored["speech"].dtype.kind == "U"
-            and all(stored[name].dtype.kind in "fiub" and np.isfinite(stored[name]).all() for name in names[:5])
+            and all(array.dtype.kind in "fiub" and np.isfinite(array).all() for array in numbers)
         )
         if not whole:
             raise UserError(f"{path} is damaged or was written by another version of this program: train it again")
@@ -107,12 +124,18 @@ class Person:
             camera=Camera(*(float(v) for v in stored["intrinsics"]), height=height, width=width),
             background=stored["background"],
             transforms=stored["transforms"],
-            eyes=eyes,
-            survey=Conditions(stored["survey_audio"], eyes[survey_rows(count)]),
+            tracks=tracks,
+            survey=Conditions(
+                stored["survey_audio"], {name: track[survey_rows(count)] for name, track in tracks.items()}
+            ),
             speech=str(stored["speech"]),
         )
 
 
 def survey_rows(frames: int) -> np.ndarray:
-    """Numbers of up to 16 of some frames, evenly spaced in time."""
+    """Numbers of up to 16 frames, evenly spaced among `frames`."""
     return np.unique(np.linspace(0, frames - 1, 16).astype(int))
+
+
+def _track_key(name: str) -> str:
+    return f"track_{name}"

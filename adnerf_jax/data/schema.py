@@ -1,6 +1,6 @@
 """The dataset on disk: names, keys and checks.
 
-The layout is the one AD-NeRF's loaders read (`load_audface.py` of the published code), plus lossless truth (`gt/`),
+The layout is the one AD-NeRF's loaders read (`load_audface.py` of the published code), plus lossless frames (`gt/`),
 the silhouette's soft edge (`alpha/`), eye openness (`eyes.npy`) and `manifest.json`. `<i>` is the index of the 25 fps
 frame in the clip; it is the `img_id` and the `aud_id` of a frame.
 """
@@ -17,6 +17,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import read_json
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import WINDOW
+from adnerf_jax.nerf.cameras import is_rigid
 
 MANIFEST = "manifest.json"
 TRANSFORMS = {"train": "transforms_train.json", "val": "transforms_val.json"}
@@ -26,15 +27,13 @@ EYES = "eyes.npy"
 SOUND = "aud.wav"
 BACKGROUND = "bc.jpg"
 LOSSLESS_BACKGROUND = "gt/bc.png"
-BACKGROUNDS = (LOSSLESS_BACKGROUND, BACKGROUND, "bc.png")  # the first that is there
-SEEN = "gt/seen.png"  # in how many of the frames it is made of the background was seen, 255 for more; 0: filled in
+BACKGROUNDS = (LOSSLESS_BACKGROUND, BACKGROUND, "bc.png")  # the first that exists is read
+SEEN = "gt/seen.png"  # number of frames in which each pixel of the background was visible, at most 255; 0: inpainted
 LANDMARKS = "landmarks.npz"
 TRACK = "track.npz"
 
 NEAR_MARGIN, FAR_MARGIN = 0.2, 0.4
 _ENDS = ("jpg", "png")
-# A rotation read from text may differ from one by so much.
-_RIGID = 1e-3
 
 
 def original_image(i: int) -> str:
@@ -63,12 +62,12 @@ def lossless_image(i: int) -> str:
 
 
 def find_composite(data: pathlib.Path, i: int) -> tuple[pathlib.Path, bool]:
-    """The best picture there is of a frame's person, and whether the clean background is already behind.
+    """The best picture of the person in a frame, and whether the clean background is already behind.
 
-    RAD-NeRF's preprocessing calls the composite `gt_imgs`. From the frame as filmed it can be made.
+    RAD-NeRF's preprocessing calls the composite `gt_imgs`. Without a composite, the original frame is taken.
 
     Raises:
-      UserError: there is none.
+      UserError: the frame has no picture.
     """
     composites = [lossless_image(i), *(f"{folder}/{i}.{end}" for folder in ("com_imgs", "gt_imgs") for end in _ENDS)]
     originals = [f"ori_imgs/{i}.{end}" for end in _ENDS]
@@ -77,10 +76,10 @@ def find_composite(data: pathlib.Path, i: int) -> tuple[pathlib.Path, bool]:
 
 
 def first_of(data: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
-    """The first of some files of a dataset that is there.
+    """The first of some files of a dataset that exists.
 
     Raises:
-      UserError: none is.
+      UserError: none exists.
     """
     for name in names:
         if (data / name).exists():
@@ -99,7 +98,7 @@ def parsing_image(i: int) -> str:
 
 
 def parsings(i: int) -> tuple[str, ...]:
-    """Names that a part map may have."""
+    """Names that the file of a part map may have."""
     return parsing_image(i), f"parsing/{i}.jpg"
 
 
@@ -129,7 +128,7 @@ class Split:
 
 @struct.dataclass
 class Index:
-    """Everything about a dataset but its pixels and sounds.
+    """A dataset's intrinsics and splits, without pixels and sound.
 
     Attributes:
       focal, cx, cy: intrinsics in pixels.
@@ -189,14 +188,12 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
 
 
 def _check_poses(split: Split, path: pathlib.Path) -> None:
-    """Raises UserError for transforms that are not finite or turn and move a rigid head."""
+    """Raises UserError for transforms that are not finite or not rigid."""
     if not np.isfinite(split.transforms).all():
         raise UserError(f"{path} holds poses that are not finite numbers: run the preparation again")
-    turn = split.transforms[:, :3, :3].astype(np.float64)
-    off = np.abs(turn @ turn.swapaxes(1, 2) - np.eye(3)).max((1, 2))
-    wrong = (off > _RIGID) | (np.linalg.det(turn) < 0) | (split.transforms[:, 3] != [0, 0, 0, 1]).any(1)
-    if wrong.any():
-        i = split.img_id[np.flatnonzero(wrong)[0]]
+    rigid = is_rigid(split.transforms)
+    if not rigid.all():
+        i = split.img_id[np.flatnonzero(~rigid)[0]]
         raise UserError(
             f"{path}: the transform_matrix of frame {i} is not a rotation and a translation; run the preparation again"
         )
@@ -240,14 +237,14 @@ def load_index(data: str | pathlib.Path) -> Index:
     """
     data = pathlib.Path(data)
     if not data.is_dir():
-        raise UserError(f"no dataset at {data}: make one with `python -m preprocessing --video V.mp4 --out {data}`")
+        raise UserError(f"no dataset at {data}: prepare a video into that folder with `python -m preprocessing`")
     missing = [path.name for path in (*(data / name for name in TRANSFORMS.values()), windows_file(data))]
     missing = [name for name in missing if not (data / name).exists()]
     missing += [] if any((data / name).exists() for name in BACKGROUNDS) else [BACKGROUND]
     if missing:
         raise UserError(
-            f"{data} is not a finished dataset ({', '.join(missing)} missing): run `python -m preprocessing "
-            f"--video V.mp4 --out {data}`; it continues where it stopped"
+            f"{data} is not a finished dataset ({', '.join(missing)} missing): run the same "
+            f"`python -m preprocessing` again; it continues where it stopped"
         )
     (train, camera), (val, _) = (_split(data / TRANSFORMS[name]) for name in ("train", "val"))
     if not len(train):

@@ -1,15 +1,16 @@
-"""A learned person that says anything: `Avatar.load(workdir)`, then `render`, `write` or `stream`.
+"""A trained person that speaks: `Avatar.load(workdir)`, then `render`, `write` or `stream`.
 
 avatar = Avatar.load("runs/quickstart")
 avatar.write("talking.mp4", "speech.wav")
 avatar.write("turned.webm", "speech.m4a", offset="yaw=8", background="none", size=512)
 for frame in avatar.render("speech.wav", pose="random", background="beach.jpg", camera="zoom=1.3"):
     show(frame)  # uint8 RGB [H, W, 3]
-for frame in avatar.stream(microphone):  # pieces of 16 kHz sound, float or int16
+for frame in avatar.stream(microphone):  # chunks of 16 kHz mono sound, float or int16
     show(frame)
 """
 
 import collections
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -24,11 +25,12 @@ from ml_collections import ConfigDict
 from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import same_file
+from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.inference.backgrounds import BackgroundSource, background_source
-from adnerf_jax.inference.eye_sources import EyeRange, EyeSource, eye_source
+from adnerf_jax.inference.driven_codes import DrivenTracks
 from adnerf_jax.inference.head_motion import NAMES, MotionRange, head_position
 from adnerf_jax.inference.output import check_not_source, check_output, write_output
 from adnerf_jax.inference.pose_sequences import PoseFrame, PoseSource, displaced, skip_frames, smoothed
@@ -37,36 +39,39 @@ from adnerf_jax.inference.speech_input import SpeechInput, speech_input
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.rendering.framing import framing
-from adnerf_jax.rendering.renderer import Layers, to_uint8
+from adnerf_jax.rendering.renderer import Layers
 from adnerf_jax.speech import features as speech_features
 from adnerf_jax.training.runs import load_config
 
 _T = TypeVar("_T")
-_CHECKED_AT_ONCE = 1000  # poses
+_CHECKED_AT_ONCE = 1000  # poses of which the range is checked in one batch
 
 
 @jax.jit
-def _over(layers: Layers, background: jax.Array) -> jax.Array:
-    # What an RGBA picture would show as nothing is the background itself, to the last bit.
-    nothing = to_uint8(layers.straight())[..., 3:] == 0
-    return jnp.where(nothing, background, to_uint8(layers.person_over(background.astype(jnp.float32) / 255.0)))
+def _rgb(layers: Layers, background: jax.Array) -> jax.Array:
+    """The person over a background uint8 [H, W, 3], as uint8."""
+    # Pixels that are transparent in 8 bits (`_rgba`) keep the background bit for bit.
+    transparent = to_uint8(layers.straight())[..., 3:] == 0
+    return jnp.where(transparent, background, to_uint8(layers.person_over(background.astype(jnp.float32) / 255.0)))
 
 
 @jax.jit
-def _alone(layers: Layers) -> jax.Array:
+def _rgba(layers: Layers) -> jax.Array:
+    """The person without a background, uint8 [H, W, 4], straight colours."""
     return to_uint8(layers.straight())
 
 
 class Rendering(Iterator[np.ndarray]):
-    """Frames to come: uint8 RGB [H, W, 3], or RGBA [H, W, 4] with straight colours where there is no background.
+    """The frames of a render, at 25 fps, from `Avatar.render` or `Avatar.stream`.
 
-    Each frame is begun when the one before is asked for, so memory does not grow with their number. `len` is the number
-    of all of them; a live stream has none.
+    Iterating yields uint8 RGB [H, W, 3]; without a background RGBA [H, W, 4] with straight (not premultiplied) colours.
+    Frames are rendered one by one as they are requested, so that memory does not grow with their number; a rendering
+    can be iterated over once. `len` is the number of all frames; that of a live stream raises TypeError.
 
     Attributes:
-      width, height: in pixels.
+      width, height: size of the frames in pixels.
       alpha: whether frames are RGBA.
-      speech: what is spoken.
+      speech: the speech that is rendered (`speech_input.SpeechInput`).
     """
 
     def __init__(
@@ -74,14 +79,14 @@ class Rendering(Iterator[np.ndarray]):
         stage: TrainedStage,
         speech: SpeechInput,
         poses: PoseSource,
-        eyes: EyeSource,
+        driven: DrivenTracks,
         backgrounds: BackgroundSource | None,
         width: int,
         height: int,
     ):
-        self.width, self.height, self.alpha, self.speech = width, height, backgrounds is None, speech
-        self._stage, self._poses, self._eyes, self._backgrounds = stage, poses, eyes, backgrounds
-        self._open = EyeRange.of(stage.person.eyes).openness(1.0)
+        self.width, self.height, self.alpha = width, height, backgrounds is None
+        self.speech = speech
+        self._stage, self._poses, self._driven, self._backgrounds = stage, poses, driven, backgrounds
         self._all = self.selected(lambda _: True)
 
     def __len__(self) -> int:
@@ -96,27 +101,26 @@ class Rendering(Iterator[np.ndarray]):
         return next(self._all)[1]
 
     def selected(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
-        """Numbers and frames of those that are wanted, from the first on; the others cost little."""
-        # The device works on the next frame while the caller writes this one; a live stream has no frame to wait for.
-        begun = _ahead(self._begun(wanted), 0 if self.speech.frames is None else 1)
-        return ((i, np.asarray(frame)) for i, frame in begun)
+        """Numbers and frames of those frames for which `wanted(number)` is true; the others are not rendered."""
+        # The device computes the next frame while the caller uses this one; live, its sound has not arrived yet.
+        dispatched = _prefetched(self._dispatched(wanted), 0 if self.speech.frames is None else 1)
+        return ((i, np.asarray(frame)) for i, frame in dispatched)
 
-    def _begun(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, jax.Array]]:
-        """As `selected`, of frames that may not be done yet."""
+    def _dispatched(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, jax.Array]]:
+        """As `selected`, with frames that the device may still be computing."""
         backgrounds = itertools.repeat(None) if self._backgrounds is None else self._backgrounds()
-        coming = zip(self.speech.windows(), self._poses.start(), self._eyes(), backgrounds, strict=False)
-        for i, (audio, posed, eyes, background) in enumerate(coming):
+        inputs = zip(self.speech.windows(), self._poses.start(), self._driven.start(), backgrounds, strict=False)
+        for i, (audio, posed, values, background) in enumerate(inputs):
             if not wanted(i):
                 continue
-            if eyes is None:
-                eyes = self._open if posed.eyes is None else posed.eyes
-            layers = self._stage.layers(posed.transform, Conditions(audio[None], np.asarray(eyes, np.float32)[None]))
-            yield i, _alone(layers) if background is None else _over(layers, background)
+            conditions = Conditions(audio[None], self._driven.fill(values, posed.tracks))
+            layers = self._stage.layers(posed.transform, conditions)
+            yield i, _rgba(layers) if background is None else _rgb(layers, background)
 
 
-def _ahead(items: Iterator[_T], count: int) -> Iterator[_T]:
-    """The same items, so many of which have been asked for beforehand."""
-    waiting = collections.deque()
+def _prefetched(items: Iterator[_T], count: int) -> Iterator[_T]:
+    """The items; each is yielded after the next `count` items have been requested."""
+    waiting: collections.deque[_T] = collections.deque()
     for item in items:
         waiting.append(item)
         if len(waiting) > count:
@@ -125,11 +129,15 @@ def _ahead(items: Iterator[_T], count: int) -> Iterator[_T]:
 
 
 class Avatar:
-    """A learned person.
+    """A trained person, loaded once and rendered any number of times.
 
     Args:
-      stage: a head, or a torso with its head.
-      zero_padded: speech windows of zeros before and after the sound, as in the published code.
+      stage: a trained head, or a torso with its head.
+      zero_padded: speech windows beyond the ends of the sound are zeros, as in the published code, instead of those of
+        silence.
+
+    Attributes:
+      stage: the same.
     """
 
     def __init__(self, stage: TrainedStage, zero_padded: bool = False):
@@ -138,14 +146,14 @@ class Avatar:
 
     @classmethod
     def load(cls, workdir: str | os.PathLike, config: ConfigDict | None = None) -> "Avatar":
-        """The person of a workdir.
+        """Loads the newest checkpoint of a workdir.
 
         Args:
-          workdir: a stage's folder, or the quickstart's with `torso` in it.
-          config: the stage's configuration; by default the one saved there.
+          workdir: folder of a trained stage (`head` or `torso`), or of the quickstart, whose torso is loaded.
+          config: the stage's configuration; None: the one that was saved at training.
 
         Raises:
-          UserError: there is no trained stage.
+          UserError: the folder holds no trained stage, or its checkpoint does not fit the configuration.
         """
         workdir = pathlib.Path(workdir)
         if not (workdir / "config.json").exists() and (workdir / "torso" / "config.json").exists():
@@ -155,12 +163,12 @@ class Avatar:
 
     @property
     def provenance(self) -> Provenance:
-        """What written files say of their origin."""
+        """Origin that written files declare in their metadata: model, training step, and that they are synthetic."""
         return self.stage.provenance
 
     @property
     def look_ahead(self) -> float:
-        """Seconds of sound that `stream` needs after the beginning of a frame before it can give that frame."""
+        """Seconds of sound after the start of a frame that `stream` needs before it can render that frame."""
         return speech_features.look_ahead(speech_features.get_encoder(self.stage.person.speech))
 
     def render(
@@ -173,7 +181,6 @@ class Avatar:
         clamp: bool = False,
         background: Any = "original",
         camera: Any = None,
-        eyes: Any = "blinks",
         size: Any = None,
         crop: Any = None,
         seed: int = 0,
@@ -181,89 +188,116 @@ class Avatar:
         duration: float | None = None,
         features: str | os.PathLike | None = None,
         keep_sound: bool = False,
+        **driven: Any,
     ) -> Rendering:
-        """The person saying something.
+        """Renders the person speaking, frame by frame.
+
+        Example: `for frame in avatar.render("speech.wav", pose="random", eyes=1, size=512): ...`
 
         Args:
-          speech: a sound or video file, samples, or chunks of them (`speech_input.speech_input`).
-          pose: where head poses come from (`pose_sources.pose_source`).
-          offset: numbers or curves of yaw, pitch, roll (degrees), x, y, z (cm) that poses are turned and shifted by
-            (`head_motion`, `curves.read_curves`).
-          smooth: seconds; poses are averaged over so long.
-          clamp: poses that leave those of the training video are put back to their range.
-          background: what stands behind (`backgrounds.background_source`); `none` for RGBA.
-          camera: `yaw=10,pitch=0,zoom=1.2,focal=900` (`framing.framing`).
-          eyes: what they do (`eye_sources.eye_source`); of no effect where the person learned none, as in `paper`.
-          size, crop: of the picture (`framing.framing`).
-          seed: of what is random.
-          start, duration: seconds of the speech; where the poses are those of the same video, they begin there too.
-          features: DeepSpeech features of the speech, for a person who learned from those.
-          keep_sound: chunks are kept until `Rendering.speech.sound` is read.
+          speech: path of a sound or video file of any rate; samples, float in [-1, 1] or int16, [T] or [channels, T] at
+            16 kHz, or a pair (samples, rate in Hz); None where only `features` are given.
+          pose: head poses: `mirror` (the training video, back and forth), `forward` (in a loop), `random` (segments of
+            it in random order), `rest` (constant), `frame:N`; a `.json` or `.csv` file of poses or of motion curves; a
+            driving video; or camera-to-head matrices [N, 4, 4], one for each frame (`pose_sources.pose_source`).
+          offset: motion added to the poses: a mapping or text such as `yaw=8,x=1`, or a file of curves over time; yaw,
+            pitch, roll in degrees, x, y, z in cm (`head_motion`, `common.curves.read_curves`).
+          smooth: standard deviation in seconds of a Gaussian that poses are smoothed with, 0 to 60; 0: not at all.
+          clamp: whether poses outside the range of the training video are clipped to it; otherwise a warning names
+            them.
+          background: `original`, `blur`, `none` (frames are RGBA), a colour (`white`, `#1e90ff`), a picture or video
+            file, or an array uint8 [h, w, 3] (`backgrounds.background_source`).
+          camera: mapping or text `yaw=10,pitch=-5,zoom=1.2,focal=900`: orbit around the head in degrees, magnification,
+            focal length in pixels (`rendering.framing`).
+          size: pixels of the longer side, (width, height), or text `640x360`; None: as in the training video.
+          crop: (x, y, width, height) as fractions of the training video's picture, or as text; None: all of it.
+          seed: of random poses and blinks.
+          start, duration: seconds, the part of the speech to render. A driving video that is also the source of the
+            speech starts at the same time.
+          features: file of DeepSpeech features of the speech, for a person who was trained on those.
+          keep_sound: whether the chunks of a live stream are kept in memory, to be written beside the frames
+            (`Rendering.speech`).
+          driven: inputs of the condition codes that can be driven, by the code's name. `eyes`: `blinks` (the default:
+            at random times), `pose` (as in the video that the poses are from), or the opening as a number or curve
+            (0 closed, 1 open, at most 1.5). Codes that the person was not trained with have no effect.
 
         Returns:
-          an iterator over the frames.
+          an iterator over the frames, which are rendered as they are requested.
 
         Raises:
-          UserError: something of this that cannot be.
+          UserError: an argument is invalid, a file cannot be read, the speech holds no sound, or there are fewer given
+            poses than frames. The message says which, and what to do.
+          TypeError: there is no argument or driven code of a given name.
         """
         stage = self.stage
         person = stage.person
-        speech_in = speech_input(
+        prepared = speech_input(
             stage, speech, start, duration, features=features, zero_padded=self._zero_padded, keep_sound=keep_sound
         )
         framed = framing(person.camera, head_position(self._range.rest), camera, size, crop)
         poses = pose_source(pose, person, seed)
         if start and same_file(pose, speech):
             poses = skip_frames(poses, round(start * FPS))
-        if None not in (poses.length, speech_in.frames) and poses.length < speech_in.frames:
+        if poses.length is not None and prepared.frames is not None and poses.length < prepared.frames:
             raise UserError(
-                f"there are {poses.length} poses, and {speech_in.frames} frames to render: give a pose for each, or "
+                f"there are {poses.length} poses, and {prepared.frames} frames to render: give a pose for each, or "
                 f"speech of at most {poses.length / FPS:g} s"
             )
         poses = displaced(poses, read_curves(offset, NAMES, "offset") if offset else {})
         poses = smoothed(poses, smooth)
-        poses = self._clamped(poses) if clamp else self._watched(poses, speech_in.frames)
-        width, height = (person.camera if framed is None else framed).width, (framed or person.camera).height
+        poses = self._clamped(poses) if clamp else self._range_checked(poses, prepared.frames)
+        picture = person.camera if framed is None else framed
         return Rendering(
             stage.framed(framed),
-            speech_in,
+            prepared,
             poses,
-            eye_source(eyes, person.eyes, seed),
+            DrivenTracks(driven, person.tracks, seed),
             background_source(background, person, framed),
-            width,
-            height,
+            picture.width,
+            picture.height,
         )
 
-    def stream(self, chunks: Iterable[np.ndarray], **look: Any) -> Rendering:
-        """The person saying what comes, as it comes: the frames that `render` makes of the whole, bit for bit.
+    def stream(self, chunks: Iterable[np.ndarray], **options: Any) -> Rendering:
+        """Renders live speech: each frame as soon as the sound that it depends on has arrived.
 
-        A frame is there once `look_ahead` seconds of sound after its beginning have come; what is kept does not grow.
+        The frames equal, bit for bit, those that `render` makes of the whole recording. The latency is `look_ahead`
+        plus the time to render one frame; memory does not grow with the length of the stream.
 
-        Args:
-          chunks: pieces [t] of 16 kHz mono sound, float or int16, of any length.
-          look: as for `render`.
-        """
-        return self.render(iter(chunks), **look)
-
-    def write(self, path: str | os.PathLike, speech: Any, *, label: bool = True, **look: Any) -> pathlib.Path:
-        """Renders into a file.
+        Example: `for frame in avatar.stream(microphone, background="blur"): ...`
 
         Args:
-          path: `.mp4` (H.264), `.webm` (VP9), `.mov` (ProRes 4444), or `.png` for a folder of pictures.
-          speech: as for `render`.
-          label: whether the file says that it is synthetic, and by which model.
-          look: as for `render`.
-
-        Returns:
-          the file or the folder.
+          chunks: yields 16 kHz mono sound, float in [-1, 1] or int16, [t] of any length; iterating over the frames
+            requests as many chunks as they need.
+          options: keyword arguments of `render`.
 
         Raises:
-          UserError: as `render`, and for a format that is unknown or has no opacity where there is no background.
+          UserError: as `render`; while iterating, if the stream ends before its first sample.
+        """
+        return self.render(iter(chunks), **options)
+
+    def write(self, path: str | os.PathLike, speech: Any, *, label: bool = True, **options: Any) -> pathlib.Path:
+        """Renders into a video file with sound, or into a folder of pictures.
+
+        Example: `avatar.write("talking.webm", "speech.wav", background="none", offset="yaw=8")`
+
+        Args:
+          path: its suffix decides the format: `.mp4` (H.264), `.webm` (VP9), `.mov` (ProRes 4444), or `.png` for a
+            folder of that name without the suffix, with pictures `000000.png`, …. All but `.mp4` have an alpha channel.
+          speech: as for `render`; also chunks, as for `stream`.
+          label: whether the metadata declare the file as synthetic media and name the model.
+          options: keyword arguments of `render`.
+
+        Returns:
+          the path of the file or of the folder.
+
+        Raises:
+          UserError: as `render`; also for an unknown format, `background="none"` with a format without an alpha
+            channel, or a path that is one of the inputs or already taken by a folder. Nothing is written then.
         """
         path = pathlib.Path(path)
-        check_not_source(check_output(path, alpha=False), speech, *look.values())
-        # Pictures are written without the sound, which then need not be kept.
-        frames = self.render(speech, keep_sound=path.suffix.lower() != ".png", **look)
+        check_not_source(check_output(path, alpha=False), speech, *options.values())
+        # Pictures are written without sound, which then is not kept.
+        frames = self.render(speech, keep_sound=path.suffix.lower() != ".png", **options)
         return write_output(
             path,
             frames,
@@ -278,35 +312,36 @@ class Avatar:
         def start() -> Iterator[PoseFrame]:
             return (posed._replace(transform=self._range.clamped(posed.transform)) for posed in poses.start())
 
-        return poses.replace(start=start)
+        return dataclasses.replace(poses, start=start)
 
-    def _watched(self, poses: PoseSource, frames: int | None) -> PoseSource:
-        """The poses; a warning says which leave those of training: beforehand, or in a live stream when they do."""
+    def _range_checked(self, poses: PoseSource, frames: int | None) -> PoseSource:
+        """The poses; warns of those outside the range of the training video, in a live stream as they come."""
         if frames is None:
-            return poses.replace(start=lambda: self._watch(poses.start()))
+            return dataclasses.replace(poses, start=lambda: self._check_live(poses.start()))
         worst: dict[str, tuple[int, float]] = {}
-        coming = itertools.islice(poses.start(), frames)
+        remaining = itertools.islice(poses.start(), frames)
         for first in range(0, frames, _CHECKED_AT_ONCE):
-            some = np.stack([posed.transform for posed in itertools.islice(coming, _CHECKED_AT_ONCE)])
-            for name, (row, value) in self._range.out_of_range(some).items():
+            batch = np.stack([posed.transform for posed in itertools.islice(remaining, _CHECKED_AT_ONCE)])
+            for name, (row, value) in self._range.out_of_range(batch).items():
                 if name not in worst or abs(value) > abs(worst[name][1]):
                     worst[name] = first + row, value
         for name, (frame, value) in worst.items():
             self._warn(name, frame, value)
         return poses
 
-    def _watch(self, coming: Iterator[PoseFrame]) -> Iterator[PoseFrame]:
-        told: set[str] = set()
-        for i, posed in enumerate(coming):
+    def _check_live(self, poses: Iterator[PoseFrame]) -> Iterator[PoseFrame]:
+        warned: set[str] = set()
+        for i, posed in enumerate(poses):
             for name, (_, value) in self._range.out_of_range(posed.transform[None]).items():
-                if name not in told:
-                    told.add(name)
+                if name not in warned:
+                    warned.add(name)
                     self._warn(name, i, value)
             yield posed
 
     def _warn(self, name: str, frame: int, value: float) -> None:
         say(
-            f"warning: frame {frame} has {name} {value:.1f}, which was not learned ({self._range.describe(name)}); ",
+            f"warning: frame {frame} has {name} {value:.1f}, outside the training video "
+            f"({self._range.describe(name)}); ",
             Option("render.clamp", True),
             " keeps poses in that range",
         )

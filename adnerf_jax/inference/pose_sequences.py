@@ -1,11 +1,12 @@
 """Sequences of head poses: `PoseSource`, those that the training video gives, and operations on them."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from flax import struct
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.common.curves import Curve
@@ -26,14 +27,15 @@ class PoseFrame(NamedTuple):
 
     Attributes:
       transform: float32 [4, 4], camera-to-head.
-      eyes: float32 [2], openness of the eyes in the video that the pose was taken from; None: it is from no video.
+      tracks: float32 [D] each, raw inputs of driven codes in the video that the pose was taken from, by the code's
+        name; codes that were not measured there are absent.
     """
 
     transform: np.ndarray
-    eyes: np.ndarray | None = None
+    tracks: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class PoseSource:
     """An endless sequence of head poses at 25 fps.
 
@@ -43,7 +45,7 @@ class PoseSource:
         a render of any length may use the sequence.
     """
 
-    start: Callable[[], Iterator[PoseFrame]] = struct.field(pytree_node=False)
+    start: Callable[[], Iterator[PoseFrame]]
     length: int | None = None
 
 
@@ -53,25 +55,29 @@ def mirrored_index(i: int, length: int) -> int:
     return i if i < length else 2 * length - 2 - i
 
 
-def recorded(transforms: np.ndarray, eyes: np.ndarray | None = None) -> PoseSource:
+def recorded(transforms: np.ndarray, tracks: Mapping[str, np.ndarray] = MappingProxyType({})) -> PoseSource:
     """Given poses, played back and forth beyond their end.
 
     Args:
       transforms: float32 [N, 4, 4], camera-to-head.
-      eyes: float32 [N, 2], openness of the eyes in the same frames, if known.
+      tracks: float32 [N, D] each, raw inputs of driven codes in the same frames, by the code's name.
     """
 
     def start() -> Iterator[PoseFrame]:
         for i in itertools.count():
             row = mirrored_index(i, len(transforms))
-            yield PoseFrame(transforms[row], None if eyes is None else eyes[row])
+            yield PoseFrame(transforms[row], _tracks_at(tracks, row))
 
     return PoseSource(start, len(transforms))
 
 
+def _tracks_at(tracks: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    return {name: track[row] for name, track in tracks.items()}
+
+
 def training_frames(person: Person, rows: Callable[[], Iterator[int]]) -> PoseSource:
-    """Training frames in some order, poses and eyes."""
-    return PoseSource(lambda: (PoseFrame(person.transforms[row], person.eyes[row]) for row in rows()))
+    """Training frames in some order: poses and raw inputs of driven codes."""
+    return PoseSource(lambda: (PoseFrame(person.transforms[row], _tracks_at(person.tracks, row)) for row in rows()))
 
 
 def back_and_forth(person: Person) -> PoseSource:
@@ -81,12 +87,12 @@ def back_and_forth(person: Person) -> PoseSource:
 
 
 def constant_pose(person: Person, row: int) -> PoseSource:
-    """One training frame's pose and eyes."""
+    """One training frame, over and over."""
     return training_frames(person, lambda: itertools.repeat(row))
 
 
 def looped(person: Person) -> PoseSource:
-    """The training video from its beginning to its end, again and again; back and forth if it is too short to join."""
+    """The training video in a loop, blended where it starts again; back and forth if it is too short to blend."""
     frames = len(person.transforms)
     if frames < 3 * _BLEND:
         return back_and_forth(person)
@@ -94,9 +100,14 @@ def looped(person: Person) -> PoseSource:
 
 
 def random_segments(person: Person, seed: int) -> PoseSource:
-    """Parts of 1.6 to 5 seconds, each beginning nearly where and as fast as the one before ended.
+    """Segments of 1.6 to 5 seconds of the training video in random order, blended where they meet.
 
-    Back and forth where the video is too short for two such parts.
+    Each segment starts in a pose and with a velocity similar to those at the end of the one before. Back and forth if
+    the video is too short for two segments.
+
+    Args:
+      person: whose training video.
+      seed: of the order and the lengths.
     """
     frames = len(person.transforms)
     if frames < 2 * _SHORTEST:
@@ -105,25 +116,25 @@ def random_segments(person: Person, seed: int) -> PoseSource:
     scale = motions.std(0) + 1e-3
     state = np.concatenate([motions, _VELOCITY_FRAMES * np.gradient(motions, axis=0)], axis=1) / np.tile(scale, 2)
 
-    def parts() -> Iterator[tuple[int, int]]:
+    def segments() -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng(seed)
         begin = int(rng.integers(0, frames - _SHORTEST + 1))
         while True:
             end = min(begin + int(rng.integers(_SHORTEST, _LONGEST + 1)), frames)
             yield begin, end
             cost = np.square(state[: frames - _SHORTEST + 1] - state[end - 1]).sum(1)
-            # Not the same motion once more.
+            # Frames around the end are no candidates: they would repeat or continue the same motion.
             cost[max(end - _SHORTEST, 0) : end + _SHORTEST] += cost.max() + 1.0
             begin = int(np.argsort(cost, kind="stable")[rng.integers(0, min(_CANDIDATES, len(cost)))])
 
-    return _join_segments(person, parts)
+    return _join_segments(person, segments)
 
 
-def _join_segments(person: Person, parts: Callable[[], Iterator[tuple[int, int]]]) -> PoseSource:
-    """Parts [begin, end) of the training video one after the other, none of them shorter than `_BLEND` + 2 frames.
+def _join_segments(person: Person, segments: Callable[[], Iterator[tuple[int, int]]]) -> PoseSource:
+    """Segments [begin, end) of the training video one after the other, each at least `_BLEND` + 2 frames long.
 
-    At a join the new part starts in the pose and with the velocity that the old one ended with, and what it differs by
-    fades within `_BLEND` frames (a cubic with those ends).
+    A segment starts in the pose and with the velocity that the one before ended with: the differences from its own are
+    added and fade to zero within `_BLEND` frames (cubic Hermite blending).
     """
     transforms = person.transforms
 
@@ -131,8 +142,8 @@ def _join_segments(person: Person, parts: Callable[[], Iterator[tuple[int, int]]
         return motion_between(transforms[row], transforms[row + 1])
 
     def start() -> Iterator[PoseFrame]:
-        last: tuple[np.ndarray, np.ndarray] | None = None  # pose and velocity that the old part ended with
-        for begin, end in parts():
+        last: tuple[np.ndarray, np.ndarray] | None = None  # pose and velocity at the end of the segment before
+        for begin, end in segments():
             away, rate = np.zeros(6), np.zeros(6)
             if last is not None:
                 away = motion_between(transforms[begin], apply_motion(last[0], last[1]))
@@ -140,20 +151,20 @@ def _join_segments(person: Person, parts: Callable[[], Iterator[tuple[int, int]]
             for row in range(begin, end):
                 s = min((row - begin) / _BLEND, 1.0)
                 fade = (1 + 2 * s) * (1 - s) ** 2 * away + s * (1 - s) ** 2 * _BLEND * rate
-                yield PoseFrame(apply_motion(transforms[row], fade), person.eyes[row])
+                yield PoseFrame(apply_motion(transforms[row], fade), _tracks_at(person.tracks, row))
             last = transforms[end - 1], velocity(end - 2)
 
     return PoseSource(start)
 
 
 def skip_frames(source: PoseSource, frames: int) -> PoseSource:
-    """A source without its first frames."""
+    """A source without its first `frames` frames."""
     left = None if source.length is None else max(source.length - frames, 0)
     return PoseSource(lambda: itertools.islice(source.start(), frames, None), left)
 
 
 def displaced(source: PoseSource, curves: dict[str, Curve]) -> PoseSource:
-    """A source's poses, turned and shifted by curves of `head_motion.NAMES` over its time."""
+    """A source's poses with motions added (`head_motion.apply_motion`), given as curves over time by `NAMES`."""
     if not curves:
         return source
 
@@ -162,14 +173,18 @@ def displaced(source: PoseSource, curves: dict[str, Curve]) -> PoseSource:
             motion = np.array([curves[name](i / FPS) if name in curves else 0.0 for name in NAMES])
             yield posed._replace(transform=apply_motion(posed.transform, motion))
 
-    return source.replace(start=start)
+    return dataclasses.replace(source, start=start)
 
 
 def smoothed(source: PoseSource, seconds: float) -> PoseSource:
-    """A source's poses averaged over time by a Gaussian with this standard deviation, without delay.
+    """A source's poses, low-pass filtered over time with a Gaussian kernel centred on each frame, without delay.
+
+    Args:
+      source: the poses.
+      seconds: standard deviation of the kernel, 0 to 60.
 
     Raises:
-      UserError: a number that is negative or more than a minute.
+      UserError: the standard deviation is out of range.
     """
     if not 0 <= seconds <= _LONGEST_SMOOTHING:
         raise UserError(f"poses cannot be smoothed over {seconds:g} s: give 0 to {_LONGEST_SMOOTHING:g}")
@@ -179,23 +194,23 @@ def smoothed(source: PoseSource, seconds: float) -> PoseSource:
         return source
 
     def start() -> Iterator[PoseFrame]:
-        coming = source.start()
-        held = [next(coming) for _ in range(reach)]
+        poses = source.start()
+        window = [next(poses) for _ in range(reach)]
         for i in itertools.count():
-            held.append(next(coming))
+            window.append(next(poses))
             middle = min(i, reach)
-            # At the beginning the window shrinks on both sides alike, so that a steady motion is not bent.
-            near = held[: 2 * middle + 1]
+            # At the beginning the window is shortened on both sides, so that a uniform motion stays as it is.
+            near = window[: 2 * middle + 1]
             weights = np.exp(-0.5 * (np.arange(-middle, middle + 1) / sigma) ** 2)
-            yield near[middle]._replace(transform=_mean([one.transform for one in near], weights))
+            yield near[middle]._replace(transform=_mean([posed.transform for posed in near], weights))
             if i >= reach:
-                held.pop(0)
+                window.pop(0)
 
-    return source.replace(start=start)
+    return dataclasses.replace(source, start=start)
 
 
 def _mean(transforms: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """The weighted mean of head poses: of their rotations and of the head's place."""
+    """The weighted mean of head poses: of their rotations, and of the head's position in the camera's space."""
     poses = np.stack(transforms).astype(np.float64)
     result = np.eye(4)
     result[:3, :3] = Rotation.from_matrix(poses[:, :3, :3]).mean(weights).as_matrix()

@@ -1,6 +1,7 @@
 """Speech as an input: files, arrays, live chunks of sound, or features, to the speech windows of each frame."""
 
 import collections
+import dataclasses
 import itertools
 import math
 import os
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import struct
 
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.timing import FPS, FRAMES_AFTER, FRAMES_BEFORE, NEIGHBOURS, SAMPLE_RATE
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # whoever only counts frames must not wait for JAX
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz, of sound given as arrays
 
 
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class SpeechInput:
     """The speech that a render is conditioned on.
 
@@ -34,7 +34,7 @@ class SpeechInput:
     """
 
     frames: int | None
-    windows: Callable[[], Iterator[np.ndarray]] = struct.field(pytree_node=False)
+    windows: Callable[[], Iterator[np.ndarray]]
     sound: Any = None
     start: float = 0.0
     duration: float | None = None

@@ -1,10 +1,10 @@
-"""A microphone to a talking person: raw sound on standard input, video on standard output.
+"""Live demo: raw sound from a microphone on standard input, a talking person as video on standard output.
 
     arecord -t raw -f S16_LE -r 16000 -c 1 |
         python -m adnerf_jax.inference.stream_demo --workdir runs/quickstart | ffplay -
 
-Input is 16-bit little-endian PCM, 16 kHz, mono. Output is an mp4 that can be watched while it grows, or raw RGB frames,
-25 a second (`--format raw`). Picture and sound leave together, about a second after the sound came in.
+Input is 16-bit little-endian PCM, 16 kHz, mono. Output is a fragmented mp4, which players show while it is written, or
+raw RGB frames at 25 fps (`--format raw`). The latency of picture and sound is about one second.
 """
 
 import sys
@@ -13,13 +13,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.options import Parser
 from adnerf_jax.common.progress import Stopwatch, exit_status, say
-from adnerf_jax.common.timing import FPS
+from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 
-_CHUNK = 640 * 2  # bytes that are waited for: one frame of sound
-_LOOKED_AT = 50  # frames, after which it is known whether they are made as fast as they last
+_CHUNK = round(SAMPLE_RATE / FPS) * 2  # bytes of 16-bit sound that are read at once: those of one frame
+_MEASURED = 50  # frames over which the rendering time is averaged, after as many that are not measured
 
 
 def main(argv: Sequence[str], source: BinaryIO | None = None, sink: BinaryIO | None = None) -> int:
@@ -33,82 +33,105 @@ def main(argv: Sequence[str], source: BinaryIO | None = None, sink: BinaryIO | N
       the exit status (`progress.exit_status`).
     """
     source, sink = source or sys.stdin.buffer, sink or sys.stdout.buffer
-    return exit_status(lambda: stream(*_parse(argv[1:]), source, sink))
+    return exit_status(lambda: stream(*_parse(argv[1:]), source, sink), _word)
+
+
+def _word(option: Option) -> str:
+    """An option of a message as a flag of the demo; settings that it has no flag for as arguments of the library."""
+    name = option.name.removeprefix("render.")
+    if name in ("workdir", *_render_flags()):
+        return f"--{option._replace(name=name)}"
+    return f"Avatar.stream({option._replace(name=name)})"
 
 
 def _parse(argv: Sequence[str]) -> tuple[str, str, dict[str, str]]:
-    """Workdir, format and look."""
+    """The workdir, the format, and the arguments of `Avatar.render`."""
     parser = Parser("python -m adnerf_jax.inference.stream_demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--workdir", required=True, help="of a trained stage, or the quickstart's")
+    parser.add_argument("--workdir", required=True, help="folder of a trained stage, or of the quickstart")
     parser.add_argument("--format", choices=("mp4", "raw"), default="mp4", help="of the output")
-    for name in ("pose", "offset", "background", "camera", "eyes", "size", "crop"):
+    for name in _render_flags():
         parser.add_argument(f"--{name}", help=f"as config.render.{name}")
     options = vars(parser.parse_args(argv))
-    workdir, form = options.pop("workdir"), options.pop("format")
-    return workdir, form, {name: value for name, value in options.items() if value is not None}
+    workdir, container = options.pop("workdir"), options.pop("format")
+    return workdir, container, {name: value for name, value in options.items() if value is not None}
 
 
-def stream(workdir: str, form: str, look: dict[str, str], source: BinaryIO, sink: BinaryIO) -> None:
-    """Renders sound as it comes, until it ends or nobody watches any more.
+def _render_flags() -> tuple[str, ...]:
+    """The arguments of `Avatar.render` that have a flag."""
+    from adnerf_jax.models.codes.registry import driven_codes
+
+    return ("pose", "offset", "background", "camera", *driven_codes(), "size", "crop")
+
+
+def stream(workdir: str, container: str, options: dict[str, str], source: BinaryIO, sink: BinaryIO) -> None:
+    """Renders a live stream until the sound ends or the player closes its pipe.
+
+    Args:
+      workdir: folder of the person.
+      container: `mp4` or `raw`.
+      options: arguments of `Avatar.render`.
+      source: gives 16-bit little-endian PCM, 16 kHz, mono.
+      sink: takes the video.
 
     Raises:
-      UserError: no trained person, or a look that cannot be.
+      UserError: there is no trained person, an option is invalid, or no sound comes.
     """
     from adnerf_jax.inference.avatar import Avatar
     from adnerf_jax.media.video import VideoWriter
 
-    if look.get("background") == "none":
+    if options.get("background") == "none":
         raise UserError("a live stream has no transparency: give a background")
     avatar, pace = Avatar.load(workdir), Pace()
-    frames = avatar.stream(pace.waited_for(pcm_chunks(source)), keep_sound=form == "mp4", **look)
-    say(f"{frames.width}x{frames.height} at {FPS:g} frames a second, {avatar.look_ahead:.2f} s behind the sound")
+    frames = avatar.stream(pace.time_input(pcm_chunks(source)), keep_sound=container == "mp4", **options)
+    say(f"{frames.width}x{frames.height} at {FPS:g} fps, {avatar.look_ahead:.2f} s behind the sound")
     try:
-        if form == "raw":
-            for frame in pace.watched(frames):
+        if container == "raw":
+            for frame in pace.time_frames(frames):
                 sink.write(frame.tobytes())
                 sink.flush()
             return
         tags = avatar.provenance.tags()
         with VideoWriter(sink, frames.width, frames.height, FPS, sound=frames.speech.sound, tags=tags) as writer:
-            for frame in pace.watched(frames):
+            for frame in pace.time_frames(frames):
                 writer.write(frame)
                 sink.flush()
     except BrokenPipeError:
-        say("nobody watches any more")
+        say("the player has closed its input")
 
 
 class Pace:
-    """Says once that frames take longer to make than they last, so that the picture falls behind the sound."""
+    """Warns once if rendering is slower than real time, so that the latency of the picture grows."""
 
     def __init__(self):
-        self._waiting, self._making = Stopwatch(), Stopwatch()
+        self._input, self._total = Stopwatch(), Stopwatch()
 
-    def waited_for(self, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The chunks; the time until they come is not the machine's."""
-        return self._waiting.over(chunks)
+    def time_input(self, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The chunks; the time spent waiting for them is measured, as it is no rendering time."""
+        return self._input.over(chunks)
 
-    def watched(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The frames; what happens to them then does not count, as a player may hold them back."""
-        for i, frame in enumerate(self._making.over(frames), 1):
-            if i == _LOOKED_AT:  # the first ones compile
-                self._waiting.seconds = self._making.seconds = 0.0
-            if i == 2 * _LOOKED_AT:
-                made = (self._making.seconds - self._waiting.seconds) / _LOOKED_AT
-                if made * FPS > 1:
+    def time_frames(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The frames; the time until each is rendered is measured, not what its consumer does: a player may block."""
+        for i, frame in enumerate(self._total.over(frames), 1):
+            if i == _MEASURED:  # the first frames include compilation
+                self._input.seconds = self._total.seconds = 0.0
+            if i == 2 * _MEASURED:
+                seconds = (self._total.seconds - self._input.seconds) / _MEASURED
+                if seconds * FPS > 1:
                     say(
-                        f"warning: a frame takes {made:.3f} s to make and lasts {1 / FPS:g} s, so the picture falls "
-                        f"behind: give a smaller --size"
+                        f"warning: a frame takes {seconds:.3f} s to render and lasts {1 / FPS:g} s, so the latency "
+                        f"grows: give a smaller ",
+                        Option("size"),
                     )
             yield frame
 
 
 def pcm_chunks(source: BinaryIO) -> Iterator[np.ndarray]:
-    """int16 [t] pieces of a raw recording as they come; half a sample at its end is left out."""
-    left = b""
+    """Chunks int16 [t] of a raw recording as they arrive; half a sample at its end is ignored."""
+    rest = b""
     while data := source.read(_CHUNK):
-        data = left + data
+        data = rest + data
         whole = len(data) // 2 * 2
-        left = data[whole:]
+        rest = data[whole:]
         if whole:
             yield np.frombuffer(data[:whole], "<i2").astype(np.int16)
 

@@ -26,9 +26,10 @@ from adnerf_jax.inference.shards import (
 from adnerf_jax.inference.speech_input import count_frames
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.image import read_image, read_rgba, write_image
+from adnerf_jax.models.codes.registry import driven_codes
 
 # Settings of `config.render` that are passed on to `Avatar.render`: how frames look, and which part of the speech.
-_APPEARANCE = ("pose", "offset", "smooth", "clamp", "background", "camera", "eyes", "size", "crop", "seed")
+_APPEARANCE = ("pose", "offset", "smooth", "clamp", "background", "camera", "size", "crop", "seed")
 _SPAN = ("start", "duration")
 
 
@@ -59,11 +60,11 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     out = pathlib.Path(settings.out) if settings.out else workdir / f"{pathlib.Path(recording).stem}.mp4"
     shard, shards = parse_shard(settings.shard, "render.shard")
     target = check_output(out, alpha=settings.background == "none")
-    check_not_source(target, settings.audio, settings.features, *(settings[name] for name in _APPEARANCE))
+    check_not_source(target, settings.audio, settings.features, *(settings[name] for name in _appearance(settings)))
     if audio and not settings.features:
         count_frames(audio, settings.start, settings.duration)  # a sound is checked before a model is loaded
     avatar = Avatar.load(workdir, config)
-    options = {name: settings[name] for name in (*_APPEARANCE, *_SPAN)}
+    options = {name: settings[name] for name in (*_appearance(settings), *_SPAN)}
     rendering = avatar.render(audio, features=settings.features, **options)
 
     frames = len(rendering)
@@ -115,16 +116,23 @@ def training_pose_and_conditions(person: Person, i: int, audio_windows: np.ndarr
       float32 [4, 4], camera-to-head, and the conditions of one frame.
     """
     row = mirrored_index(i, len(person.transforms))
-    return person.transforms[row], Conditions(audio=audio_windows[None], eyes=person.eyes[row : row + 1])
+    return person.transforms[row], Conditions(
+        audio_windows[None], {name: track[row : row + 1] for name, track in person.tracks.items()}
+    )
 
 
 def render_job(stage: TrainedStage, workdir: pathlib.Path, config: ConfigDict) -> dict[str, Any]:
     """Everything that decides how the frames of a render look, as JSON values; frames of another job are not reused."""
     settings = config.render
-    files = {name: settings[name] for name in ("audio", "features", *_APPEARANCE)}
+    files = {name: settings[name] for name in ("audio", "features", *_appearance(settings))}
     digests = {name: sha256_of(value) for name, value in files.items() if _is_file(value)}
-    values = {name: settings[name] for name in (*_APPEARANCE, *_SPAN, "label")}
+    values = {name: settings[name] for name in (*_appearance(settings), *_SPAN, "label")}
     return stage_job(stage, workdir, config) | {"files": digests} | values
+
+
+def _appearance(settings: ConfigDict) -> tuple[str, ...]:
+    """Names of the settings that decide how frames look: those of every person, and those of the driven codes."""
+    return (*_APPEARANCE, *(name for name in driven_codes() if name in settings))
 
 
 def _is_file(value: object) -> bool:

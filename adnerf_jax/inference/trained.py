@@ -1,7 +1,8 @@
-"""A trained stage, loaded to be used: `TrainedStage.load(workdir)`."""
+"""A trained stage, loaded for rendering: `TrainedStage.load(workdir)`."""
 
 import hashlib
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,12 +10,11 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
+from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.types import Conditions, Occupancy, Scene
 from adnerf_jax.configuration.checks import check_model
 from adnerf_jax.data.person import Person, survey_rows
 from adnerf_jax.media.provenance import Provenance
-from adnerf_jax.models.paper import VolumeHead
-from adnerf_jax.nerf.occupancy import seen_box, survey
 from adnerf_jax.rendering.framing import Framing, as_framing
 from adnerf_jax.rendering.renderer import Layers, framed_renderer
 from adnerf_jax.training import checkpoints, sharding
@@ -27,11 +27,11 @@ class TrainedStage:
 
     Attributes:
       name: `head` or `torso`.
-      step: updates that it was trained for.
-      provenance: what files that it renders say of their origin.
+      step: number of training steps.
+      provenance: what rendered files state about their origin.
       person: camera, poses and background.
       scene: constants of the person.
-      occupancies: where head and torso are, None for models that know by themselves.
+      occupancies: occupancy grids of head and torso; None for models that need none.
     """
 
     name: str
@@ -42,7 +42,7 @@ class TrainedStage:
     _head: Any
     _torso: Any
     occupancies: tuple[Occupancy | None, Occupancy | None]
-    _render: Any
+    _render: Callable[..., Layers]
     _picture: Framing
 
     @classmethod
@@ -77,7 +77,7 @@ class TrainedStage:
 
     @property
     def parameters(self) -> int:
-        """How many numbers its networks have."""
+        """Number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves((self._head, self._torso)))
 
     @property
@@ -89,7 +89,7 @@ class TrainedStage:
         return found.hexdigest()
 
     def framed(self, framing: Framing | None) -> "TrainedStage":
-        """The same stage, rendering another picture; itself for None."""
+        """The same stage with another framing of its pictures; itself for None."""
         return self if framing is None else self.replace(_picture=framing)
 
     def layers(self, transform: np.ndarray, conditions: Conditions) -> Layers:
@@ -105,7 +105,7 @@ class TrainedStage:
 
 
 def fitting_stage(config: ConfigDict, person: Person, parts: dict[str, Any], workdir: str | pathlib.Path) -> Stage:
-    """The stage that a configuration names, with models that take a checkpoint's parameters.
+    """The stage of a configuration, after checking that the checkpoint is one of its models.
 
     Args:
       config: of the stage.
@@ -114,9 +114,15 @@ def fitting_stage(config: ConfigDict, person: Person, parts: dict[str, Any], wor
       workdir: for the message.
 
     Raises:
-      UserError: nothing can be made of the settings, or the checkpoint is one of other models.
+      UserError: the settings are invalid, or the checkpoint is one of other models.
     """
     check_model(config)
+    absent = [name for name in config.model.head.codes if name not in parts["scene"].codes]
+    if absent:
+        raise UserError(
+            f"{workdir} was trained without the code {absent[0]!r} of config.model.head.codes: take the codes that it "
+            f"was trained with"
+        )
     stage = make_stage(config, person.camera)
     checkpoints.check_fits(
         {name: parts[name] for name in ("params", "frozen")},
@@ -140,7 +146,7 @@ def parameter_shapes(stage: Stage, person: Person, scene: Scene) -> dict[str, An
 def survey_stage(
     stage: Stage, head_params, torso_params, scene: Scene, person: Person, resolution: int
 ) -> tuple[Occupancy | None, Occupancy | None]:
-    """Where head and torso have density in the survey's frames; None for models that know by themselves.
+    """The occupancy grids of head and torso, from the survey's frames; None for models that need none.
 
     Args:
       stage: the models.
@@ -148,21 +154,13 @@ def survey_stage(
       scene, person: of the workdir.
       resolution: cells along each axis; 0: no survey.
     """
-    if not resolution or not isinstance(stage.head, VolumeHead):
+    if not resolution:
         return None, None
+    camera = person.camera
     codes = stage.head.apply({"params": head_params}, person.survey, scene, method="codes")
-    reach = np.hypot(person.camera.width, person.camera.height) / 2 / person.camera.focal
-    length = float(scene.far - scene.near) * float(np.hypot(1.0, reach))
-
-    def look(model, params, code, poses) -> Occupancy:
-        def densities(points, one):
-            return model.apply({"params": params}, points, one, method="densities")
-
-        return survey(densities, code, seen_box(poses, person.camera, scene), length, resolution)
-
-    head = look(stage.head, head_params, stage.head.code(codes), person.transforms)
+    head = stage.head.survey(head_params, codes, person.transforms, camera, scene, resolution)
     if stage.torso is None:
         return head, None
     transforms = person.transforms[survey_rows(len(person.transforms))]
-    code = stage.torso.code(transforms, codes[stage.head.code_nets.names[0]])
-    return head, look(stage.torso, torso_params, code, np.asarray(scene.torso_camera)[None])
+    code = stage.head.torso_code(codes)
+    return head, stage.torso.survey(torso_params, code, transforms, camera, scene, resolution)

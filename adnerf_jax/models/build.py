@@ -1,43 +1,51 @@
-"""Head and torso of a configuration: which codes, field and sampler are put together. A family is this choice.
+"""Head and torso of a configuration: which codes, fields and samplers are put together. A family is such a choice.
 
-A head has the methods `codes` (conditions to codes), `visible` (rays that can meet it) and `__call__` (rays to
-`Levels`); a torso has `visible` (pixels), `__call__` (pixels to layers, finest last) and `abutting` (how they meet the
-head's). `grid_models.py` and `volume_models.py` hold them.
+What a head and a torso must do is written down in `protocols.py`; `paper.py` and `fast.py` implement it.
 """
 
-import flax.linen as nn
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.models.codes import Codes
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.models.fast import GridHead, PlanarTorso
 from adnerf_jax.models.fields import BlendedGrid, DensityGrid, GridField, MLPField, MultiresolutionGrid, PlanarField
 from adnerf_jax.models.paper import Volume, VolumeHead, VolumeTorso
+from adnerf_jax.models.protocols import HeadModel, TorsoModel
+
+_T = TypeVar("_T")
 
 
-def build_head(model, compat) -> nn.Module:
-    """The head of a configuration's `model.head` part, with its `compat` part."""
-    return _of_kind({"mlp": _volume_head, "grid": _grid_head}, model, "head")(model, compat)
+def build_head(model: Any, compat: Any) -> HeadModel:
+    """The head of a configuration's `model.head` part, with its `compat` part.
+
+    Raises:
+      UserError: there is no such field.
+    """
+    builders: dict[str, Callable[[Any, Any], HeadModel]] = {"mlp": _volume_head, "grid": _grid_head}
+    return _of_field(builders, model, "head")(model, compat)
 
 
-def build_torso(model, compat) -> nn.Module:
-    """The torso of a configuration's `model.torso` part, with its `compat` part."""
-    return _of_kind({"mlp": _volume_torso, "planar": _planar_torso}, model, "torso")(model, compat)
+def build_torso(model: Any, compat: Any) -> TorsoModel:
+    """The torso of a configuration's `model.torso` part, with its `compat` part.
+
+    Raises:
+      UserError: there is no such field.
+    """
+    builders: dict[str, Callable[[Any, Any], TorsoModel]] = {"mlp": _volume_torso, "planar": _planar_torso}
+    return _of_field(builders, model, "torso")(model, compat)
 
 
-def _of_kind(kinds, model, what: str):
-    if model.field not in kinds:
-        raise UserError(f"config.model.{what}.field is {model.field!r}: there are {', '.join(kinds)}")
-    return kinds[model.field]
+def _of_field(builders: Mapping[str, _T], model: Any, part: str) -> _T:
+    if model.field not in builders:
+        raise UserError(f"config.model.{part}.field is {model.field!r}: there are {', '.join(builders)}")
+    return builders[model.field]
 
 
-def _codes(model) -> Codes:
-    return Codes(tuple(model.codes), model.audio_code, model.audio_init)
-
-
-def _grid_head(model, compat) -> GridHead:
+def _grid_head(model: Any, compat: Any) -> GridHead:
     del compat
     return GridHead(
-        code_nets=_codes(model),
+        code_nets=make_codes(model),
         shape_names=tuple(model.shape_codes),
         field=GridField(
             grid=MultiresolutionGrid(**model.grid, name=None),
@@ -52,7 +60,7 @@ def _grid_head(model, compat) -> GridHead:
     )
 
 
-def _planar_torso(model, compat) -> PlanarTorso:
+def _planar_torso(model: Any, compat: Any) -> PlanarTorso:
     del compat
     return PlanarTorso(
         field=PlanarField(
@@ -66,7 +74,7 @@ def _planar_torso(model, compat) -> PlanarTorso:
     )
 
 
-def _volume(model) -> Volume:
+def _volume(model: Any) -> Volume:
     def field() -> MLPField:
         return MLPField(
             width=model.width,
@@ -83,10 +91,10 @@ def _volume(model) -> Volume:
     return Volume(field(), field(), model.coarse_samples, model.fine_samples, model.rematerialise)
 
 
-def _volume_head(model, compat) -> VolumeHead:
+def _volume_head(model: Any, compat: Any) -> VolumeHead:
     del compat
-    return VolumeHead(_codes(model), _volume(model))
+    return VolumeHead(make_codes(model), _volume(model))
 
 
-def _volume_torso(model, compat) -> VolumeTorso:
+def _volume_torso(model: Any, compat: Any) -> VolumeTorso:
     return VolumeTorso(_volume(model), model.pose_levels, compat.torso_angles)

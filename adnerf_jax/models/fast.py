@@ -1,23 +1,25 @@
 """The `fast` family: a head of feature grids with a proposal, a planar torso."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from adnerf_jax.common.types import Camera, Conditions, Levels, Occupancy, Rays, Scene
-from adnerf_jax.models.codes import Codes, joined
+from adnerf_jax.common.types import DEFAULT_OPTIONS, ArrayLike, Camera, Conditions, Levels, Rays, RenderOptions, Scene
+from adnerf_jax.models.codes.encoder import Codes, joined
 from adnerf_jax.models.fields import DensityGrid, GridField, PlanarField
+from adnerf_jax.models.protocols import Layer
 from adnerf_jax.nerf import proposal_losses
 from adnerf_jax.nerf.cameras import clip_to_box, placement_vector
 from adnerf_jax.nerf.compositing import alpha_weights, composite
 from adnerf_jax.nerf.sampling import even_edges, resample_edges
 
-# One ray in so many trains the proposal.
+# One ray in 4 trains the proposal.
 _SAMPLER_SHARE = 4
-# Opacity that the proposal must see on a ray for it to be rendered.
+# Opacity of the proposal along a ray from which on the ray is rendered.
 _MIN_OPACITY = 0.1
 
 
@@ -40,7 +42,7 @@ class GridHead(nn.Module):
     fine: int
 
     def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
-        """The named condition codes, [F, D] each."""
+        """The condition codes by name, [F, W] each."""
         return self.code_nets(conditions, scene, smooth)
 
     def __call__(
@@ -49,41 +51,42 @@ class GridHead(nn.Module):
         codes: dict[str, Array],
         background: Array,
         scene: Scene,
-        key: Array | None = None,
-        occupancy: Occupancy | None = None,
-        density_leak: Array | float = 0.0,
+        options: RenderOptions = DEFAULT_OPTIONS,
     ) -> Levels:
-        """Renders rays.
+        """Renders rays, see `HeadModel`: one level.
 
-        Args:
-          rays: [F, R, 3].
-          codes: from `codes`.
-          background: [F, R, 3].
-          scene: of this person.
-          key: jitters the intervals; None: no jitter.
-          occupancy, density_leak: not needed: the proposal knows where nothing is, and a density is never 0.
+        Of the options it needs the key alone: the proposal finds empty space, and a density of exp is never 0.
         """
-        del occupancy, density_leak
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         edges, weights = self._propose(rays, length, scene)
-        fine_edges = resample_edges(edges, jax.lax.stop_gradient(weights), self.fine, key, padding=0.3 / self.coarse)
+        fine_edges = resample_edges(
+            edges, jax.lax.stop_gradient(weights), self.fine, options.key, padding=0.3 / self.coarse
+        )
         t = 0.5 * (fine_edges[..., 1:] + fine_edges[..., :-1])
         code, shape = joined(codes, self.code_nets.names), joined(codes, self.shape_names)
         density, colours = self.field(_in_box(rays, t, scene), rays.directions / length, code, shape)
         fine_weights = alpha_weights(density, jnp.diff(fine_edges) * length)
         rendered = composite(fine_weights, colours, t, background)
-        # A part of the rays teaches the proposal as well as all of them.
+        # A share of the rays trains the proposal as well as all of them do.
         some = slice(0, -(-weights.shape[1] // _SAMPLER_SHARE))
         sampler_loss = proposal_losses.interlevel(
             fine_edges[:, some], fine_weights[:, some], edges[:, some], weights[:, some]
         ) + proposal_losses.excess_opacity(weights[:, some].sum(-1), rendered.opacity[:, some])
         return Levels((rendered,), sampler_loss)
 
-    def visible(self, rays: Rays, scene: Scene, occupancy: Occupancy | None = None) -> Array:
-        """Rays [F, R] on which the proposal sees something, under any condition: bool."""
-        del occupancy
+    def torso_code(self, codes: dict[str, Array]) -> Array:
+        """The first code."""
+        return codes[self.code_nets.names[0]]
+
+    def visible(self, rays: Rays, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:
+        """Rays [F, R] on which the proposal has opacity, which no condition changes: bool."""
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         return self._propose(rays, length, scene)[1].sum(-1) > _MIN_OPACITY
+
+    def survey(
+        self, params: Any, codes: dict[str, Array], transforms: np.ndarray, camera: Camera, scene: Scene, cells: int
+    ) -> None:
+        """None: the proposal finds empty space."""
 
     def _propose(self, rays: Rays, length: Array, scene: Scene) -> tuple[Array, Array]:
         enter, leave = clip_to_box(rays, scene.near, scene.far, scene.box)
@@ -102,7 +105,7 @@ class PlanarTorso(nn.Module):
 
     Attributes:
       field: the picture that moves.
-      audio_channels: numbers that the head's first code is reduced to.
+      audio_channels: numbers that the code is reduced to.
       abutting: in rendering, the neck ends where the head begins, and nothing shows between them
         (`compositing.composite_layers`).
         Training takes them as independent: that leaves a gap for every error, which teaches both to fill it.
@@ -120,34 +123,24 @@ class PlanarTorso(nn.Module):
         transforms: Array,
         code: Array,
         scene: Scene,
-        key: Array | None = None,
-        occupancy: Occupancy | None = None,
-        density_leak: Array | float = 0.0,
-    ) -> tuple[tuple[Array, Array], ...]:
-        """Premultiplied colour [F, R, 3] and opacity [F, R], of one level.
-
-        Args:
-          pixels: float32 [F, R, 2], (row, column).
-          camera: its size.
-          transforms: [F, 4, 4], camera-to-head: the head's pose, an input here.
-          code: [F, D], the head's first code.
-          scene: of this person.
-          key, occupancy, density_leak: not needed: nothing is sampled.
-        """
-        del key, occupancy, density_leak
+        options: RenderOptions = DEFAULT_OPTIONS,
+    ) -> tuple[Layer, ...]:
+        """Renders pixels, see `TorsoModel`: one level. It needs no options, since nothing is sampled."""
         x = pixels / jnp.array([camera.height, camera.width], jnp.float32)
         pose = (placement_vector(transforms) - scene.pose_mean) / scene.pose_scale
-        # A narrow way for the speech: the throat moves with it, but a whole code would name the frame.
+        # A bottleneck for the speech: the throat moves with it, but a whole code would identify the training frame.
         speech = nn.Dense(self.audio_channels, name="speech")(code)
         colours, opacity = self.field(x, pose, speech)
-        # Nothing taught the field what to show where no torso was ever seen.
+        # Where no training frame shows the torso, the field was never trained.
         opacity = opacity * self.visible(pixels, camera, scene)
         return ((colours * opacity[..., None], opacity),)
 
-    def visible(self, pixels: Array, camera: Camera, scene: Scene, occupancy: Occupancy | None = None) -> Array:
-        """Pixels [F, R] where a torso was ever seen: bool."""
-        del occupancy
+    def visible(self, pixels: Array, camera: Camera, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:
+        """Pixels [F, R] in rows where a training frame shows the torso: bool."""
         return pixels[..., 0] / camera.height >= scene.torso_top
+
+    def survey(self, params: Any, code: Array, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int) -> None:
+        """None: a picture has no empty space to leave out."""
 
 
 def _in_box(rays: Rays, t: Array, scene: Scene) -> Array:

@@ -2,20 +2,33 @@
 
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from adnerf_jax.common.types import Camera, Conditions, Levels, Occupancy, Rays, Rendered, Scene
-from adnerf_jax.models.codes import Codes, joined
+from adnerf_jax.common.types import (
+    DEFAULT_OPTIONS,
+    ArrayLike,
+    Camera,
+    Conditions,
+    Levels,
+    Occupancy,
+    Rays,
+    Rendered,
+    RenderOptions,
+    Scene,
+)
+from adnerf_jax.models.codes.encoder import Codes, joined
 from adnerf_jax.models.fields import MLPField
+from adnerf_jax.models.protocols import Layer
 from adnerf_jax.nerf.cameras import euler_angles, rays_through
 from adnerf_jax.nerf.compositing import composite_samples
 from adnerf_jax.nerf.encoding import positional
-from adnerf_jax.nerf.occupancy import crosses, inside
+from adnerf_jax.nerf.occupancy import crosses, inside, seen_box, survey
 from adnerf_jax.nerf.packing import map_where
 from adnerf_jax.nerf.sampling import even_samples, inverse_cdf_samples
 
@@ -48,19 +61,16 @@ class Volume(nn.Module):
         code: Array,
         background: Array,
         scene: Scene,
-        key: Array | None = None,
-        occupancy: Occupancy | None = None,
-        density_leak: Array | float = 0.0,
+        options: RenderOptions = DEFAULT_OPTIONS,
     ) -> tuple[Rendered, Rendered]:
         """Renders rays [F, R, 3] with a code [F, D] over a background [F, R, 3]: coarse and fine level.
 
         Args:
           rays, code, background: as above.
           scene: its near and far.
-          key: jitters the positions; None: no jitter, as in rendering.
-          occupancy: leaves out samples where a field has no density; for rendering only, without a gradient.
-          density_leak: falls from 1 to 0 in the first steps of training (`compositing.composite_samples`).
+          options: see there.
         """
+        key, occupancy = options.key, options.occupancy
         coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         ends = jnp.broadcast_to(jnp.stack([scene.near, scene.far]), (*length.shape[:-1], 2))
@@ -82,7 +92,7 @@ class Volume(nn.Module):
                     density, colours = _in_blocks(ask, points, towards)
                 else:
                     density, colours = _where_occupied(ask, points, towards, occupancy, number)
-            return composite_samples(density, colours, t, length, background, density_leak)
+            return composite_samples(density, colours, t, length, background, options.density_leak)
 
         coarse = level(COARSE, t)
         middles = 0.5 * (t[..., 1:] + t[..., :-1])
@@ -152,7 +162,7 @@ class VolumeHead(nn.Module):
     volume: Volume
 
     def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
-        """The named condition codes, [F, D] each."""
+        """The condition codes by name, [F, W] each."""
         return self.code_nets(conditions, scene, smooth)
 
     def __call__(
@@ -161,12 +171,10 @@ class VolumeHead(nn.Module):
         codes: dict[str, Array],
         background: Array,
         scene: Scene,
-        key: Array | None = None,
-        occupancy: Occupancy | None = None,
-        density_leak: Array | float = 0.0,
+        options: RenderOptions = DEFAULT_OPTIONS,
     ) -> Levels:
-        """Renders rays [F, R, 3], see `Volume`."""
-        levels = self.volume(rays, self.code(codes), background, scene, key, occupancy, density_leak)
+        """Renders rays, see `HeadModel`: coarse and fine level."""
+        levels = self.volume(rays, self.code(codes), background, scene, options)
         return Levels(levels, jnp.zeros(()))
 
     def code(self, codes: dict[str, Array]) -> Array:
@@ -177,9 +185,20 @@ class VolumeHead(nn.Module):
         """Raw densities of both levels at points [N, 3] for a code [D]: [2, N]."""
         return self.volume.densities(points, code)
 
-    def visible(self, rays: Rays, scene: Scene, occupancy: Occupancy | None = None) -> Array:
+    def torso_code(self, codes: dict[str, Array]) -> Array:
+        """The first code: the speech (paper, section 3.4)."""
+        return codes[self.code_nets.names[0]]
+
+    def visible(self, rays: Rays, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:
         """Rays [F, R] that cross an occupied cell: bool."""
-        return _visible(rays, scene, occupancy)
+        return _visible(rays, scene, options.occupancy)
+
+    @nn.nowrap
+    def survey(
+        self, params: Any, codes: dict[str, Array], transforms: np.ndarray, camera: Camera, scene: Scene, cells: int
+    ) -> Occupancy:
+        """The cells of the space that the poses show where one of the fields has density; see `HeadModel`."""
+        return _survey(self, params, self.code(codes), transforms, camera, scene, cells)
 
 
 class VolumeTorso(nn.Module):
@@ -204,14 +223,12 @@ class VolumeTorso(nn.Module):
         transforms: Array,
         code: Array,
         scene: Scene,
-        key: Array | None = None,
-        occupancy: Occupancy | None = None,
-        density_leak: Array | float = 0.0,
-    ) -> tuple[tuple[Array, Array], ...]:
-        """Premultiplied colours [F, R, 3] and opacities [F, R], coarse and fine; arguments as `PlanarTorso`."""
+        options: RenderOptions = DEFAULT_OPTIONS,
+    ) -> tuple[Layer, ...]:
+        """Coarse and fine level; see `TorsoModel`."""
         rays = self._rays(pixels, camera, scene)
         nothing = jnp.zeros_like(rays.directions)
-        levels = self.volume(rays, self.code(transforms, code), nothing, scene, key, occupancy, density_leak)
+        levels = self.volume(rays, self.code(transforms, code), nothing, scene, options)
         return tuple((level.foreground, level.opacity) for level in levels)
 
     def code(self, transforms: Array, code: Array) -> Array:
@@ -224,9 +241,17 @@ class VolumeTorso(nn.Module):
         """Raw densities of both levels at points [N, 3] for a code [D]: [2, N]."""
         return self.volume.densities(points, code)
 
-    def visible(self, pixels: Array, camera: Camera, scene: Scene, occupancy: Occupancy | None = None) -> Array:
+    def visible(self, pixels: Array, camera: Camera, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:
         """Pixels [F, R] whose rays cross an occupied cell: bool."""
-        return _visible(self._rays(pixels, camera, scene), scene, occupancy)
+        return _visible(self._rays(pixels, camera, scene), scene, options.occupancy)
+
+    @nn.nowrap
+    def survey(
+        self, params: Any, code: Array, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int
+    ) -> Occupancy:
+        """The cells before the static camera where one of the fields has density; see `TorsoModel`."""
+        static = np.asarray(scene.torso_camera)[None]
+        return _survey(self, params, self.code(transforms, code), static, camera, scene, cells)
 
     def _rays(self, pixels: Array, camera: Camera, scene: Scene) -> Rays:
         still = jnp.broadcast_to(scene.torso_camera, (len(pixels), 4, 4))
@@ -237,3 +262,22 @@ def _visible(rays: Rays, scene: Scene, occupancy: Occupancy | None) -> Array:
     if occupancy is None:
         return jnp.ones(rays.directions.shape[:-1], bool)
     return crosses(occupancy, FINE, rays, scene.near, scene.far)
+
+
+def _survey(
+    model: VolumeHead | VolumeTorso,
+    params: Any,
+    code: Array,
+    transforms: np.ndarray,
+    camera: Camera,
+    scene: Scene,
+    cells: int,
+) -> Occupancy:
+    """The occupied cells [cells³] of the box that poses [N, 4, 4] show, under codes [K, W]."""
+
+    def densities(points: Array, one: Array) -> Array:
+        return model.apply({"params": params}, points, one, method="densities")
+
+    reach = np.hypot(camera.width, camera.height) / 2 / camera.focal
+    length = float(scene.far - scene.near) * float(np.hypot(1.0, reach))
+    return survey(densities, code, seen_box(transforms, camera, scene), length, cells)

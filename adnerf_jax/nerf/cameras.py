@@ -1,10 +1,14 @@
 """Rays of pixels, and head poses as numbers. Head space is y up, z towards the camera; cameras look along −z."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from adnerf_jax.common.types import EXACT, Camera, Rays
 from adnerf_jax.nerf.broadcasting import expand_leading
+
+# Largest deviation of RᵀR from the identity in a rotation that was read from a file.
+_RIGID_TOLERANCE = 1e-3
 
 
 def pixel_grid(height: int, width: int) -> Array:
@@ -77,3 +81,11 @@ def clip_to_box(rays: Rays, near: Array, far: Array, box: Array) -> tuple[Array,
     leave = jnp.minimum(sides.max(-2).min(-1), far)
     missed = leave <= enter
     return jnp.where(missed, near, enter), jnp.where(missed, near, leave)
+
+
+def is_rigid(transforms: np.ndarray) -> np.ndarray:
+    """Which of finite matrices [N, 4, 4] are a rotation and a translation: bool [N]."""
+    rotations = transforms[:, :3, :3].astype(np.float64)
+    deviation = np.abs(rotations @ rotations.swapaxes(1, 2) - np.eye(3)).max((1, 2))
+    proper = (deviation <= _RIGID_TOLERANCE) & (np.linalg.det(rotations) > 0)
+    return proper & (transforms[:, 3] == [0, 0, 0, 1]).all(1)

@@ -22,17 +22,17 @@ def alpha_weights(density: Array, distances: Array) -> Array:
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
-# How much of what passes a ray's samples teaches their colours in the first step. With all of it a head is learnt more
-# slowly (21.4 dB after 200 steps against 22.7), with none a dark torso not at all.
+# Share of a ray's transmittance that passes gradients to the colours of its samples in the first step of the warm-up.
+# With all of it a head trains more slowly (21.4 dB after 200 steps against 22.7), with none a dark torso does not train.
 _COLOUR_LEAK = 0.1
 
 
 @jax.custom_vjp
 def leaky_density(raw: Array, density_leak: Array | float) -> Array:
-    """max(raw, 0); while `density_leak` is above 0, a gradient that asks for more passes below 0 as well.
+    """max(raw, 0). While `density_leak` is above 0, gradients that raise a density also pass where it is below 0.
 
-    A density below 0 everywhere shows nothing, so that nothing ever teaches it: at the start, while its colours are
-    still wrong, the loss likes the background better, and takes all of it below 0 at once.
+    A raw density below 0 everywhere renders nothing and has no gradient, so it never recovers. In the first steps,
+    while colours are still wrong, the background fits better and all densities are pushed below 0 at once.
     """
     del density_leak
     return jnp.maximum(raw, 0.0)
@@ -55,8 +55,8 @@ def composite_samples(
 ) -> Rendered:
     """The published `raw2outputs`: samples at positions, the last of them the background's pixel.
 
-    σ = ReLU(raw) + 1e-6; a sample's interval reaches to the next one. The closing sample's reaches 1e10 farther, which
-    makes it opaque whatever its density: its weight is what the others leave, and no field need be asked for it.
+    σ = ReLU(raw) + 1e-6; a sample's interval reaches to the next one. That of the closing sample is 1e10 long, which
+    makes it opaque whatever its density: its weight is what the others leave, and no field is evaluated for it.
 
     Args:
       raw_density: [..., S − 1], of all samples but the last.
@@ -64,26 +64,27 @@ def composite_samples(
       t: [..., S], positions along the ray.
       length: [..., 1], of the ray's direction.
       background: [..., 3], colour of the last sample.
-      density_leak: falls from 1 to 0 in the first steps of training; changes gradients and nothing else. Densities
-        below 0 may come back (`leaky_density`), and colours along a ray that nothing ends learn a little of what it lacks:
-        otherwise a colour that is no better than the background keeps its density away, and without density it never
-        becomes better.
+      density_leak: falls from 1 to 0 during the warm-up of training; changes gradients and nothing else. Densities
+        below 0 can recover (`leaky_density`), and along a ray that reaches the background the colours of all samples
+        receive a small part of its gradient: a colour that fits no better than the background would otherwise keep its
+        density at 0, and without density it would never improve.
     """
     weights = alpha_weights(leaky_density(raw_density, density_leak) + 1e-6, jnp.diff(t) * length)
     share = jax.lax.stop_gradient(_COLOUR_LEAK * density_leak * (1.0 - weights.sum(-1)) / weights.shape[-1])
-    lesson = share[..., None] * (colours - jax.lax.stop_gradient(colours)).sum(-2)
+    # 0, with the gradient of the colours.
+    leak = share[..., None] * (colours - jax.lax.stop_gradient(colours)).sum(-2)
     rendered = composite(weights, colours, t[..., :-1], background)
-    return rendered.replace(rgb=rendered.rgb + lesson, foreground=rendered.foreground + lesson)
+    return rendered.replace(rgb=rendered.rgb + leak, foreground=rendered.foreground + leak)
 
 
 def composite(weights: Array, colours: Array, t: Array, background: Array) -> Rendered:
-    """Sums samples in front of a background.
+    """Composites samples in front of a background.
 
     Args:
       weights: [..., S], from `alpha_weights`.
       colours: [..., S, 3].
       t: [..., S], positions along the ray.
-      background: [..., 3], takes the weight that is left.
+      background: [..., 3], has the weight that the samples leave.
     """
     opacity = weights.sum(-1)
     foreground = (weights[..., None] * colours).sum(-2)
@@ -104,13 +105,13 @@ def over(foreground: Array, opacity: Array, behind: Array) -> Array:
 def composite_layers(
     front: Array, front_opacity: Array, back: Array, back_opacity: Array, abutting: bool
 ) -> tuple[Array, Array]:
-    """One premultiplied layer of two: colour [..., 3] and opacity [...].
+    """Composites two premultiplied layers into one: colour [..., 3] and opacity [...].
 
     Args:
       front, back: premultiplied colours [..., 3] with their opacities [...].
-      abutting: where both are partly transparent, they share an edge, each on its own side of it, and what they cover
-        adds up (Porter & Duff's "over" for disjoint coverage). Otherwise they are independent, as in the paper: two
-        halves then let a quarter of the background through.
+      abutting: where both are partly transparent, they share an edge, each on its own side of it, and their coverages
+        add up (Porter & Duff's "over" for disjoint coverage). Otherwise they are independent, as in the paper: of two
+        layers of opacity 0.5, a quarter of the background remains visible.
     """
     left = 1.0 - front_opacity
     if abutting:

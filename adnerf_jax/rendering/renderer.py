@@ -1,32 +1,33 @@
-"""Whole pictures: the only place where pixels are chunked, padded and compacted, and where head and torso meet."""
+"""Whole pictures: visible pixels are packed and rendered in chunks; head and torso are composited."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from adnerf_jax.common.types import Camera, Conditions, Occupancy, Scene
+from adnerf_jax.common.types import DEFAULT_OPTIONS, ArrayLike, Camera, Conditions, Occupancy, RenderOptions, Scene
+from adnerf_jax.models.protocols import HeadModel, TorsoModel
 from adnerf_jax.nerf.cameras import pixel_grid
 from adnerf_jax.nerf.compositing import composite_layers, over
 from adnerf_jax.nerf.packing import map_where
 from adnerf_jax.rendering.framing import Framing, as_framing
 
-# Rays are tested for occupied space on every 4th pixel of every 4th row, and the answer holds for its neighbourhood.
+# Rays are tested for visibility on every 4th pixel of every 4th row; the result holds for the pixels around it.
 _VISIBILITY_STRIDE = 4
 
 
 @struct.dataclass
 class Layers:
-    """A frame before it is put together; colours are premultiplied with their opacity.
+    """The layers of a frame before they are composited; colours are premultiplied with their opacity.
 
     Attributes:
       head: float32 [H, W, 3], head_opacity: float32 [H, W], depth: float32 [H, W] (Σ w·t of the head).
       torso: float32 [H, W, 3], torso_opacity: float32 [H, W]; zero in the head stage.
-      abutting: how they meet (`compositing.composite_layers`).
+      abutting: how the two are composited (`TorsoModel.abutting`).
     """
 
     head: Array
@@ -58,7 +59,12 @@ def _pixels(places: Array, width: int) -> Array:
 
 
 def head_visibility(
-    head: nn.Module, params, scene: Scene, transform: Array, picture: Camera | Framing, occupancy=None
+    head: HeadModel,
+    params: Any,
+    scene: Scene,
+    transform: ArrayLike,
+    picture: Camera | Framing,
+    options: RenderOptions = DEFAULT_OPTIONS,
 ) -> Array:
     """Pixels whose rays can meet the head: bool [H·W]; arguments as `render_head`."""
     stride = _VISIBILITY_STRIDE
@@ -66,20 +72,20 @@ def head_visibility(
     middles = pixel_grid(rows, columns) * stride + stride / 2
     framed = as_framing(picture)
     rays, scene = framed.rays(framed.places(middles[None]), transform[None]), framed.scene(scene)
-    opaque = head.apply({"params": params}, rays, scene, occupancy, method="visible")
+    opaque = head.apply({"params": params}, rays, scene, options, method="visible")
     near = jax.lax.reduce_window(opaque.reshape(rows, columns), False, jnp.logical_or, (3, 3), (1, 1), "SAME")
     return near.repeat(stride, 0).repeat(stride, 1)[: picture.height, : picture.width].reshape(-1)
 
 
 def render_head(
-    head: nn.Module,
-    params,
+    head: HeadModel,
+    params: Any,
     scene: Scene,
-    transform: Array,
+    transform: ArrayLike,
     codes: dict[str, Array],
     picture: Camera | Framing,
     chunk: int,
-    occupancy: Occupancy | None = None,
+    options: RenderOptions = DEFAULT_OPTIONS,
 ) -> tuple[Array, Array, Array]:
     """The head in front of nothing.
 
@@ -90,7 +96,7 @@ def render_head(
       codes: condition codes, [1, D] each.
       picture: the learned camera and its size, or another framing.
       chunk: rays for each evaluation.
-      occupancy: where the head is, for models that need to be told; None: everywhere.
+      options: see there; without jitter.
 
     Returns:
       premultiplied colour [H, W, 3], opacity [H, W], depth [H, W].
@@ -102,57 +108,57 @@ def render_head(
     def render(places: Array) -> Array:
         rays = framed.rays(framed.places(_pixels(places, picture.width)), transform[None])
         nothing = jnp.zeros_like(rays.directions)
-        levels = head.apply({"params": params}, rays, codes, nothing, seen, None, occupancy)
+        levels = head.apply({"params": params}, rays, codes, nothing, seen, options)
         finest = levels.rendered[-1]
         return jnp.concatenate([finest.foreground, finest.opacity[..., None], finest.depth[..., None]], axis=-1)[0]
 
-    visible = head_visibility(head, params, scene, transform, picture, occupancy)
+    visible = head_visibility(head, params, scene, transform, picture, options)
     image = map_where(visible, render, 5, chunk).reshape(picture.height, picture.width, 5)
     return image[..., :3], image[..., 3], image[..., 4]
 
 
 def render_torso(
-    torso: nn.Module,
-    params,
+    torso: TorsoModel,
+    params: Any,
     scene: Scene,
-    transform: Array,
+    transform: ArrayLike,
     code: Array,
     picture: Camera | Framing,
     chunk: int,
-    occupancy: Occupancy | None = None,
+    options: RenderOptions = DEFAULT_OPTIONS,
 ) -> tuple[Array, Array]:
     """The torso in front of nothing: premultiplied colour [H, W, 3] and opacity [H, W].
 
     Args:
       transform: [4, 4], the head's pose, an input here.
-      code: [1, D], the head's first code.
-      torso, params, scene, picture, chunk, occupancy: as for `render_head`.
+      code: [1, D], from `HeadModel.torso_code`.
+      torso, params, scene, picture, chunk, options: as for `render_head`.
     """
     framed = as_framing(picture)
     camera = framed.camera
 
     def render(places: Array) -> Array:
         pixels, _ = framed.torso_places(framed.places(_pixels(places, picture.width)))
-        layers = torso.apply({"params": params}, pixels, camera, transform[None], code, scene, None, occupancy)
+        layers = torso.apply({"params": params}, pixels, camera, transform[None], code, scene, options)
         colour, opacity = layers[-1]
         return jnp.concatenate([colour, opacity[..., None]], axis=-1)[0]
 
     pixels, met = framed.torso_places(framed.places(pixel_grid(picture.height, picture.width)[None]))
-    visible = torso.apply({"params": params}, pixels, camera, scene, occupancy, method="visible")
+    visible = torso.apply({"params": params}, pixels, camera, scene, options, method="visible")
     visible = (visible & met)[0]
     image = map_where(visible, render, 4, chunk).reshape(picture.height, picture.width, 4)
     return image[..., :3], image[..., 3]
 
 
 def make_renderer(
-    head: nn.Module, torso: nn.Module | None, camera: Camera, chunk: int = 4096, smooth: bool = True
+    head: HeadModel, torso: TorsoModel | None, camera: Camera, chunk: int = 4096, smooth: bool = True
 ) -> Callable[..., Layers]:
-    """`framed_renderer` of the learned pictures: (head params, torso params, …) → `Layers`."""
+    """`framed_renderer` for the framing of the training pictures: (head params, torso params, …) → `Layers`."""
     return functools.partial(framed_renderer(head, torso, chunk, smooth), as_framing(camera))
 
 
 def framed_renderer(
-    head: nn.Module, torso: nn.Module | None, chunk: int = 4096, smooth: bool = True
+    head: HeadModel, torso: TorsoModel | None, chunk: int = 4096, smooth: bool = True
 ) -> Callable[..., Layers]:
     """A compiled function of one frame; compiled once for each size of the picture, wherever the camera is.
 
@@ -170,8 +176,8 @@ def framed_renderer(
     @jax.jit
     def render(
         picture: Framing,
-        head_params,
-        torso_params,
+        head_params: Any,
+        torso_params: Any,
         scene: Scene,
         transform: Array,
         conditions: Conditions,
@@ -179,16 +185,12 @@ def framed_renderer(
         torso_occupancy: Occupancy | None = None,
     ) -> Layers:
         codes = head.apply({"params": head_params}, conditions, scene, smooth, method="codes")
-        colour, opacity, depth = render_head(head, head_params, scene, transform, codes, picture, chunk, head_occupancy)
+        head_options = RenderOptions(occupancy=head_occupancy)
+        colour, opacity, depth = render_head(head, head_params, scene, transform, codes, picture, chunk, head_options)
         if torso is None:
             return Layers(colour, opacity, depth, jnp.zeros_like(colour), jnp.zeros_like(opacity))
-        first = codes[head.code_nets.names[0]]
-        above = render_torso(torso, torso_params, scene, transform, first, picture, chunk, torso_occupancy)
+        code, torso_options = head.torso_code(codes), RenderOptions(occupancy=torso_occupancy)
+        above = render_torso(torso, torso_params, scene, transform, code, picture, chunk, torso_options)
         return Layers(colour, opacity, depth, *above, torso.abutting)
 
     return render
-
-
-def to_uint8(image: Array) -> Array:
-    """[0, 1] to 0 … 255, rounded."""
-    return jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)

@@ -24,7 +24,7 @@ from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.pretrained import torch_pickle
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.optim import AdamMoments, make_optimizer, with_moments
-from adnerf_jax.training.runs import check_empty, describe, save_config
+from adnerf_jax.training.runs import check_empty, checkpoint_metadata, save_config
 from adnerf_jax.training.stages import example_batch, make_stage
 from adnerf_jax.training.state import TrainState
 
@@ -325,7 +325,7 @@ def _state(
       UserError: the tensors do not fit together.
     """
     stage = make_stage(config, dataset.camera)
-    scene = make_scene(dataset, frames, config.train.audio_components)
+    scene = make_scene(dataset, frames, config.model.head.codes, config.train.audio_components)
     expected = jax.eval_shape(stage.init, jax.random.key(0), example_batch(1, 1, dataset.windows.shape[1:]), scene)
     have, want = (jax.tree.map(np.shape, tree) for tree in (params, expected))
     if have != want:
@@ -345,7 +345,7 @@ def _write(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, digest: 
     whole = sharding.replicated(sharding.make_mesh())
     state = jax.tree.map(lambda a: jax.device_put(a, whole), state)
     with checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver:
-        saver.save(state, describe(config, digest))
+        saver.save(state, checkpoint_metadata(config, digest))
     Person.of(dataset).save(workdir)
     save_config(config, workdir)
 

@@ -15,7 +15,7 @@ from adnerf_jax.data.person import Person
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.optim import make_optimizer
-from adnerf_jax.training.runs import check_description, check_head
+from adnerf_jax.training.runs import check_metadata, check_head
 from adnerf_jax.training.stages import Stage, example_batch, head_shapes
 from adnerf_jax.training.state import TrainState
 
@@ -47,7 +47,7 @@ def initial_state(
     everywhere = sharding.replicated(mesh)
     # In the torso stage, the volume is that of the head behind it.
     volume = SUBJECTS[config.subject if config.stage == "head" else "head"]
-    scene = make_scene(dataset, frames, config.train.audio_components, volume)
+    scene = make_scene(dataset, frames, config.model.head.codes, config.train.audio_components, volume)
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
     frozen: Any = {}
     if config.stage == "torso":
@@ -64,7 +64,7 @@ def initial_state(
         workdir,
         sharding.abstract(jax.eval_shape(create, scene, frozen), everywhere),
         what="this run",
-        check=lambda metadata: check_description(metadata, config, data_digest, pathlib.Path(workdir)),
+        check=lambda metadata: check_metadata(metadata, config, data_digest, pathlib.Path(workdir)),
     )
     _check_same_head(state.frozen, frozen, config.head_checkpoint, workdir)
     return state, tx

@@ -14,6 +14,7 @@ from adnerf_jax.common.progress import say
 from adnerf_jax.common.types import Batch, Camera, Scene
 from adnerf_jax.data.datasets import CHANNELS, Dataset, dataset_of, load_frames, tuning_split
 from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.data.schema import Split
 from adnerf_jax.training import sharding
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.stages import example_batch, head_shapes, make_stage
@@ -123,7 +124,7 @@ def say_plan(config: ConfigDict) -> None:
     mesh = sharding.make_mesh()
     frames = min(config.train.frames_per_step, len(training))
     sharding.check_divides(config.train.rays, frames, config.train.micro_batches, mesh)
-    scene = _sampled_scene(dataset, training, config.train.audio_components)
+    scene = _sampled_scene(config, dataset, training)
     plan = plan_step(config, dataset.camera, scene, dataset.windows.shape[1:], frames, mesh)
     device = jax.devices()[0]
     pixels = len(training) * dataset.camera.height * dataset.camera.width
@@ -147,10 +148,11 @@ def _once(config: ConfigDict) -> str:
     return "" if config.train.micro_batches == 1 else f" ({config.train.micro_batches} parts, of which XLA counts one)"
 
 
-def _sampled_scene(dataset: Dataset, training, components: int) -> Scene:
+def _sampled_scene(config: ConfigDict, dataset: Dataset, training: Split) -> Scene:
     """A scene of the right shapes, from a few frames."""
     rows = np.unique(np.linspace(0, len(training) - 1, _SAMPLED_FRAMES).astype(int))
-    return make_scene(dataset, load_frames(dataset, training.take(rows)), components)
+    frames = load_frames(dataset, training.take(rows))
+    return make_scene(dataset, frames, config.model.head.codes, config.train.audio_components)
 
 
 def collective_bytes(text: str) -> dict[str, int]:

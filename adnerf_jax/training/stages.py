@@ -3,18 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
 
-from adnerf_jax.common.types import Batch, Camera, Conditions, Scene
+from adnerf_jax.common.timing import NEIGHBOURS
+from adnerf_jax.common.types import Batch, Camera, Conditions, RenderOptions, Scene
 from adnerf_jax.models.build import build_head, build_torso
+from adnerf_jax.models.codes.registry import tracked_codes
+from adnerf_jax.models.protocols import HeadModel, TorsoModel
 from adnerf_jax.nerf.cameras import rays_through
 from adnerf_jax.nerf.compositing import over
-from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
 from adnerf_jax.training import losses
 
 
@@ -26,20 +27,20 @@ class Stage:
       head: the head model.
       torso: the torso model; None in the head stage.
       init: key, example batch, scene → parameters of what this stage trains.
-      loss: params, frozen, scene, batch, key, step, age → (loss, metrics). Nothing is differentiated but `params`;
-        `age` is the number of steps since the parameters were made, `step` itself by default.
+      loss: params, frozen, scene, batch, key, step, age → (loss, metrics). Only `params` are differentiated; `age` is
+        the number of steps since the parameters were initialised, `step` itself by default.
     """
 
-    head: nn.Module
-    torso: nn.Module | None
+    head: HeadModel
+    torso: TorsoModel | None
     init: Callable[[Array, Batch, Scene], Any]
     loss: Callable[..., tuple[Array, dict[str, Array]]]
 
 
-def head_init(head: nn.Module, camera: Camera) -> Callable[[Array, Batch, Scene], Any]:
-    """The function that makes a head's parameters: key, example batch, scene → parameters."""
+def head_init(head: HeadModel, camera: Camera) -> Callable[[Array, Batch, Scene], Any]:
+    """The function that initialises a head's parameters: key, example batch, scene → parameters."""
 
-    def once(module: nn.Module, batch: Batch, scene: Scene) -> None:
+    def once(module: HeadModel, batch: Batch, scene: Scene) -> None:
         rays = rays_through(batch.pixels, batch.transforms, camera)
         module(rays, module.codes(batch.conditions, scene), batch.background, scene)
 
@@ -52,7 +53,7 @@ def head_shapes(stage: Stage, camera: Camera, windows: tuple[int, ...], scene: S
 
 
 def head_stage(
-    head: nn.Module, camera: Camera, sampler_weight: float, attention_from: int, density_leak_steps: int = 0
+    head: HeadModel, camera: Camera, sampler_weight: float, attention_from: int, density_leak_steps: int = 0
 ) -> Stage:
     """Trains the head on rays of its subject over a background (paper, section 3.2).
 
@@ -61,7 +62,7 @@ def head_stage(
       camera: of the batches' pixels.
       sampler_weight: weight of the sampler's own loss.
       attention_from: step from which attention smooths the audio code.
-      density_leak_steps: steps in which densities that died may come back (`compositing.composite_samples`).
+      density_leak_steps: warm-up steps in which gradients reach densities below 0 (`compositing.composite_samples`).
     """
 
     def loss(
@@ -70,8 +71,8 @@ def head_stage(
         del frozen
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": params}, batch.conditions, scene, step >= attention_from, method="codes")
-        density_leak = _falling(step if age is None else age, density_leak_steps)
-        levels = head.apply({"params": params}, rays, codes, batch.background, scene, key, None, density_leak)
+        options = RenderOptions(key=key, density_leak=_falling(step if age is None else age, density_leak_steps))
+        levels = head.apply({"params": params}, rays, codes, batch.background, scene, options)
         errors = [losses.photometric(level.rgb, batch.target) for level in levels.rendered]
         total = sum(errors) + sampler_weight * levels.sampler_loss
         opacity = _least_opacity([level.opacity for level in levels.rendered])
@@ -80,7 +81,7 @@ def head_stage(
     return Stage(head, None, head_init(head, camera), loss)
 
 
-def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, density_leak_steps: int = 0) -> Stage:
+def torso_stage(head: HeadModel, torso: TorsoModel, camera: Camera, density_leak_steps: int = 0) -> Stage:
     """Trains the torso in front of the frozen head, rendered at the batch's pixels only (paper, section 3.4).
 
     Args:
@@ -90,8 +91,7 @@ def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, density_leak_
     """
 
     def init(key: Array, batch: Batch, scene: Scene) -> Any:
-        codes = jax.eval_shape(_first_code(head, camera), key, batch, scene)
-        code = jnp.zeros(codes.shape)
+        code = jnp.zeros(jax.eval_shape(_torso_code(head, camera), key, batch, scene).shape)
         return torso.init(key, batch.pixels, camera, batch.transforms, code, scene)["params"]
 
     def loss(
@@ -100,12 +100,11 @@ def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, density_leak_
         head_key, torso_key = jax.random.split(key)
         rays = rays_through(batch.pixels, batch.transforms, camera)
         codes = head.apply({"params": frozen}, batch.conditions, scene, method="codes")
-        behind = head.apply({"params": frozen}, rays, codes, batch.background, scene, head_key).rendered
-        first = codes[head.code_nets.names[0]]
-        density_leak = _falling(step if age is None else age, density_leak_steps)
-        layers = torso.apply(
-            {"params": params}, batch.pixels, camera, batch.transforms, first, scene, torso_key, None, density_leak
-        )
+        options = RenderOptions(key=head_key)
+        behind = head.apply({"params": frozen}, rays, codes, batch.background, scene, options).rendered
+        code = head.torso_code(codes)
+        options = RenderOptions(key=torso_key, density_leak=_falling(step if age is None else age, density_leak_steps))
+        layers = torso.apply({"params": params}, batch.pixels, camera, batch.transforms, code, scene, options)
         # Level by level: the coarse torso stands in front of the coarse head.
         errors = [
             losses.photometric(over(colour, opacity, level.rgb), batch.target)
@@ -116,15 +115,15 @@ def torso_stage(head: nn.Module, torso: nn.Module, camera: Camera, density_leak_
     return Stage(head, torso, init, loss)
 
 
-def _first_code(head: nn.Module, camera: Camera):
-    """The function key, example batch, scene → the head's first code, for its shape."""
+def _torso_code(head: HeadModel, camera: Camera) -> Callable[[Array, Batch, Scene], Array]:
+    """The function key, example batch, scene → the code that conditions the torso, for its shape."""
     init = head_init(head, camera)
 
-    def first(key: Array, batch: Batch, scene: Scene) -> Array:
+    def code(key: Array, batch: Batch, scene: Scene) -> Array:
         params = {"params": init(key, batch, scene)}
-        return head.apply(params, batch.conditions, scene, method="codes")[head.code_nets.names[0]]
+        return head.torso_code(head.apply(params, batch.conditions, scene, method="codes"))
 
-    return first
+    return code
 
 
 def _falling(step: Array, until: int) -> Array:
@@ -133,7 +132,7 @@ def _falling(step: Array, until: int) -> Array:
 
 
 def _least_opacity(levels: list[Array]) -> Array:
-    """The mean opacity of the level that has least: a field that has died shows 0."""
+    """The smallest mean opacity of the levels: 0 where a field has collapsed."""
     return jnp.min(jnp.stack([opacity.mean() for opacity in levels]))
 
 
@@ -156,13 +155,12 @@ def example_batch(rays: int, frames: int, windows: tuple[int, ...]) -> Batch:
         background=zeros((frames, rays, 3), np.float32),
         transforms=np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1)),
         conditions=Conditions(
-            audio=zeros((frames, 8, *windows), np.float32),
-            eyes=zeros((frames, 2), np.float32),
-            expression=zeros((frames, len(BLENDSHAPE_NAMES)), np.float32),
+            audio=zeros((frames, NEIGHBOURS, *windows), np.float32),
+            tracks={name: zeros((frames, code.track_width), np.float32) for name, code in tracked_codes().items()},
         ),
     )
 
 
 def step_key(seed: int, step: Array) -> Array:
-    """The random key of a step: (seed, step) decide it, on any number of devices."""
+    """The random key of a step, a function of (seed, step) alone: the same on any number of devices."""
     return jax.random.fold_in(jax.random.key(seed), step)

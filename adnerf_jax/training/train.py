@@ -32,7 +32,8 @@ from adnerf_jax.configuration.checks import check_settings
 from adnerf_jax.data.datasets import SUBJECTS, Dataset, Frames, dataset_of, tuning_split
 from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.data.person import Person
-from adnerf_jax.data.schema import LANDMARKS, Split
+from adnerf_jax.data.schema import Split
+from adnerf_jax.models.codes.registry import CODES
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.batches import RaySampler
@@ -40,7 +41,7 @@ from adnerf_jax.training.collapse import check_collapse, reinitialise, warn_if_c
 from adnerf_jax.training.faults import FiniteCheck, Termination, roll_back_or_stop
 from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.logs import MetricWriter, Throughput, log_step
-from adnerf_jax.training.runs import check_continues, describe, save_config
+from adnerf_jax.training.runs import check_continues, checkpoint_metadata, save_config
 from adnerf_jax.training.schedule import Due, Schedule
 from adnerf_jax.training.stages import Stage, make_stage
 from adnerf_jax.training.state import TrainState
@@ -193,7 +194,7 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path) -> tuple[Run, TrainState
       UserError: of any of them.
     """
     dataset = dataset_of(config)
-    check_expression(config, dataset)
+    check_codes(config, dataset)
     training, held_out = tuning_split(dataset.train) if config.train.tuning else (dataset.train, dataset.val)
     person = Person.of(dataset)
     person.check_continues(workdir)
@@ -221,7 +222,7 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path) -> tuple[Run, TrainState
         loader=BatchLoader(make_sampler(config, dataset, frames), mesh),
         validator=_make_validator(config, stage, dataset, held_out, workdir),
         schedule=Schedule.of(config),
-        metadata=describe(config, digest),
+        metadata=checkpoint_metadata(config, digest),
     )
     return run, state
 
@@ -280,10 +281,12 @@ def say_cost(seconds: float, family: str) -> None:
         say(f"at this rate, training takes {duration(seconds)} on this machine{hint}")
 
 
-def check_expression(config: ConfigDict, dataset: Dataset) -> None:
-    """Raises UserError where the models need tracked expressions and the dataset has none."""
-    if "expression" in config.model.head.codes and not dataset.expression.any():
-        raise UserError(
-            f"{dataset.path} has no tracked expressions ({LANDMARKS} is missing or empty), which the variant "
-            f"expression learns from: prepare the video with `python -m preprocessing`"
-        )
+def check_codes(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises UserError where a condition code needs a measurement that the dataset does not have."""
+    for name in config.model.head.codes:
+        missing = CODES[name].check(dataset.tracks)
+        if missing:
+            raise UserError(
+                f"{dataset.path} has no {missing}, which the code {name!r} of config.model.head.codes is trained on: "
+                f"prepare the video with `python -m preprocessing`"
+            )

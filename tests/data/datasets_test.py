@@ -24,6 +24,7 @@ from adnerf_jax.data.datasets import (
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.face.landmarks import face_rect
 from adnerf_jax.face.parsing import HEAD, write_parts
+from adnerf_jax.models.codes.registry import CODES
 
 
 @pytest.fixture
@@ -82,13 +83,17 @@ def test_the_published_neighbours_go_by_place_in_the_split(tiny_data):
 def test_conditions_are_those_of_the_frame(dataset, tiny_data):
     conditions = dataset.conditions(np.array([6, 2]))
     np.testing.assert_array_equal(conditions.audio[:, 4], np.load(tiny_data / "aud.npy")[[6, 2]])
-    np.testing.assert_array_equal(conditions.eyes, np.load(tiny_data / "eyes.npy")[[6, 2]])
+    np.testing.assert_array_equal(conditions.tracks["eyes"], np.load(tiny_data / "eyes.npy")[[6, 2]])
 
 
 def test_a_dataset_of_another_program_has_no_eyes_and_no_manifest(spoilt):
     (spoilt / schema.EYES).unlink()
     dataset = load_dataset(spoilt)
-    assert dataset.speech == "deepspeech" and not dataset.eyes.any() and dataset.eyes.shape == (tiny.CLIP, 2)
+    assert (
+        dataset.speech == "deepspeech"
+        and not dataset.tracks["eyes"].any()
+        and dataset.tracks["eyes"].shape == (tiny.CLIP, 2)
+    )
 
 
 def test_fewer_speech_windows_than_frames(spoilt):
@@ -106,7 +111,7 @@ def test_a_sound_that_ends_a_little_early_keeps_its_last_window(spoilt, capsys):
     np.save(spoilt / schema.AUDIO_WINDOWS, windows[:-2])
     dataset = load_dataset(spoilt)
     np.testing.assert_array_equal(dataset.windows, np.concatenate([windows[:-2], windows[[-3, -3]]]))
-    assert "the sound ends 2 frame(s) before the video; its last window serves for them" in capsys.readouterr().err
+    assert "the sound ends 2 frame(s) before the video; the last speech window is repeated" in capsys.readouterr().err
     np.save(spoilt / schema.AUDIO_WINDOWS, windows[:0])
     with pytest.raises(UserError, match="aud.npy has 0 rows but the frames go up to 12"):
         load_dataset(spoilt)
@@ -230,13 +235,13 @@ def test_datasets_of_others_are_read_as_they_are(request, layout, dataset, frame
     assert theirs.speech == "deepspeech" and theirs.camera == dataset.camera
     np.testing.assert_array_equal(theirs.windows, dataset.windows)
     np.testing.assert_array_equal(theirs.train.img_id, dataset.train.img_id)
-    assert not theirs.eyes.any() and not theirs.expression.any() and not theirs.lips.any()
+    assert not any(track.any() for track in theirs.tracks.values())
     for ours, split in ((frames, theirs.train), (load_frames(dataset, dataset.val), theirs.val)):
         decoded = load_frames(theirs, split)
         np.testing.assert_array_equal(decoded.parts, ours.parts)
         np.testing.assert_array_equal(decoded.alpha, ours.alpha)
         assert np.abs(decoded.images.astype(int) - ours.images).mean() < 5  # JPEG
-    chex.assert_tree_all_finite(make_scene(theirs, load_frames(theirs, theirs.train), 6))
+    chex.assert_tree_all_finite(make_scene(theirs, load_frames(theirs, theirs.train), tuple(CODES), 6))
 
 
 def test_a_face_is_looked_for_where_the_index_has_none(radnerfs, dataset):

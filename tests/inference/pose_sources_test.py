@@ -1,4 +1,4 @@
-"""Poses from the training video, files and arrays: order, joints, smoothing, and what is no pose."""
+"""Poses from the training video, files and arrays: order, blending, smoothing, and invalid input."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ def person():
     """Somebody who turns and nods smoothly; row i is the i-th frame."""
     poses = [tiny.pose(0.2 * np.sin(1.9 * t), 0.1 * np.cos(2.7 * t), (0.01 * np.sin(t), 0)) for t in TIME]
     eyes = np.stack([np.arange(FRAMES), np.arange(FRAMES)], axis=1).astype(np.float32)
-    return types.SimpleNamespace(transforms=np.stack(poses).astype(np.float32), eyes=eyes)
+    return types.SimpleNamespace(transforms=np.stack(poses).astype(np.float32), tracks={"eyes": eyes})
 
 
 def taken(source, count: int):
@@ -32,7 +32,7 @@ def taken(source, count: int):
 
 def rows(source, count: int) -> list[int]:
     """Which frame each pose comes from, by its eyes."""
-    return [int(posed.eyes[0]) for posed in taken(source, count)]
+    return [int(posed.tracks["eyes"][0]) for posed in taken(source, count)]
 
 
 def test_mirrored_goes_back_and_forth():
@@ -52,27 +52,27 @@ def test_orders_of_the_training_video(person):
 
 
 @pytest.mark.parametrize("word", ["forward", "random"])
-def test_parts_are_joined_as_smoothly_as_the_video_moves(person, word):
+def test_segments_are_joined_as_smoothly_as_the_video_moves(person, word):
     def accelerations(poses):
         motions = motion_between(person.transforms[0], np.stack(poses))
         return np.abs(np.diff(motions, 2, axis=0)).max(0)
 
     frames = taken(pose_source(word, person, seed=3), 1500)
     own = accelerations(person.transforms)
-    # A fade adds at most 6 / 20² of the gap; an unmended cut would show the whole gap, up to 100 times as much.
+    # Blending adds at most 6 / 20² of the gap; a cut would show all of it, up to 100 times as much.
     gap = np.ptp(motion_between(person.transforms[0], person.transforms), axis=0)
     assert (accelerations([f.transform for f in frames]) < 3 * own + 8 / 400 * gap + 1e-3).all()
 
 
-def test_random_parts_follow_the_seed_and_are_parts(person):
+def test_random_segments_follow_the_seed_and_have_the_documented_lengths(person):
     first, again, other = (rows(pose_source("random", person, seed), 1000) for seed in (1, 1, 2))
     assert first == again != other
     cuts = [i for i in range(1, 1000) if first[i] != first[i - 1] + 1]
     assert cuts and min(np.diff(cuts)) >= 40 and max(np.diff(cuts)) <= 125
 
 
-def test_a_video_too_short_to_be_cut_goes_back_and_forth(person):
-    short = types.SimpleNamespace(transforms=person.transforms[:30], eyes=person.eyes[:30])
+def test_a_video_too_short_for_segments_goes_back_and_forth(person):
+    short = types.SimpleNamespace(transforms=person.transforms[:30], tracks={"eyes": person.tracks["eyes"][:30]})
     for word in ("forward", "random"):
         assert rows(pose_source(word, short), 70) == [mirrored_index(i, 30) for i in range(70)]
 
@@ -88,7 +88,7 @@ def test_offsets_follow_their_curves_and_none_changes_nothing(person):
         np.testing.assert_allclose(motion, [min(i / 2.5, 10), 0, 0, 0, 2, 0], atol=2e-3)
 
 
-def test_smoothing_takes_jitter_away_and_leaves_motion(person):
+def test_smoothing_removes_jitter_and_keeps_motion(person):
     rng = np.random.default_rng(0)
     shaken = np.stack([apply_motion(pose, rng.normal(size=6) * 0.5) for pose in person.transforms])
     source = smoothed(recorded(shaken), 0.08)
@@ -147,7 +147,7 @@ def broken(person, how: str):
         ("shape", r"has the shape \[4, 2, 4\]"),
     ],
 )
-def test_what_is_no_pose(person, tmp_path, how, message):
+def test_invalid_poses(person, tmp_path, how, message):
     poses = broken(person, how)
     with pytest.raises(UserError, match=message):
         pose_source(poses, person)
@@ -167,6 +167,6 @@ def test_what_is_no_pose(person, tmp_path, how, message):
         ("gone.mp4", "there is no pose source 'gone.mp4'"),
     ],
 )
-def test_what_is_no_source(person, given, message):
+def test_invalid_sources(person, given, message):
     with pytest.raises(UserError, match=message):
         pose_source(given, person)

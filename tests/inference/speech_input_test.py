@@ -1,4 +1,4 @@
-"""Anything that can be said: windows in a stream, files of every kind, arrays, chunks."""
+"""Speech input: files of every kind, arrays, chunks, and their speech windows."""
 
 import itertools
 import types
@@ -22,9 +22,7 @@ from adnerf_jax.speech import features as speech
 RATE = 16000
 TIME = np.arange(round(0.7 * RATE)) / RATE
 TONE = (0.3 * np.sin(2 * np.pi * 300 * TIME) * np.sin(2 * np.pi * 4 * TIME)).astype(np.float32)
-STAGE = types.SimpleNamespace(
-    person=types.SimpleNamespace(speech="logmel"), scene=types.SimpleNamespace(audio_mean=np.zeros(80))
-)
+STAGE = types.SimpleNamespace(person=types.SimpleNamespace(speech="logmel", channels=80))
 
 
 def windows_of(what, **options) -> np.ndarray:
@@ -55,7 +53,7 @@ def test_a_streamed_sound_gives_what_the_whole_sound_gives(tmp_path, seconds):
     np.testing.assert_allclose(streamed, whole, atol=1e-5)  # chunks in other batches: another order of sums
 
 
-def test_begun_frames_count(tmp_path):
+def test_incomplete_frames_count(tmp_path):
     sound = tmp_path / "s.wav"
     write_wav(sound, TONE[:4800], RATE)  # 7.5 frames
     assert count_frames(sound, 0.0, None) == 8
@@ -65,8 +63,8 @@ def test_begun_frames_count(tmp_path):
         count_frames(sound, 9.0, None)
 
 
-def test_a_person_of_other_speech_features_is_refused():
-    stage = types.SimpleNamespace(scene=types.SimpleNamespace(audio_mean=np.zeros(384)))
+def test_features_of_another_encoder_are_refused():
+    stage = types.SimpleNamespace(person=types.SimpleNamespace(channels=384))
     with pytest.raises(UserError, match="trained on speech features with 384 channels, logmel features have 80"):
         check_features(stage, "logmel", 80)
 
@@ -78,7 +76,7 @@ def test_zeros_past_the_ends_of_a_speech():
     np.testing.assert_array_equal(streamed, windows[rows] * (rows >= 0)[..., None, None])
 
 
-def test_before_and_after_the_sound_there_is_silence():
+def test_windows_beyond_the_sound_are_those_of_silence():
     encoder = speech.get_encoder("logmel")
     quiet = speech.speech_windows(encoder, np.zeros(RATE, np.float32), 5)[2]
     windows = windows_of(TONE)
@@ -141,10 +139,10 @@ def test_any_rate_and_any_number_of_channels(tmp_path, rate, layout):
     path = encode_sound(tmp_path / "s.wav", "pcm_s16le", rate, layout)
     windows = windows_of(path)
     assert windows.shape == (10, 8, 16, 80) and np.isfinite(windows).all()
-    assert windows[5].max() > windows[0][0].max() + 0.1  # it is heard
+    assert windows[5].max() > windows[0][0].max() + 0.1  # the tone is in the features
 
 
-def test_arrays_at_any_rate_and_pieces_of_them():
+def test_arrays_at_any_rate_and_parts_of_them():
     stereo = np.stack([TONE, TONE])
     np.testing.assert_allclose(windows_of(stereo), windows_of(TONE), atol=1e-6)
     fast = np.repeat(TONE, 3)
@@ -165,7 +163,7 @@ def test_arrays_at_any_rate_and_pieces_of_them():
         ("gone.wav", "no such file: gone.wav"),
     ],
 )
-def test_what_cannot_be_said(what, message):
+def test_invalid_speech(what, message):
     with pytest.raises(UserError, match=message):
         speech_input(STAGE, what)
 
@@ -197,7 +195,7 @@ def test_empty_and_corrupt_files(tmp_path):
         dict(duration=np.nan),
     ],
 )
-def test_seconds_that_cannot_be(times):
+def test_invalid_start_and_duration(times):
     with pytest.raises(UserError, match="s: it must be (0 or later|longer than 0)"):
         speech_input(STAGE, TONE, **times)
 

@@ -1,4 +1,4 @@
-"""From sound to video: windows in a stream, and a render that can be interrupted."""
+"""From sound to video: renders that are interrupted, split into shards, or made from given features."""
 
 import json
 import types
@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.data.datasets import neighbours_in_time
 from adnerf_jax.inference import synthesize
@@ -18,7 +19,6 @@ from adnerf_jax.inference.synthesize import render_job
 from adnerf_jax.inference.trained import TrainedStage
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import probe, read_frames
-from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.training.runs import load_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -63,7 +63,7 @@ def test_a_video_with_sound_as_long_as_the_speech(trained, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["talking.mp4"]
 
 
-def test_an_interrupted_render_goes_on(trained, tmp_path, monkeypatch):
+def test_an_interrupted_render_continues(trained, tmp_path, monkeypatch):
     config = render_config(trained, tmp_path / "talking.mp4")
 
     def fail(*args, **kwargs):
@@ -106,7 +106,7 @@ def features_config(trained_paper, tmp_path, frames: int = 6, **settings):
     return config, windows
 
 
-def test_given_features_are_spoken(trained_paper, tmp_path, monkeypatch):
+def test_given_features_are_rendered(trained_paper, tmp_path, monkeypatch):
     config, windows = features_config(trained_paper, tmp_path)
     written = {}
     monkeypatch.setattr(
@@ -122,7 +122,7 @@ def test_given_features_are_spoken(trained_paper, tmp_path, monkeypatch):
     audio = windows[neighbours_in_time(6)]
     assert sorted(written) == [f"{i:06d}.png" for i in range(6)]
     for i in (0, 5):
-        conditions = Conditions(audio[i][None], stage.person.eyes[i : i + 1])
+        conditions = Conditions(audio[i][None], {"eyes": stage.person.tracks["eyes"][i : i + 1]})
         layers = stage.layers(stage.person.transforms[i], conditions)
         expected = np.asarray(to_uint8(layers.person_over(background)))
         assert np.abs(written[f"{i:06d}.png"].astype(int) - expected).max() <= 1  # rounded in another program
@@ -143,7 +143,7 @@ def test_a_part_of_the_features(trained_paper, tmp_path):
         cut_windows(windows, 3.0, None)
 
 
-def test_a_deepspeech_person_asks_for_features(trained, trained_paper, tmp_path):
+def test_a_person_of_deepspeech_features_needs_features(trained, trained_paper, tmp_path):
     config = load_config(trained_paper.head)
     config.render.update(audio=str(trained.sound), out=str(tmp_path / "out.mp4"))
     with pytest.raises(UserError, match=r"trained on deepspeech features, which cannot .* render.features=FILE.npy"):
@@ -151,7 +151,7 @@ def test_a_deepspeech_person_asks_for_features(trained, trained_paper, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_features_that_cannot_be_spoken(trained, trained_paper, tmp_path):
+def test_invalid_features(trained, trained_paper, tmp_path):
     config, _ = features_config(trained_paper, tmp_path)
     other = load_config(trained.head)
     other.render.update(features=config.render.features, out=config.render.out)
@@ -168,7 +168,7 @@ def test_features_that_cannot_be_spoken(trained, trained_paper, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_parts_of_a_render_are_joined(trained, tmp_path, capsys):
+def test_shards_of_a_render_are_joined(trained, tmp_path, capsys):
     whole = render_config(trained, tmp_path / "whole/talking.png")
     folder = synthesize.synthesize(whole, trained.torso)
     assert folder == tmp_path / "whole/talking"

@@ -7,7 +7,11 @@ import tiny
 
 from adnerf_jax.models.audio_nets import AudioAttNet, AudioNet
 from adnerf_jax.models.build import build_head
-from adnerf_jax.models.codes import Codes
+from adnerf_jax.models.codes.audio import AudioCode
+from adnerf_jax.models.codes.encoder import Codes
+from adnerf_jax.models.codes.expression import ExpressionCode
+from adnerf_jax.models.codes.eyes import EyesCode
+from adnerf_jax.models.codes.lips import LipsCode
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -18,7 +22,7 @@ NAMES = ("audio", "lips", "eyes", "expression")
 @pytest.fixture(scope="module")
 def codes():
     """All codes with their parameters: `conditions, smooth → codes`, compiled."""
-    module, scene = Codes(NAMES, audio_size=64), tiny.scene()
+    module, scene = Codes((AudioCode(64), LipsCode(), EyesCode(), ExpressionCode())), tiny.scene()
     variables = jax.jit(lambda key: module.init(key, tiny.conditions(FRAMES), scene))(jax.random.key(0))
 
     class Bound:
@@ -32,15 +36,16 @@ def test_codes_are_what_their_names_say(codes):
     conditions, scene = tiny.conditions(FRAMES), tiny.scene()
     made = codes.apply(conditions, True)
     assert made.keys() == set(NAMES)
-    np.testing.assert_allclose(made["eyes"], (conditions.eyes - scene.eyes_mean) / scene.eyes_scale, rtol=1e-5)
+    eyes = scene.codes["eyes"]
+    np.testing.assert_allclose(made["eyes"], (conditions.tracks["eyes"] - eyes["mean"]) / eyes["scale"], rtol=1e-5)
     # Three frames, the middle one twice as heavy, through the linear map.
     now = np.asarray(conditions.audio)[:, 3:6]
     now = (now[:, 0] + 2 * now[:, 1] + now[:, 2]) / 4
     for name in ("lips", "expression"):
-        weights, bias = getattr(scene, f"{name}_weights"), getattr(scene, f"{name}_bias")
+        weights, bias = scene.codes[name]["weights"], scene.codes[name]["bias"]
         expected = np.einsum("ftc,tcm->fm", now, weights) + bias
         np.testing.assert_allclose(made[name], expected, rtol=1e-4, atol=1e-5)  # sums of 128 terms in another order
-    features = (conditions.audio - scene.audio_mean) @ scene.audio_basis
+    features = (conditions.audio - scene.codes["audio"]["mean"]) @ scene.codes["audio"]["basis"]
     nets = codes.params["audio"]
     windows = jax.jit(AudioNet().apply)({"params": nets["net"]}, features)
     smoothed = jax.jit(AudioAttNet().apply)({"params": nets["attention"]}, windows)
@@ -58,15 +63,22 @@ def test_only_the_audio_code_is_smoothed_and_only_it_is_trained(codes):
     assert codes.params.keys() == {"audio"}
 
 
+def with_expression(tracked: np.ndarray):
+    """Conditions with the tracked expression."""
+    conditions = tiny.conditions(FRAMES)
+    return conditions.replace(tracks=conditions.tracks | {"expression": tracked})
+
+
 def test_a_tracked_expression_is_standardised_and_not_estimated(codes):
     scene = tiny.scene()
     tracked = np.random.default_rng(0).random((FRAMES, 52)).astype(np.float32)
-    made = codes.apply(tiny.conditions(FRAMES).replace(expression=tracked), True)
+    made = codes.apply(with_expression(tracked), True)
     np.testing.assert_allclose(made["expression"], (tracked - 0.2) / 0.3, rtol=1e-4, atol=1e-5)  # of order 1
-    louder = tiny.conditions(FRAMES).replace(expression=tracked)
+    louder = with_expression(tracked)
     louder = louder.replace(audio=3 * louder.audio)
     np.testing.assert_array_equal(codes.apply(louder, True)["expression"], made["expression"])
-    assert scene.expression_mean[0] == np.float32(0.2) and scene.expression_scale[0] == np.float32(0.3)
+    constants = scene.codes["expression"]
+    assert constants["mean"][0] == np.float32(0.2) and constants["scale"][0] == np.float32(0.3)
 
 
 def test_a_head_without_sound_has_no_audio_nets():

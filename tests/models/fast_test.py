@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax.common.types import Rays
+from adnerf_jax.common.types import Rays, RenderOptions
 from adnerf_jax.models.build import build_head, build_torso
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -37,7 +37,9 @@ def head():
         """The model's methods, compiled, and one set of inputs."""
 
         codes = staticmethod(jax.jit(lambda p, c: model.apply({"params": p}, c, scene, method="codes")))
-        render = staticmethod(jax.jit(lambda p, r, c, b, k, s=scene: model.apply({"params": p}, r, c, b, s, k)))
+        render = staticmethod(
+            jax.jit(lambda p, r, c, b, k, s=scene: model.apply({"params": p}, r, c, b, s, RenderOptions(k)))
+        )
         visible = staticmethod(jax.jit(lambda p, r: model.apply({"params": p}, r, scene, method="visible")))
 
     Head.params, Head.scene, Head.conditions, Head.rays, Head.background = params, scene, conditions, rays, background

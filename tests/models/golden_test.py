@@ -71,7 +71,7 @@ class Range:
     def __init__(self, golden):
         self.near, self.far = np.float32(golden["near"]), np.float32(golden["far"])
         self.torso_camera = golden["poses"][0]
-        self.audio_mean, self.audio_basis = np.zeros(29, np.float32), np.eye(29, dtype=np.float32)
+        self.codes = {"audio": {"mean": np.zeros(29, np.float32), "basis": np.eye(29, dtype=np.float32)}}
 
 
 def fields_of(checkpoint) -> dict:
@@ -116,7 +116,7 @@ def test_windows_to_smoothed_codes(golden, head):
 
 def test_the_heads_code_with_and_without_smoothing(golden, head, config):
     model = build_head(config.model.head, config.compat)
-    conditions = Conditions(golden["deepspeech_windows"][None, 1:9], np.zeros((1, 2), np.float32))
+    conditions = Conditions(golden["deepspeech_windows"][None, 1:9], {"eyes": np.zeros((1, 2), np.float32)})
     params = {"params": head_params(head)}
     smooth, plain = (
         model.apply(params, conditions, Range(golden), smoothing, method="codes")["audio"][0]
@@ -224,7 +224,7 @@ def first_batch(golden) -> Batch:
         target=golden["target"][None],
         background=golden["bg"][None],
         transforms=golden["poses"][1:2],
-        conditions=Conditions(windows, np.zeros((1, 2), np.float32)),
+        conditions=Conditions(windows, {"eyes": np.zeros((1, 2), np.float32)}),
     )
 
 

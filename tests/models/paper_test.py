@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adnerf_jax.common.types import Occupancy, Rays
+from adnerf_jax.common.types import Occupancy, Rays, RenderOptions
 from adnerf_jax.models import paper as volume_models
 from adnerf_jax.models.build import build_head, build_torso
 from adnerf_jax.models.fields import MLPField
@@ -61,7 +61,9 @@ def head():
     class Head:
         """The model's methods, compiled, and one set of inputs."""
 
-        render = staticmethod(jax.jit(lambda p, r, c, b, k, s=scene: model.apply({"params": p}, r, c, b, s, k)))
+        render = staticmethod(
+            jax.jit(lambda p, r, c, b, k, s=scene: model.apply({"params": p}, r, c, b, s, RenderOptions(k)))
+        )
 
     Head.model, Head.params, Head.scene, Head.codes = model, params, scene, codes
     Head.rays, Head.background = rays, background
@@ -167,7 +169,7 @@ def test_an_occupancy_that_is_true_everywhere_changes_nothing(head):
     everywhere = Occupancy(box=BOX, cells=np.ones((2, 4**3), bool))
     rays, codes, background = first_frame(head)
     apply = jax.jit(lambda occupancy: head.model.apply(
-        {"params": head.params}, rays, codes, background, head.scene, None, occupancy).rendered
+        {"params": head.params}, rays, codes, background, head.scene, RenderOptions(occupancy=occupancy)).rendered
     )  # fmt: skip
     for with_grid, without in zip(apply(everywhere), apply(None), strict=True):
         # Products over packed samples: another order of sums.
@@ -180,13 +182,16 @@ def test_an_occupancy_of_the_density_leaves_out_only_what_has_none(head):
     occupancy = Occupancy(box=BOX, cells=np.stack([cells, cells]))
     x = np.linspace(-0.3, 0.3, COUNT)
     codes, background = {"audio": head.codes["audio"][:1]}, head.background[:1]
+    rays = straight_rays(x)
     apply = jax.jit(lambda params, occupancy: head.model.apply(
-        {"params": params}, straight_rays(x), codes, background, head.scene, None, occupancy).rendered
+        {"params": params}, rays, codes, background, head.scene, RenderOptions(occupancy=occupancy)).rendered
     )  # fmt: skip
     params = wall(head.params)
     for with_grid, without in zip(apply(params, occupancy), apply(params, None), strict=True):
         chex.assert_trees_all_close(with_grid, without, atol=2e-6)
-    visible = head.model.apply({"params": params}, straight_rays(x), head.scene, occupancy, method="visible")
+    visible = head.model.apply(
+        {"params": params}, straight_rays(x), head.scene, RenderOptions(occupancy=occupancy), method="visible"
+    )
     np.testing.assert_array_equal(visible[0], x >= 0)
     visible = head.model.apply({"params": params}, straight_rays(x), head.scene, method="visible")
     assert visible.shape == (1, COUNT) and visible.dtype == bool and visible.all()
@@ -215,7 +220,7 @@ def test_activations_computed_twice_give_the_same_gradient(head):
     def gradient(model):
         def total(params):
             levels = model.apply(
-                {"params": params}, head.rays, head.codes, head.background, head.scene, jax.random.key(1)
+                {"params": params}, head.rays, head.codes, head.background, head.scene, RenderOptions(jax.random.key(1))
             )
             return sum(jnp.square(level.rgb).sum() for level in levels.rendered)
 
@@ -335,7 +340,12 @@ class TorsoTest(chex.TestCase):
         cells = np.broadcast_to(np.arange(16**3) % 16 < 8, (2, 16**3))
         occupancy = Occupancy(box=2 * BOX, cells=cells)
         visible = self.model.apply(
-            {"params": self.params}, self.pixels, self.camera, self.scene, occupancy, method="visible"
+            {"params": self.params},
+            self.pixels,
+            self.camera,
+            self.scene,
+            RenderOptions(occupancy=occupancy),
+            method="visible",
         )
         rays = self.model._rays(self.pixels, self.camera, self.scene)
         t = np.linspace(self.scene.near, self.scene.far, 32)[:, None, None]

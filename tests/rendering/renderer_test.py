@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
+from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.types import Camera
 from adnerf_jax.models.build import build_head, build_torso
 from adnerf_jax.nerf.cameras import pixel_grid, rays_through
-from adnerf_jax.rendering.renderer import Layers, head_visibility, make_renderer, render_torso, to_uint8
+from adnerf_jax.rendering.renderer import Layers, head_visibility, make_renderer, render_torso
 from adnerf_jax.training.stages import example_batch, head_init
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -59,7 +59,9 @@ def test_targets_are_the_pixels_of_their_frame(dataset, frames, stage, random_ba
     for f in range(4):
         (row,) = np.flatnonzero((frames.split.transforms == batch.transforms[f]).all((1, 2)))
         seen.append(row)
-        np.testing.assert_array_equal(batch.conditions.eyes[f], dataset.eyes[frames.split.aud_id[row]])
+        np.testing.assert_array_equal(
+            batch.conditions.tracks["eyes"][f], dataset.tracks["eyes"][frames.split.aud_id[row]]
+        )
         rows, columns = batch.pixels[f].astype(int).T
         inside = np.isin(frames.parts[row, rows, columns], subject)
         colours = frames.images[row, rows, columns] / np.float32(255)
@@ -203,5 +205,6 @@ def test_the_tracked_expression_goes_with_the_frame(tmp_path):
     batch = tiny.ray_sampler(tiny.config("head"), dataset).batch(0)
     for f in range(4):
         (row,) = np.flatnonzero((dataset.train.transforms == batch.transforms[f]).all((1, 2)))
-        np.testing.assert_array_equal(batch.conditions.expression[f], dataset.expression[dataset.train.aud_id[row]])
-    assert dataset.expression.std() > 0.1
+        expression = dataset.tracks["expression"][dataset.train.aud_id[row]]
+        np.testing.assert_array_equal(batch.conditions.tracks["expression"][f], expression)
+    assert dataset.tracks["expression"].std() > 0.1

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.inference.eye_sources import EyeRange, blinks, eye_source
+from adnerf_jax.models.codes.eyes import EyeRange, EyesCode, blinks
 
 EYES = np.tile([0.30, 0.32], (400, 1)).astype(np.float32)
 EYES[::20] = [0.02, 0.04]
 
 
 def first(given, count: int = 1, seed: int = 0):
-    return list(itertools.islice(eye_source(given, EYES, seed)(), count))
+    return list(itertools.islice(EyesCode.source(given, EYES, seed)(), count))
 
 
 def test_fractions_and_openness():
@@ -65,4 +65,4 @@ def test_blinks_are_as_many_and_as_long_as_a_persons():
 )
 def test_what_is_no_eyes(given, message):
     with pytest.raises(UserError, match=message):
-        eye_source(given, EYES)
+        EyesCode.source(given, EYES)

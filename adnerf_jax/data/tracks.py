@@ -1,0 +1,92 @@
+"""Measured tracks: what was measured in every frame of a clip, by name. Condition codes are made of them.
+
+To add one, write its reader and a line in `READERS`.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from adnerf_jax.common.array_files import read_array
+from adnerf_jax.common.errors import UserError
+from adnerf_jax.data import schema
+from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
+from adnerf_jax.speech.lips import lip_shapes
+
+
+class Clip:
+    """The measurements of a dataset on disk, each file read once.
+
+    Args:
+      path: the dataset's folder.
+      frames: N, of the clip.
+      last: number of the last frame that the splits use.
+    """
+
+    def __init__(self, path: pathlib.Path, frames: int, last: int):
+        self.path, self.frames, self.last = path, frames, last
+
+    @functools.cached_property
+    def landmarks(self) -> Landmarks | None:
+        """Landmarks and blendshapes; None for datasets of programs that do not keep them.
+
+        Raises:
+          UserError: they end before the last frame.
+        """
+        path = self.path / schema.LANDMARKS
+        if not path.exists():
+            return None
+        landmarks = Landmarks.load(path)
+        self.check_length(landmarks.points, path)
+        self.check_length(landmarks.blendshapes, path)
+        return landmarks
+
+    def check_length(self, values: np.ndarray, path: pathlib.Path) -> None:
+        """Raises UserError where values [N, …] of a file end before the last frame."""
+        if len(values) <= self.last:
+            raise UserError(
+                f"{path} has {len(values)} rows but the frames go up to {self.last}: run the preparation again"
+            )
+
+
+def read_eyes(clip: Clip) -> np.ndarray:
+    """Openness of the right and the left eye, float32 [N, 2]; zeros without `eyes.npy`."""
+    path = clip.path / schema.EYES
+    if not path.exists():
+        return np.zeros((clip.frames, 2), np.float32)
+    eyes = read_array(path, (None, 2))
+    clip.check_length(eyes, path)
+    return eyes
+
+
+def read_lips(clip: Clip) -> np.ndarray:
+    """Shapes of the lips, float32 [N, L] (`speech.lips.lip_shapes`); zeros with L = 1 without landmarks."""
+    if clip.landmarks is None:
+        return np.zeros((clip.frames, 1), np.float32)
+    return lip_shapes(clip.landmarks.points)[: clip.frames]
+
+
+def read_expression(clip: Clip) -> np.ndarray:
+    """Blendshapes, float32 [N, 52]; zeros without landmarks."""
+    if clip.landmarks is None:
+        return np.zeros((clip.frames, len(BLENDSHAPE_NAMES)), np.float32)
+    return clip.landmarks.blendshapes[: clip.frames]
+
+
+READERS: dict[str, Callable[[Clip], np.ndarray]] = {
+    "eyes": read_eyes,
+    "lips": read_lips,
+    "expression": read_expression,
+}
+
+
+def read_tracks(clip: Clip) -> dict[str, np.ndarray]:
+    """All measured tracks of a clip by name, float32 [N, D] each.
+
+    Raises:
+      UserError: a file is damaged or ends before the last frame.
+    """
+    return {name: read(clip) for name, read in READERS.items()}

@@ -1,0 +1,41 @@
+"""The Linen module that encodes the condition codes of a head."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from adnerf_jax.common.types import Conditions, Scene
+from adnerf_jax.models.codes.base import Code
+
+
+class Codes(nn.Module):
+    """The condition codes of a head, in order; the first one conditions the torso as well.
+
+    Attributes:
+      members: the codes.
+    """
+
+    members: tuple[Code, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the codes, in order."""
+        return tuple(code.name for code in self.members)
+
+    @nn.compact
+    def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
+        """The codes by name, float32 [F, W] each.
+
+        Args:
+          conditions: of F frames.
+          scene: of the person.
+          smooth: whether codes are smoothed over time.
+        """
+        return {code.name: code.encode(conditions, scene.codes[code.name], smooth) for code in self.members}
+
+
+def joined(codes: dict[str, Array], names: Sequence[str]) -> Array:
+    """Codes side by side, [F, W₁ + W₂ + …], in the order of `names`: `jax.jit` returns dictionaries sorted by key."""
+    return jnp.concatenate([codes[name] for name in names], axis=-1)

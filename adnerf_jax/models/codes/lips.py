@@ -1,0 +1,28 @@
+"""The lips code: the shape of the lips that the speech lets expect."""
+
+from typing import ClassVar
+
+from jax import Array
+
+from adnerf_jax.common.types import ArrayLike, Conditions
+from adnerf_jax.models.codes.base import Code, Constants, Recording
+from adnerf_jax.models.codes.speech_map import apply_speech_map, fit_speech_map
+from adnerf_jax.speech.lips import principal_components
+
+COMPONENTS = 3  # of the lips' shape that are estimated
+
+
+class LipsCode(Code):
+    """The leading components of the lips' shape, estimated from the speech; nothing is trained, in any frame.
+
+    Constants: `weights` [16, C, M] and `bias` [M] of the linear map from a speech window.
+    """
+
+    name: ClassVar[str] = "lips"
+
+    @classmethod
+    def fit(cls, recording: Recording) -> Constants:
+        return fit_speech_map(recording.windows, principal_components(recording.tracks["lips"], COMPONENTS))
+
+    def encode(self, conditions: Conditions, constants: Constants, smooth: ArrayLike | bool) -> Array:
+        return apply_speech_map(conditions.audio, constants["weights"], constants["bias"])
