@@ -1,10 +1,10 @@
-"""Bundle adjustment: the poses and the points on the head that explain all observations at once.
+"""Bundle adjustment of head poses and points on the head.
 
-Gauss-Newton with Geman and McClure's robust weights. The points are eliminated (Schur complement), so that the system
-has six unknowns a key frame; the number of key frames is bounded, which bounds time and memory for clips of any length.
-The other frames follow with the points as they are, tied over time by a smoothness term: a system of three blocks a
-frame, solved in time linear in their number. All frames' observations, hundreds a frame, lie in a file and are read in
-parts.
+Gauss-Newton with the robust weights of Geman and McClure. The points are eliminated (Schur complement), so that the
+system has six unknowns per key frame; the number of key frames is bounded, which bounds time and memory for clips of
+any length. The poses of all frames are then estimated with the points fixed and a smoothness term over time: a block-
+banded system that is solved in time linear in the number of frames. The observations of all frames, hundreds per frame,
+are stored in a file and processed in chunks.
 """
 
 import dataclasses
@@ -22,14 +22,15 @@ from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix
 
 _ITERATIONS = 12
 ROBUST = 3.0  # standard deviations of the residuals at which an observation loses three quarters of its weight
-_AT_ONCE = 100_000  # observations whose derivatives are held in memory
-_SAMPLE = 500_000  # observations that are enough to know their noise by
+_CHUNK = 100_000  # observations whose derivatives are held in memory
+_SAMPLE = 500_000  # observations that suffice to estimate their noise
 _DAMPING = 1e-6
-_STILL = 1e-5  # radians and cm: where no pose moves by more, the iterations have ended
-# Accelerations a frame that the smoothness term expects. A third of what a head that speaks has: errors of points in
-# one frame are alike, so that hundreds of points count for more than they should. Three times looser, jitter is .57°
-# against .50° on a real clip and .10° against .07° on one whose truth is .05°; three times tighter, quick nods are cut.
-_TURNING, _SHIFTING = math.radians(0.1), 0.01  # radians, cm
+_CONVERGED = 1e-5  # radians and cm: the iterations end when no pose changes by more
+# Standard deviations of the acceleration per frame² in the smoothness term. They are a third of those of a speaking
+# head: errors of the points in one frame are correlated, so that hundreds of points have too much weight. With values
+# three times as large, jitter is .57° instead of .50° on a real clip and .10° instead of .07° on one whose ground truth
+# is .05°; with values three times as small, quick nods are damped.
+_ROTATION_SIGMA, _TRANSLATION_SIGMA = math.radians(0.1), 0.01  # radians, cm
 
 
 _RECORD = np.dtype(
@@ -39,13 +40,13 @@ _RECORD = np.dtype(
 
 @dataclasses.dataclass(frozen=True)
 class Observations:
-    """Points seen in frames.
+    """Points observed in frames.
 
     Attributes:
       frame: int [M], row of the frame's pose.
       point: int [M], row of the point.
-      pixels: float [M, 2].
-      group: int [M], 0 … G − 1: observations of one group share their noise, which is estimated.
+      pixels: float [M, 2], (x, y).
+      group: int [M], 0 … G − 1: the noise is estimated for each group.
     """
 
     frame: np.ndarray
@@ -55,17 +56,17 @@ class Observations:
 
     @classmethod
     def join(cls, *matches: Matches) -> "Observations":
-        """Observations of several kinds, a group each."""
+        """Joins matches; each argument becomes a group."""
         group = np.repeat(np.arange(len(matches)), [len(m.frame) for m in matches])
         return cls(*Matches.join(*matches), group)
 
     @classmethod
     def spool(cls, file: BinaryIO, matches: Iterable[tuple[int, Matches]]) -> "Observations":
-        """Observations in a file that is mapped into memory, where those of a long clip take none of the process's own.
+        """Writes observations to a file and maps it into memory, so that those of a long clip need no RAM.
 
         Args:
-          file: empty, to be written and read; open for as long as the observations are in use.
-          matches: (their group, matches).
+          file: empty, open for writing and reading; must stay open while the observations are in use.
+          matches: pairs (group, matches).
         """
         count = 0
         for group, found in matches:
@@ -75,40 +76,48 @@ class Observations:
             count += len(rows)
         file.flush()
         rows = np.asarray(np.memmap(file, _RECORD, "r", shape=count)) if count else np.zeros(0, _RECORD)
-        return cls(*(rows[name] for name in _RECORD.names))
+        return cls(rows["frame"], rows["point"], rows["pixels"], rows["group"])
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def take(self, rows: np.ndarray | slice) -> "Observations":
-        """Some of them."""
+        """The observations with these indices."""
         return Observations(self.frame[rows], self.point[rows], self.pixels[rows], self.group[rows])
 
-    def parts(self) -> Iterator["Observations"]:
-        """All of them, a bounded number at a time."""
-        return (self.take(slice(k, k + _AT_ONCE)) for k in range(0, len(self), _AT_ONCE))
+    def chunks(self) -> Iterator["Observations"]:
+        """All observations in chunks of bounded size."""
+        return (self.take(slice(k, k + _CHUNK)) for k in range(0, len(self), _CHUNK))
 
     def sample(self) -> "Observations":
-        """Evenly spaced ones, all where they are few: to know medians by."""
+        """An evenly spaced subset from which medians can be estimated; all observations if they are few."""
         return self.take(slice(None, None, -(-len(self) // _SAMPLE) or None))
 
     def of_frames(self, frames: np.ndarray, count: int) -> "Observations":
-        """Those in some of `count` frames, whose rows are numbered anew."""
-        number = np.full(count, -1)
-        number[frames] = np.arange(len(frames))
-        kept = [part.take(number[part.frame] >= 0) for part in self.parts()] or [self]
-        columns = ([getattr(part, field.name) for part in kept] for field in dataclasses.fields(self))
+        """The observations in a subset of the frames.
+
+        Args:
+          frames: [K], rows of the frames; they become rows 0 … K − 1.
+          count: number of frames before.
+        """
+        new_row = np.full(count, -1)
+        new_row[frames] = np.arange(len(frames))
+        kept = [chunk.take(new_row[chunk.frame] >= 0) for chunk in self.chunks()] or [self]
+        columns = ([getattr(chunk, field.name) for chunk in kept] for field in dataclasses.fields(self))
         joined = Observations(*map(np.concatenate, columns))
-        return dataclasses.replace(joined, frame=number[joined.frame])
+        return dataclasses.replace(joined, frame=new_row[joined.frame])
 
 
 def group_noise(length: np.ndarray, group: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """Each group's noise, [G] σ in px for each coordinate, from the median of its residuals' lengths.
+    """The noise of each group from the median length of its residuals.
 
     Args:
-      length: [M] px.
+      length: [M] px, lengths of the residuals.
       group: int [M].
-      floor: [G] px, noise that is at least assumed.
+      floor: [G] px, lower bounds of the noise.
+
+    Returns:
+      [G], σ of each coordinate in px.
     """
     # The median length of a two-dimensional Gaussian is 1.1774 σ.
     medians = [np.median(length[group == g]) / 1.1774 if (group == g).any() else 0.0 for g in range(len(floor))]
@@ -130,15 +139,15 @@ def adjust(
     floor: np.ndarray,
     iterations: int = _ITERATIONS,
 ) -> tuple[Poses, np.ndarray]:
-    """Adjusts poses and points together.
+    """Adjusts poses and points jointly.
 
     Args:
       observations: of the frames of `poses`.
-      poses: to begin with.
-      points: [P, 3] cm to begin with, in the head's frame.
-      prior: [P] cm, standard deviation of each point from where it begins.
+      poses: initial poses.
+      points: [P, 3] cm, initial points in the head's frame.
+      prior: [P] cm, standard deviation of each point about its initial position.
       camera: intrinsics.
-      floor: [G] px, noise that is at least assumed of each group.
+      floor: [G] px, lower bounds of the groups' noise.
       iterations: of Gauss-Newton.
 
     Returns:
@@ -151,15 +160,15 @@ def adjust(
         moved, residual = _residuals(observations, poses, points, camera)
         sigma = group_noise(np.linalg.norm(residual, axis=-1), observations.group, floor)[observations.group]
         weight = robust_weights(residual, sigma)
-        to_pose, to_point = _slopes(observations, poses, points, moved, camera)
+        to_pose, to_point = _jacobians(observations, poses, points, moved, camera)
         blocks, right = _normal_equations(by_frame, weight, to_pose, residual)
         inner, inner_right = _normal_equations(by_point, weight, to_point, residual)
         inner += np.eye(3) / prior[:, None, None] ** 2
         inner_right += (points - start) / prior[:, None] ** 2
         inverse = np.linalg.inv(inner)
 
-        # A point is seen at most once in a frame: there is nothing to add up.
-        across = np.zeros((6 * frames, len(points), 3))
+        # A point is observed at most once per frame, so that no two entries must be summed.
+        across: np.ndarray = np.zeros((6 * frames, len(points), 3))
         across[index[observations.frame][:, :, None], observations.point[:, None, None], np.arange(3)] = _products(
             weight, to_pose, to_point
         )
@@ -171,56 +180,58 @@ def adjust(
         step = -cho_solve(cho_factor(matrix), right.ravel() - eliminated @ inner_right.ravel())
         points = points - np.einsum("pkl,pl->pk", inverse, inner_right + (across.T @ step).reshape(-1, 3))
         poses = poses.stepped(step.reshape(frames, 6))
-        if np.abs(step).max() < _STILL:
+        if np.abs(step).max() < _CONVERGED:
             break
     return poses, points
 
 
-def follow(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole, floor: np.ndarray) -> Poses:
-    """Poses of all frames, in order of time, given the points; smooth where the observations leave it open.
+def track_poses(
+    observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole, floor: np.ndarray
+) -> Poses:
+    """Poses of all frames with the points fixed, and with a smoothness term over time.
 
     Args:
       observations: of all frames.
-      poses: to begin with, of at least 3 frames.
+      poses: initial poses of at least 3 frames, in order of time.
       points: [P, 3] cm in the head's frame.
       camera: intrinsics.
-      floor: [G] px, noise that is at least assumed of each group.
+      floor: [G] px, lower bounds of the groups' noise.
     """
     frames, sample = len(poses.rotation), observations.sample()
-    stiff = 1.0 / np.array([_TURNING] * 3 + [_SHIFTING] * 3) ** 2
+    stiffness = 1.0 / np.array([_ROTATION_SIGMA] * 3 + [_TRANSLATION_SIGMA] * 3) ** 2
     for _ in range(_ITERATIONS):
-        noise = group_noise(missed_lengths(sample, poses, points, camera), sample.group, floor)
+        noise = group_noise(residual_lengths(sample, poses, points, camera), sample.group, floor)
         matrix, vector = np.zeros((frames, 6, 6)), np.zeros((frames, 6))
-        for part in observations.parts():
-            moved, residual = _residuals(part, poses, points, camera)
-            slope, _ = _slopes(part, poses, points, moved, camera)
-            weight = robust_weights(residual, noise[part.group])
-            first = int(part.frame.min())
-            sums = _sums(part.frame - first, int(part.frame.max()) - first + 1)
-            for total, more in zip((matrix, vector), _normal_equations(sums, weight, slope, residual), strict=True):
+        for chunk in observations.chunks():
+            moved, residual = _residuals(chunk, poses, points, camera)
+            jacobian, _ = _jacobians(chunk, poses, points, moved, camera)
+            weight = robust_weights(residual, noise[chunk.group])
+            first = int(chunk.frame.min())
+            sums = _sums(chunk.frame - first, int(chunk.frame.max()) - first + 1)
+            for total, more in zip((matrix, vector), _normal_equations(sums, weight, jacobian, residual), strict=True):
                 total[first : first + len(more)] += more
-        step = -_solve_smooth(matrix, vector, acceleration(poses), stiff)
+        step = -_solve_smooth(matrix, vector, acceleration(poses), stiffness)
         poses = poses.stepped(step)
-        if np.abs(step).max() < _STILL:
+        if np.abs(step).max() < _CONVERGED:
             break
     return poses
 
 
 def _sums(row: np.ndarray, count: int) -> csr_array:
-    """The matrix [count, M] of zeros and ones that adds up those of M values that are of the same row [M].
+    """The sparse matrix [count, M] of zeros and ones whose product with M values sums those with equal `row` [M].
 
-    Its products are several times as fast as adding at indices.
+    Several times as fast as `np.add.at`.
     """
     return csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(count, len(row)))
 
 
 def _normal_equations(
-    sums: csr_array, weight: np.ndarray, slope: np.ndarray, residual: np.ndarray
+    sums: csr_array, weight: np.ndarray, jacobian: np.ndarray, residual: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """JᵀWJ [count, K, K] and JᵀWr [count, K] of each of `count` unknowns, over its observations (`_sums`)."""
-    size = slope.shape[-1]
-    matrix = sums @ _products(weight, slope, slope).reshape(-1, size * size)
-    return matrix.reshape(-1, size, size), sums @ _products(weight, slope, residual[..., None])[..., 0]
+    size = jacobian.shape[-1]
+    matrix = sums @ _products(weight, jacobian, jacobian).reshape(-1, size * size)
+    return matrix.reshape(-1, size, size), sums @ _products(weight, jacobian, residual[..., None])[..., 0]
 
 
 def _products(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -230,61 +241,61 @@ def _products(weight: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def acceleration(poses: Poses) -> np.ndarray:
-    """Second differences [N − 2, 6] of the poses over time: rotation vectors in radians, and cm."""
+    """Second differences [N − 2, 6] of the poses over time: rotation vectors in radians, then translations in cm."""
     turn = Rotation.from_matrix(poses.rotation[1:] @ poses.rotation[:-1].transpose(0, 2, 1)).as_rotvec()
     return np.hstack([np.diff(turn, axis=0), np.diff(poses.translation, n=2, axis=0)])
 
 
-def missed_lengths(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole) -> np.ndarray:
-    """By how much points [P, 3] cm in these poses miss where they were seen: [M] px."""
-    missed = [np.linalg.norm(_residuals(part, poses, points, camera)[1], axis=-1) for part in observations.parts()]
-    return np.concatenate([np.zeros(0), *missed])
+def residual_lengths(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole) -> np.ndarray:
+    """Reprojection errors [M] px of the observations for points [P, 3] cm."""
+    lengths = [np.linalg.norm(_residuals(chunk, poses, points, camera)[1], axis=-1) for chunk in observations.chunks()]
+    return np.concatenate([np.zeros(0), *lengths])
 
 
 def _residuals(
     observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points in the camera's frame [M, 3], and by how much they miss their pixels [M, 2]."""
+    """Points in the camera's frame [M, 3] cm, and their reprojection residuals [M, 2] px."""
     rotation, translation = poses.rotation[observations.frame], poses.translation[observations.frame]
     moved = np.einsum("mij,mj->mi", rotation, points[observations.point]) + translation
     return moved, camera.project(moved) - observations.pixels
 
 
-def _slopes(
+def _jacobians(
     observations: Observations, poses: Poses, points: np.ndarray, moved: np.ndarray, camera: Pinhole
 ) -> tuple[np.ndarray, np.ndarray]:
     """d residual / d pose [M, 2, 6] (`Poses.stepped`), and d residual / d point [M, 2, 3]."""
-    slope = camera.derivative(moved)
+    jacobian = camera.derivative(moved)
     arm = moved - poses.translation[observations.frame]
-    to_pose = np.concatenate([-slope @ cross_matrix(arm), slope], -1)
-    return to_pose, slope @ poses.rotation[observations.frame]
+    to_pose = np.concatenate([-jacobian @ cross_matrix(arm), jacobian], -1)
+    return to_pose, jacobian @ poses.rotation[observations.frame]
 
 
-def _solve_smooth(matrix: np.ndarray, vector: np.ndarray, bend: np.ndarray, stiff: np.ndarray) -> np.ndarray:
-    """Solves for steps x [N, 6] that minimise x·(A x / 2 − b) + ½ Σ stiff (second difference of x − bend)².
+def _solve_smooth(matrix: np.ndarray, vector: np.ndarray, bend: np.ndarray, stiffness: np.ndarray) -> np.ndarray:
+    """Solves for steps x [N, 6] that minimise x·(A x / 2 − b) + ½ Σ stiffness (second difference of x − bend)².
 
     Args:
       matrix, vector: A [N, 6, 6] and b [N, 6].
-      bend: [N − 2, 6].
-      stiff: [6].
+      bend: [N − 2, 6], target of the second difference.
+      stiffness: [6].
     """
     frames = len(matrix)
-    # Blocks between frames that are 0, 1 and 2 apart: the second difference's 1, −2, 1 squared.
-    own = np.zeros((3, frames))
+    # Blocks that couple frames 0, 1 and 2 apart: DᵀD of the second difference D = (1, −2, 1).
+    coupling = np.zeros((3, frames))
     for k, a in enumerate((1.0, -2.0, 1.0)):
-        own[0, k : k + frames - 2] += a * a
+        coupling[0, k : k + frames - 2] += a * a
         for apart in (1, 2):
             if k + apart < 3:
-                own[apart, k : k + frames - 2] += a * (1.0, -2.0, 1.0)[k + apart]
+                coupling[apart, k : k + frames - 2] += a * (1.0, -2.0, 1.0)[k + apart]
     right = vector.copy()
     for k, a in enumerate((1.0, -2.0, 1.0)):
-        right[k : k + frames - 2] += a * stiff * bend
-    # Upper bands as `solveh_banded` wants them: row 12 holds the diagonal.
+        right[k : k + frames - 2] += a * stiffness * bend
+    # Upper bands in the layout of `solveh_banded`: row 12 holds the diagonal.
     bands = np.zeros((13, frames, 6))
     for i in range(6):
         for j in range(i, 6):
             bands[12 - (j - i), :, j] += matrix[:, i, j]
-        bands[12, :, i] += stiff[i] * own[0] + 1e-9 * np.trace(matrix, axis1=1, axis2=2) + 1e-12
+        bands[12, :, i] += stiffness[i] * coupling[0] + 1e-9 * np.trace(matrix, axis1=1, axis2=2) + 1e-12
         for apart in (1, 2):
-            bands[12 - 6 * apart, apart:, i] += stiff[i] * own[apart, : frames - apart]
+            bands[12 - 6 * apart, apart:, i] += stiffness[i] * coupling[apart, : frames - apart]
     return solveh_banded(bands.reshape(13, -1), right.ravel()).reshape(frames, 6)

@@ -1,10 +1,11 @@
-"""Correspondences across a whole clip by optical flow in the head's near-rigid regions: forehead, nose, ears, hair.
+"""Correspondences across a clip by optical flow in the near-rigid regions of the head: forehead, nose, ears, hair.
 
-Flow from frame to frame drifts. Here every frame is compared directly with a few anchors, frames that show the head
-in poses far apart: an anchor is brought into the frame's pose by an affine map, and Lucas and Kanade's method finds
-what is left. Whenever the head comes back to a pose, it meets the same points again.
+Flow from frame to frame drifts. Instead, every frame is matched directly to a few anchors, frames whose head poses lie
+far apart: an anchor is warped to the frame's pose by an affine map, and the Lucas-Kanade method finds the remaining
+displacement. Whenever the head returns to a pose, the same points are matched again.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -19,26 +20,26 @@ from adnerf_jax.face.rigid import Pinhole, Poses
 ANCHORS = 16
 ANCHORS_PER_FRAME = 4
 POINTS_PER_ANCHOR = 160
-_WIDEST_TURN = math.radians(25.0)  # between a frame and an anchor: more changes what is seen
-_QUALITY = 0.01  # of the best corner's smaller eigenvalue
-# In parts of the face's extent (the larger side of its landmarks' box):
+_MAX_ANGLE = math.radians(25.0)  # between a frame and an anchor: beyond it, too much of what is visible changes
+_QUALITY = 0.01  # threshold of corners' smaller eigenvalues, relative to the best one
+# As fractions of the face's extent (the larger side of its landmarks' bounding box):
 _SPACING, _WINDOW, _CONTRAST, _INSET = 0.025, 0.11, 0.08, 0.04
-_SIGMA_LEFT = 4.0  # pixels of a wide blur's σ in the shrunk picture: finer, it costs more; coarser, pixels show
-_LEVELS = 1  # of the pyramid above full size: the poses already bring a point to within a few pixels
-_ROUND_TRIP = 0.35  # pixels by which the flow back may miss where it came from
+_SMALL_SIGMA = 4.0  # pixels: σ of a wide blur in the shrunk picture; larger is slower, smaller shows the pixels
+_LEVELS = 1  # of the pyramid above full size: the poses predict a point to within a few pixels
+_MAX_ROUND_TRIP = 0.35  # pixels: forward-backward error of a match
 # Jaw and cheeks below the nose: the chin's contour from ear to ear and the nose's wings.
 _JAW = np.array([132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 323, 425, 326, 97, 205, 93])
 _MOBILE = (_JAW, np.concatenate([OUTER_LIPS, INNER_LIPS]), RIGHT_EYE, LEFT_EYE)
 
 
 class Anchor(NamedTuple):
-    """A frame that others are compared with.
+    """A frame that other frames are matched to.
 
     Attributes:
-      frame: its number.
-      picture: uint8 [H, W], contrast evened out.
+      frame: its index.
+      picture: uint8 [H, W], grey, local contrast normalised.
       pixels: float32 [K, 2], points on rigid parts of the head.
-      depth: float64 [K] cm, z in the camera's frame to start from: the nearest vertex's of the mesh.
+      depth: float64 [K] cm, initial z of the points in the camera's frame: that of the nearest mesh vertex.
     """
 
     frame: int
@@ -48,12 +49,12 @@ class Anchor(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Where points were seen.
+    """Observations of points in frames.
 
     Attributes:
-      frame: int [M], row of the frame.
-      point: int [M], number of the point.
-      pixels: float32 [M, 2].
+      frame: int [M], index of the frame.
+      point: int [M], index of the point.
+      pixels: float32 [M, 2], (x, y).
     """
 
     frame: np.ndarray
@@ -62,36 +63,45 @@ class Matches(NamedTuple):
 
     @classmethod
     def join(cls, *matches: "Matches") -> "Matches":
-        """Those of several, one after the other."""
+        """Concatenates matches."""
         return cls(*(np.concatenate(column) for column in zip(*matches, strict=True)))
 
 
 def choose_anchors(rotation: np.ndarray, count: int = ANCHORS) -> np.ndarray:
-    """Frames whose poses lie far apart: each next one is the farthest from those before.
+    """Frames whose poses lie far apart, by farthest-point sampling that starts nearest to the mean pose.
 
     Args:
       rotation: [N, 3, 3].
+      count: maximum number of anchors.
 
     Returns:
-      int [≤ count], in order of time; the first chosen is nearest to the mean pose.
+      int [≤ count], indices of frames in order of time.
     """
     mean = Rotation.from_matrix(rotation).mean().as_matrix()
-    chosen = [int(turn_between(mean[None], rotation)[0].argmin())]
-    nearest = turn_between(rotation[chosen], rotation)[0]
+    chosen = [int(angles_between(mean[None], rotation)[0].argmin())]
+    nearest = angles_between(rotation[chosen], rotation)[0]
     while len(chosen) < min(count, len(rotation)) and nearest.max() > 0:
         chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, turn_between(rotation[chosen[-1:]], rotation)[0])
+        nearest = np.minimum(nearest, angles_between(rotation[chosen[-1:]], rotation)[0])
     return np.sort(chosen)
 
 
-def turn_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def angles_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Angles [A, B] in radians between rotations [A, 3, 3] and [B, 3, 3]."""
     trace = np.einsum("aij,bij->ab", a, b)
     return np.arccos(np.clip((trace - 1) / 2, -1, 1))
 
 
-def even_contrast(rgb: np.ndarray, extent: float) -> np.ndarray:
-    """Grey uint8 [H, W] in which light and shade on a face of this extent in px no longer matter."""
+def normalise_contrast(rgb: np.ndarray, extent: float) -> np.ndarray:
+    """Removes shading by normalising local mean and contrast.
+
+    Args:
+      rgb: uint8 [H, W, 3].
+      extent: of the face in px.
+
+    Returns:
+      uint8 [H, W], grey.
+    """
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     sigma = max(_CONTRAST * extent, 2.0)
     detail = grey - _wide_blur(grey, sigma)
@@ -100,19 +110,19 @@ def even_contrast(rgb: np.ndarray, extent: float) -> np.ndarray:
 
 
 def _wide_blur(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """A Gaussian blur of a picture [H, W], of its shrunk copy where that loses nothing: ten times as fast."""
+    """A Gaussian blur of a picture [H, W]; a wide one is computed on a shrunk copy, ten times as fast."""
     height, width = picture.shape
-    shrink = max(int(sigma / _SIGMA_LEFT), 1)
+    shrink = max(int(sigma / _SMALL_SIGMA), 1)
     small = cv2.resize(picture, (-(-width // shrink), -(-height // shrink)), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma / shrink)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def rigid_region(head: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The head without its silhouette, mouth, jaw, cheeks and eyes.
+    """The mask of the head without its silhouette, mouth, jaw, cheeks and eyes.
 
     Args:
-      head: bool [H, W], the head's part.
+      head: bool [H, W], mask of the head.
       points: [V, 2] px landmarks.
 
     Returns:
@@ -126,22 +136,22 @@ def rigid_region(head: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def extent_of(points: np.ndarray) -> float:
-    """The larger side of the box of landmarks [V, 2], in px."""
+    """The larger side of the bounding box of landmarks [V, 2], in px."""
     return float(np.ptp(points[:, :2], axis=0).max())
 
 
 def make_anchor(frame: int, rgb: np.ndarray, head: np.ndarray, points: np.ndarray, mesh: np.ndarray) -> Anchor:
-    """Picks an anchor's points.
+    """Makes an anchor of a frame: detects corners in the rigid region.
 
     Args:
-      frame: its number.
+      frame: its index.
       rgb: uint8 [H, W, 3].
-      head: bool [H, W], the head's part.
+      head: bool [H, W], mask of the head.
       points: [478, 2] px landmarks.
       mesh: [468, 3] cm, the face's vertices in the camera's frame.
     """
     extent = extent_of(points)
-    picture = even_contrast(rgb, extent)
+    picture = normalise_contrast(rgb, extent)
     region = rigid_region(head, points).astype(np.uint8)
     spacing = max(_SPACING * extent, 3.0)
     found = cv2.goodFeaturesToTrack(picture, POINTS_PER_ANCHOR, _QUALITY, spacing, mask=region, blockSize=5)
@@ -158,54 +168,68 @@ def match(
     camera: Pinhole,
     extents: np.ndarray,
 ) -> Iterator[Matches]:
-    """Finds the anchors' points in frames, one frame after the other.
+    """Matches the anchors' points to frames.
 
     Args:
-      frames: (row of the pose, uint8 RGB [H, W, 3]).
-      anchors: with frame numbers that are rows of the poses too.
-      points: [P, 3] cm in the head's frame, the anchors' points one after the other.
-      poses: of all frames, good to a few pixels.
+      frames: pairs (index of the frame, uint8 RGB [H, W, 3]).
+      anchors: of some of the frames.
+      points: [P, 3] cm in the head's frame, the points of all anchors concatenated.
+      poses: of all N frames, accurate to a few pixels.
       camera: intrinsics.
       extents: [N] px, of the face in each frame.
+
+    Yields:
+      the matches of each of `frames`.
     """
-    turns = turn_between(poses.rotation, poses.rotation[[a.frame for a in anchors]])
+    angles = angles_between(poses.rotation, poses.rotation[[a.frame for a in anchors]])
     starts = np.cumsum([0, *(len(a.pixels) for a in anchors)])
     none = Matches(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2), np.float32))
     for row, rgb in frames:
-        picture = even_contrast(rgb, extents[row])
+        picture = normalise_contrast(rgb, extents[row])
         found = [none]
-        for k in np.argsort(turns[row])[:ANCHORS_PER_FRAME]:
+        for k in np.argsort(angles[row])[:ANCHORS_PER_FRAME]:
             anchor = anchors[k]
-            if turns[row, k] > _WIDEST_TURN or len(anchor.pixels) < 3:
+            if angles[row, k] > _MAX_ANGLE or len(anchor.pixels) < 3:
                 continue
-            numbers = np.arange(starts[k], starts[k + 1])
+            indices = np.arange(starts[k], starts[k + 1])
             if anchor.frame == row:
-                found.append(Matches(np.full(len(numbers), row), numbers, anchor.pixels))
+                found.append(Matches(np.full(len(indices), row), indices, anchor.pixels))
                 continue
-            expected = camera.project(poses.take([row]).move(points[numbers])[0])
-            seen, good = _flow(anchor, picture, expected, extents[row])
-            found.append(Matches(np.full(good.sum(), row), numbers[good], seen[good]))
+            expected = camera.project(poses.take(slice(row, row + 1)).move(points[indices])[0])
+            pixels, good = _flow(anchor, picture, expected, extents[row])
+            found.append(Matches(np.full(good.sum(), row), indices[good], pixels[good]))
         yield Matches.join(*found)
 
 
 def _flow(anchor: Anchor, picture: np.ndarray, expected: np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [K, 2] of the anchor's points in a picture near those expected, and which of them are good."""
+    """Matches an anchor's points to a picture.
+
+    Args:
+      anchor: with K points.
+      picture: uint8 [H, W], from `normalise_contrast`.
+      expected: [K, 2] px, predicted positions of the points.
+      extent: of the face in px.
+
+    Returns:
+      positions [K, 2] px, and bool [K], which of them are good.
+    """
     ones = np.ones((len(expected), 1))
     affine, *_ = np.linalg.lstsq(np.hstack([anchor.pixels, ones]), expected, rcond=None)
     height, width = picture.shape
-    brought = cv2.warpAffine(
+    warped = cv2.warpAffine(
         anchor.picture, affine.T, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
     start = (np.hstack([anchor.pixels, ones]) @ affine).astype(np.float32)
     window = max(2 * round(_WINDOW * extent / 2) + 1, 9)
-    settings = {
-        "winSize": (window, window),
-        "maxLevel": _LEVELS,
-        "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
-        "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
-    }
-    there, found, _ = cv2.calcOpticalFlowPyrLK(brought, picture, start, expected.astype(np.float32), **settings)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(picture, brought, there, start.copy(), **settings)
+    lucas_kanade = functools.partial(
+        cv2.calcOpticalFlowPyrLK,
+        winSize=(window, window),
+        maxLevel=_LEVELS,
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    there, found, _ = lucas_kanade(warped, picture, start, expected.astype(np.float32))
+    back, returned, _ = lucas_kanade(picture, warped, there, start.copy())
     inside = (there >= 0).all(1) & (there < (width, height)).all(1)
     good = found[:, 0].astype(bool) & returned[:, 0].astype(bool) & inside
-    return there, good & (np.linalg.norm(back - start, axis=1) < _ROUND_TRIP)
+    return there, good & (np.linalg.norm(back - start, axis=1) < _MAX_ROUND_TRIP)

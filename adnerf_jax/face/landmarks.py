@@ -1,4 +1,4 @@
-"""Face landmarks of a video, and what is measured on them: lids, lips, the 68 iBUG points, the face rectangle."""
+"""Face landmarks of a video, and measurements on them: eyelids, lips, the 68 iBUG points, the face rectangle."""
 
 import pathlib
 from collections.abc import Iterable
@@ -13,7 +13,8 @@ from adnerf_jax.common.progress import track
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES, LANDMARKS, Face, FaceLandmarker
 
-# Vertices that neither jaw, lips, lids nor cheeks move: forehead, bridge and top of the nose, inner brow, eye sockets.
+# Vertices that do not move with jaw, lips, lids or cheeks: forehead, bridge and tip of the nose, inner brow, eye
+# sockets.
 RIGID = np.array(
     "1 2 4 5 6 8 9 10 19 33 46 53 55 65 67 69 94 104 107 109 122 133 151 168 193 195 197 245 263 276 283 285 295 297 "
     "299 333 336 338 351 362 417 465".split(),
@@ -31,7 +32,7 @@ _LIDS = np.array([[(160, 144), (159, 145), (158, 153)], [(387, 373), (386, 374),
 _EYE_CORNERS = np.array([(33, 133), (263, 362)])
 _INNER_LIP_PAIRS = np.array([(82, 87), (13, 14), (312, 317)])
 
-# iBUG number -> MediaPipe number. iBUG counts the jaw from the person's right ear over the chin to the left one.
+# MediaPipe's index of each iBUG point. iBUG counts the jaw from the person's right ear over the chin to the left ear.
 _IBUG68 = np.array(
     [127, 234, 132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 454, 356]  # 0-16 jaw; 8 is the chin
     + [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]  # 17-26 brows
@@ -41,10 +42,10 @@ _IBUG68 = np.array(
     + [78, 81, 13, 311, 308, 402, 14, 178]  # 60-67 inner lips
 )
 
-
-# A face so much smaller than the one lost is another person's, unless that one stays away for so many frames.
-_ANOTHER, _PATIENCE = 0.6, 50
-_LOOK_AGAIN = 12  # frames after which a larger face is looked for beside the one followed
+# A face smaller than this fraction of the lost face's size is taken for another person's, until the lost face has been
+# missing for `_PATIENCE` frames.
+_OTHER_PERSON, _PATIENCE = 0.6, 50
+_DETECTION_INTERVAL = 12  # frames between detections of a larger face than the tracked one
 
 
 @struct.dataclass
@@ -52,10 +53,10 @@ class Landmarks:
     """The face in each frame of a video.
 
     Attributes:
-      points: float32 [N, 478, 3] px (x right, y down, z away from the camera in the same scale); where there is no
-        face, in a straight line in time between the neighbours that have one (zeros in a video without any).
+      points: float32 [N, 478, 3] px (x right, y down, z away from the camera in the same scale); interpolated linearly
+        in time in frames without a face (zeros in a video without any face).
       valid: bool [N], whether a face was found in the frame.
-      blendshapes: float32 [N, 52] in [0, 1], filled in likewise.
+      blendshapes: float32 [N, 52] in [0, 1], interpolated likewise.
     """
 
     points: np.ndarray
@@ -68,28 +69,28 @@ class Landmarks:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "Landmarks":
-        """Reads what `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-          UserError: it is not that.
+          UserError: the file is missing, damaged or holds something else.
         """
         data = read_archive(path, ("points", "valid", "blendshapes"))
         shapes = {"points": (478, 3), "valid": (), "blendshapes": (52,)}
         count = data["valid"].shape[:1]
         fits = all(data[name].shape == (*count, *shape) for name, shape in shapes.items()) and count
         if not fits or not all(a.dtype.kind in "fib" and np.isfinite(a).all() for a in data.values()):
-            raise UserError(f"{path} holds no landmarks: run the preparation again")
+            raise UserError(f"{path} does not hold landmarks: run the preparation again")
         return cls(data["points"], data["valid"].astype(bool), data["blendshapes"])
 
 
-class FaceFollower:
-    """Landmarks of frames as they come, one face followed from frame to frame and looked for again where it was lost.
+class FaceTracker:
+    """Landmarks of frames in sequence; the face is tracked from frame to frame and detected again after it was lost.
 
-    Of several faces the largest is followed. One that is much smaller than the face just lost is somebody else; and so
-    was the face followed until then where a much larger one appears beside it: its frames count as without a face.
+    Of several faces the largest is tracked. After a loss, a much smaller face is taken for another person's. If a much
+    larger face appears beside the tracked one, the latter was another person's: its frames count as without a face.
 
     Args:
-      landmarker: finds the face; several followers can share it.
+      landmarker: detects and tracks the face; several trackers can share it.
     """
 
     def __init__(self, landmarker: FaceLandmarker):
@@ -99,16 +100,16 @@ class FaceFollower:
         self._size, self._lost = 0.0, 0
 
     def add(self, rgb: np.ndarray) -> None:
-        """The next frame, uint8 RGB [H, W, 3]."""
+        """Processes the next frame, uint8 RGB [H, W, 3]."""
         face = self._landmarker(rgb, self._previous) if self._previous is not None else None
-        if face is not None and len(self._faces) % _LOOK_AGAIN == 0:
+        if face is not None and len(self._faces) % _DETECTION_INTERVAL == 0:
             larger = self._landmarker(rgb)
-            if larger is not None and _size(face.landmarks) < _ANOTHER * _size(larger.landmarks):
-                face, least = larger, _ANOTHER * _size(larger.landmarks)
-                self._faces = [None if f is None or _size(f.landmarks) < least else f for f in self._faces]
+            if larger is not None and _size(face.landmarks) < _OTHER_PERSON * _size(larger.landmarks):
+                face, minimum = larger, _OTHER_PERSON * _size(larger.landmarks)
+                self._faces = [None if f is None or _size(f.landmarks) < minimum else f for f in self._faces]
         if face is None:
             face = self._landmarker(rgb)
-            if face is not None and self._lost < _PATIENCE and _size(face.landmarks) < _ANOTHER * self._size:
+            if face is not None and self._lost < _PATIENCE and _size(face.landmarks) < _OTHER_PERSON * self._size:
                 face = None
         if face is None:
             self._previous, self._lost = None, self._lost + 1
@@ -118,11 +119,11 @@ class FaceFollower:
 
     @property
     def latest(self) -> np.ndarray | None:
-        """Landmarks [478, 3] of the last frame; None where there is no face."""
+        """Landmarks [478, 3] px of the last frame; None if it has no face."""
         return self._previous
 
     def landmarks(self) -> Landmarks:
-        """Those of all frames so far."""
+        """The landmarks of all frames so far."""
         valid = np.array([face is not None for face in self._faces], bool)
         found = [face for face in self._faces if face is not None]
         points = np.array([f.landmarks for f in found], np.float32).reshape(-1, LANDMARKS, 3)
@@ -131,20 +132,25 @@ class FaceFollower:
 
 
 def detect_video(frames: Iterable[np.ndarray], total: int | None = None) -> Landmarks:
-    """Landmarks of each frame of a video (`FaceFollower`).
+    """Landmarks of each frame of a video (`FaceTracker`).
 
     Args:
-      frames: uint8 RGB [H, W, 3] pictures.
-      total: how many will come, for the progress bar.
+      frames: uint8 RGB [H, W, 3].
+      total: number of frames, for the progress bar.
     """
-    follower = FaceFollower(FaceLandmarker(weights.path("face_landmarker")))
+    tracker = FaceTracker(FaceLandmarker(weights.path("face_landmarker")))
     for rgb in track(frames, "Landmarks", total):
-        follower.add(rgb)
-    return follower.landmarks()
+        tracker.add(rgb)
+    return tracker.landmarks()
 
 
 def count_faces(rgb: np.ndarray, most: int = 4) -> int:
-    """How many faces the detector finds in a picture, uint8 [H, W, 3], each painted over before the next; at most 4."""
+    """The number of faces in a picture, at most `most`; each face is painted over before the next is detected.
+
+    Args:
+      rgb: uint8 [H, W, 3].
+      most: upper limit of the count.
+    """
     landmarker = FaceLandmarker(weights.path("face_landmarker"))
     left = rgb.copy()
     for count in range(most):
@@ -162,47 +168,47 @@ def _size(points: np.ndarray) -> float:
 
 
 def fill_gaps(known: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Values for every frame from those of the valid ones: linear in time between them, held before and after.
+    """Interpolates values linearly in time; the first and last valid value are held at the ends.
 
     Args:
       known: float [V, ...], one for each true entry of `valid`.
       valid: bool [N].
 
     Returns:
-      float [N, ...]; zeros where nothing is valid.
+      float [N, ...]; zeros if no entry is valid.
     """
     at, gaps = np.flatnonzero(valid), np.flatnonzero(~valid)
     filled = np.zeros((len(valid), *known.shape[1:]), known.dtype)
     if len(at):
-        place = np.interp(gaps, at, np.arange(len(at)))
-        low = place.astype(int)
+        position = np.interp(gaps, at, np.arange(len(at)))
+        low = position.astype(int)
         high = np.minimum(low + 1, len(at) - 1)
-        share = (place - low).astype(known.dtype).reshape(-1, *[1] * (known.ndim - 1))
+        weight = (position - low).astype(known.dtype).reshape(-1, *[1] * (known.ndim - 1))
         filled[at] = known
-        filled[gaps] = known[low] * (1 - share) + known[high] * share
+        filled[gaps] = known[low] * (1 - weight) + known[high] * weight
     return filled
 
 
 def _distance(points: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """[..., *pairs.shape[:-1]]: lengths in three dimensions, which turning the head does not shorten."""
+    """Distances [..., *pairs.shape[:-1]] in three dimensions, which do not depend on the head's rotation."""
     return np.linalg.norm(points[..., pairs[..., 0], :] - points[..., pairs[..., 1], :], axis=-1)
 
 
 def eye_openness(points: np.ndarray) -> np.ndarray:
-    """Lid gap over eye width, from landmarks [..., 478, 3] px: [..., 2] right, left; 0.3 open, < 0.1 closed."""
+    """Ratio of lid gap to eye width [..., 2] (right, left) of landmarks [..., 478, 3]; 0.3 open, below 0.1 closed."""
     return _distance(points, _LIDS).mean(-1) / _distance(points, _EYE_CORNERS)
 
 
 def eye_distance(points: np.ndarray) -> np.ndarray:
-    """Between the eyes' outer corners in px, in three dimensions, of landmarks [..., 478, 3]: [...]."""
+    """Distance [...] in px, in three dimensions, between the outer corners of the eyes of landmarks [..., 478, 3]."""
     return _distance(points, _EYE_CORNERS[:, 0])
 
 
 def mouth_openness(points: np.ndarray) -> np.ndarray:
-    """Gap between the inner lips over the size of the face, from landmarks [..., 478, 3] px: [...].
+    """Ratio [...] of the gap between the inner lips to the size of the face, of landmarks [..., 478, 3] px.
 
-    The size is the RMS distance of the rigid vertices from their centre, about 3.9 cm: it does not depend on the
-    expression, hardly on the pose, and not on the distance to the camera.
+    The size is the RMS distance of the rigid vertices from their centre, about 3.9 cm. It depends neither on the
+    expression nor on the distance to the camera, and hardly on the pose.
     """
     rigid = points[..., RIGID, :]
     size = np.sqrt(((rigid - rigid.mean(-2, keepdims=True)) ** 2).sum(-1).mean(-1))
@@ -210,19 +216,19 @@ def mouth_openness(points: np.ndarray) -> np.ndarray:
 
 
 def to_ibug68(points: np.ndarray) -> np.ndarray:
-    """The 68 iBUG points [..., 68, 2] px that stand nearest to landmarks [..., 478, 3]."""
+    """Approximates the 68 iBUG points [..., 68, 2] px by the nearest of the landmarks [..., 478, 3]."""
     return points[..., _IBUG68, :2]
 
 
 def face_rect(lms68: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The rectangle in which most rays are taken, as the published `process_data.py` (step 7) draws it.
+    """The rectangle in which most rays are sampled, as in the published `process_data.py` (step 7).
 
     Args:
       lms68: [..., 68, 2] iBUG landmarks in px.
-      width, height: of the picture; the rectangle is cut at its border.
+      width, height: of the picture, to which the rectangle is clipped.
 
     Returns:
-      int32 [..., 4]: x, y, width, height.
+      int32 [..., 4]: x, y, width, height in px.
     """
     x, y = lms68[..., 0], lms68[..., 1]
     centre_x, centre_y = (x.min(-1) + x.max(-1)) / 2, y[..., 27]

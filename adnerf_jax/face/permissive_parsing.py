@@ -1,8 +1,8 @@
-"""The parts of a frame without weights under a non-commercial licence.
+"""Segmentation into head, neck, torso and background without weights under a non-commercial licence.
 
-A network finds the person (`pretrained.selfie_segmentation`, Apache-2.0). Landmarks divide the person: above the jaw
-is head, below it neck and torso. Two things only colour can tell: hair that hangs beside the neck looks like the hair
-above the forehead, and the neck looks like the face.
+A network segments the person (`pretrained.selfie_segmentation`, Apache-2.0). Landmarks divide the person: above the jaw
+line is the head, below it neck and torso. Colour models of hair, skin and clothes find hair that hangs beside the neck,
+which has the colour of the hair above the forehead, and the neck, which has the colour of the face.
 """
 
 import itertools
@@ -13,33 +13,37 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from adnerf_jax.face.parsing import Parser
-from adnerf_jax.face.views import assemble, cut, place_views
+from adnerf_jax.face.views import assemble, crop, place_views
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.selfie_segmentation import SIDE, PersonSegmenter
 
 _CHIN, _FOREHEAD = 152, 10
 _JAW = [58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288]  # from one jaw angle to the other
-# Heights are counted in faces, from the chin (0) to the top of the forehead (1).
-_HAIR_FROM = 1.02  # the person above is hair, or a bald head
-_HAIR_DOWN_TO = -1.0  # hair beside the neck ends here
-_CLOTH_BELOW = -0.75  # the person below is cloth,
-_SHOULDER = (-0.3, 0.65)  # and below this, so far to the side
-_CHEEKS = (0.15, 0.6, 0.25)  # lowest, highest, to each side: skin
-_NECK = 0.4  # below the chin and to each side: here nothing speaks for or against the neck but its colour
-_NECK_PRIOR = 3.0  # log odds at the chin
-_EDGE = 0.01  # the jaw's line is so soft
-_SURE = 6.0  # log odds at most
-_FACE_LOGIT = 6.0  # of "person" inside the landmarks' outline
-_BINS, _SMOOTH = 16, 0.8  # colour histogram: bins a channel, their blur
-_ENOUGH_PIXELS = 50
+# In face coordinates (`_face_coordinates`): heights from the chin (0) to the top of the forehead (1), and distances to
+# the side in the same unit.
+_HAIR_ABOVE = 1.02  # the person above is hair, or a bald head
+_HAIR_LOWEST = -1.0  # hair beside the neck does not reach lower
+_CLOTHES_BELOW = -0.75  # the person below wears clothes
+_SHOULDER = (-0.3, 0.65)  # (height, distance): also below this height and farther to the side
+_CHEEKS = (0.15, 0.6, 0.25)  # (lowest, highest, distance to each side): skin
+_NECK = 0.4  # distance from the chin, down and to each side, at which the neck's prior is neutral
+_NECK_PRIOR = 3.0  # log odds of the neck at the chin
+_EDGE = 0.01  # height over which the jaw line changes the head's log odds by 1
+_MAX_LOG_ODDS = 6.0
+_FACE_LOGIT = 6.0  # minimum logit of "person" inside the landmarks' outline
+_BINS, _SMOOTHING = 16, 0.8  # colour histogram: bins per channel, standard deviation of its blur in bins
+_MIN_PIXELS = 50  # of a colour model
 
 
 def permissive_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarray) -> Iterator[np.ndarray]:
-    """Logits of the parts, float32 [H, W, 4], of some frames; their softmax's background is 1 minus the person's share.
+    """Logits of the parts of some frames; the softmax probability of the background is that of the person network.
 
     Args:
-      frames: numbers and uint8 RGB [H, W, 3].
+      frames: pairs (index, uint8 RGB [H, W, 3]).
       points: [N, V, 2] px, landmarks of all frames.
+
+    Yields:
+      float32 [H, W, 4] for each of `frames`.
     """
     segment = PersonSegmenter(weights.path("selfie_segmentation"))
     frames = iter(frames)
@@ -49,7 +53,7 @@ def permissive_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarr
     height, width = first[1].shape[:2]
     views = place_views(points, width, height)
     for i, rgb in itertools.chain([first], frames):
-        cells = [segment(cut(rgb, view, SIDE))[..., None] for view in views[i]]
+        cells = [segment(crop(rgb, view, SIDE))[..., None] for view in views[i]]
         person = assemble(cells, views[i], height, width, cell=1).reshape(height, width)
         outline = np.zeros((height, width), np.uint8)
         cv2.fillConvexPoly(outline, cv2.convexHull(np.rint(points[i]).astype(np.int32)), 1)
@@ -57,30 +61,40 @@ def permissive_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarr
         yield _divide(rgb, person, points[i])
 
 
-# Its edges tremble too much for frames in between to be filled in.
+# Its edges are too unstable over time for interpolation between key frames.
 PERMISSIVE = Parser(permissive_logits, key_gap=1)
 
 
 def _divide(rgb: np.ndarray, person: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Logits [H, W, 4] from those of "person" [H, W] and the landmarks [V, 2] px."""
-    up, aside = _face_coordinates(points, *person.shape)
+    """Divides the person.
+
+    Args:
+      rgb: uint8 [H, W, 3].
+      person: [H, W], logits of "person".
+      points: [V, 2] px, landmarks.
+
+    Returns:
+      float32 [H, W, 4], logits of background, head, neck and torso.
+    """
+    height, width = person.shape
+    up, aside = _face_coordinates(points, height, width)
     jaw_aside, jaw_up = _face_coordinates_of(points[_JAW], points)[::-1]
     order = np.argsort(jaw_aside)
     line = np.interp(aside, jaw_aside[order], jaw_up[order])
-    head = np.clip((up - line) / _EDGE, -_SURE, _SURE)
+    head = np.clip((up - line) / _EDGE, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
     inside = person > 0
     colours = (rgb // (256 // _BINS)).astype(np.intp)
-    hair = inside & (up > _HAIR_FROM)
-    cloth = inside & ((up < _CLOTH_BELOW) | ((up < _SHOULDER[0]) & (np.abs(aside) > _SHOULDER[1])))
+    hair = inside & (up > _HAIR_ABOVE)
+    clothes = inside & ((up < _CLOTHES_BELOW) | ((up < _SHOULDER[0]) & (np.abs(aside) > _SHOULDER[1])))
     lowest, highest, reach = _CHEEKS
     skin = (up > lowest) & (up < highest) & (np.abs(aside) < reach)
-    as_hair, as_cloth, as_skin = (_log_density(colours, mask) for mask in (hair, cloth, skin))
-    if min(hair.sum(), cloth.sum()) >= _ENOUGH_PIXELS:  # with no cloth in view, a dark collar would pass for hair
-        hair_like = inside & (as_hair > np.maximum(as_cloth, as_skin)) & (up > _HAIR_DOWN_TO)
+    as_hair, as_clothes, as_skin = (_log_density(colours, mask) for mask in (hair, clothes, skin))
+    if min(hair.sum(), clothes.sum()) >= _MIN_PIXELS:  # with no clothes in view, a dark collar would look like hair
+        hair_like = inside & (as_hair > np.maximum(as_clothes, as_skin)) & (up > _HAIR_LOWEST)
         beside = ((aside < jaw_aside.min()) | (aside > jaw_aside.max())) & (up < line)
-        head = np.where(beside & _connected(hair_like | hair, hair), _SURE, head)
-    place = _NECK_PRIOR * (1 - (aside**2 + np.minimum(up, 0) ** 2) / _NECK**2)
-    neck = np.clip(as_skin - as_cloth + place, -_SURE, _SURE)
+        head = np.where(beside & _connected(hair_like | hair, hair), _MAX_LOG_ODDS, head)
+    prior = _NECK_PRIOR * (1 - (aside**2 + np.minimum(up, 0) ** 2) / _NECK**2)
+    neck = np.clip(as_skin - as_clothes + prior, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
     body = person + _log_sigmoid(-head)
     return np.stack(
         [
@@ -94,12 +108,13 @@ def _divide(rgb: np.ndarray, person: np.ndarray, points: np.ndarray) -> np.ndarr
 
 
 def _face_coordinates(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of all pixels [H, W]: heights above the chin and distances to its side, in heights of the face."""
+    """Heights above the chin and signed distances to its side [H, W] of all pixels, in heights of the face."""
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
     return _face_coordinates_of(pixels, points)
 
 
 def _face_coordinates_of(pixels: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_face_coordinates`, of pixels [..., 2] (x, y)."""
     axis = points[_FOREHEAD] - points[_CHIN]
     axis = axis / (axis @ axis)
     relative = pixels - points[_CHIN]
@@ -107,22 +122,26 @@ def _face_coordinates_of(pixels: np.ndarray, points: np.ndarray) -> tuple[np.nda
 
 
 def _connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """The regions of a mask that hold a seed."""
+    """The connected regions of a mask that hold a seed."""
     count, regions = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    held = np.bincount(regions[seeds & mask], minlength=count) > 0
-    return held[regions] & mask
+    seeded = np.bincount(regions[seeds & mask], minlength=count) > 0
+    return seeded[regions] & mask
 
 
 def _log_density(colours: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """[H, W] log density of each pixel's colour among the mask's; the same for all where that has hardly any pixels.
+    """Log density of each pixel's colour under the colour histogram of a mask.
 
     Args:
-      colours: int [H, W, 3], bins.
+      colours: int [H, W, 3], histogram bins.
+      mask: bool [H, W]; with fewer than `_MIN_PIXELS` pixels the density is uniform.
+
+    Returns:
+      [H, W].
     """
     counts = np.zeros((_BINS,) * 3)
-    if mask.sum() >= _ENOUGH_PIXELS:
+    if mask.sum() >= _MIN_PIXELS:
         np.add.at(counts, tuple(colours[mask].T), 1 / mask.sum())
-    return np.log(gaussian_filter(counts, _SMOOTH) + _BINS**-3 / 10)[tuple(np.moveaxis(colours, -1, 0))]
+    return np.log(gaussian_filter(counts, _SMOOTHING) + _BINS**-3 / 10)[tuple(np.moveaxis(colours, -1, 0))]
 
 
 def _log_sigmoid(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Rigid motion of the head before a pinhole camera: what tracking and bundle adjustment share."""
+"""Pinhole camera and rigid head poses, shared by tracking and bundle adjustment."""
 
 from typing import NamedTuple
 
@@ -18,27 +18,27 @@ class Pinhole(NamedTuple):
     cy: float
 
     def project(self, x: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] of points [..., 3] before the camera (z < 0)."""
+        """Pixels [..., 2] of points [..., 3] in front of the camera (z < 0)."""
         return np.stack(
             [self.cx - self.focal * x[..., 0] / x[..., 2], self.cy + self.focal * x[..., 1] / x[..., 2]], -1
         )
 
     def derivative(self, x: np.ndarray) -> np.ndarray:
-        """d pixels / d point, [..., 2, 3]."""
+        """The Jacobian d pixels / d point [..., 2, 3] at points [..., 3]."""
         zero = np.zeros_like(x[..., 0])
         u = np.stack([-1 / x[..., 2], zero, x[..., 0] / x[..., 2] ** 2], -1)
         v = np.stack([zero, 1 / x[..., 2], -x[..., 1] / x[..., 2] ** 2], -1)
         return self.focal * np.stack([u, v], -2)
 
     def unproject(self, pixels: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """The points [..., 3] with this z [...] seen at these pixels [..., 2]."""
+        """The points [..., 3] at pixels [..., 2] with z [...]."""
         x = -(pixels[..., 0] - self.cx) / self.focal * z
         y = (pixels[..., 1] - self.cy) / self.focal * z
         return np.stack([x, y, z], -1)
 
 
 class Poses(NamedTuple):
-    """Head-to-camera motions.
+    """Head-to-camera transforms of N frames.
 
     Attributes:
       rotation: [N, 3, 3].
@@ -49,29 +49,30 @@ class Poses(NamedTuple):
     translation: np.ndarray
 
     def move(self, points: np.ndarray) -> np.ndarray:
-        """[N, V, 3] in the camera's frame, of points [V, 3] in the head's."""
+        """Transforms points [V, 3] from the head's frame to the camera's: [N, V, 3]."""
         return np.einsum("nij,vj->nvi", self.rotation, points) + self.translation[:, None]
 
     def take(self, rows: np.ndarray | slice) -> "Poses":
-        """Those of some frames."""
+        """The poses of some frames."""
         return Poses(self.rotation[rows], self.translation[rows])
 
     def stepped(self, step: np.ndarray) -> "Poses":
-        """Turned about the head's origin and shifted by steps [N, 6]: a rotation vector, and cm."""
+        """Updated by steps [N, 6]: a rotation vector about the head's origin, and a translation in cm."""
         return Poses(Rotation.from_rotvec(step[:, :3]).as_matrix() @ self.rotation, self.translation + step[:, 3:])
 
 
 def cross_matrix(v: np.ndarray) -> np.ndarray:
-    """[..., 3, 3] that multiplies as v × does."""
+    """The matrices [..., 3, 3] of the cross products v × of vectors [..., 3]."""
     x, y, z = np.moveaxis(v, -1, 0)
     zero = np.zeros_like(x)
     return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*v.shape, 3)
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation [N, 3, 3] and scale [N] of the similarities that best take points [V, 3] to points [N, V, 3].
+    """The least-squares similarity transforms from points [V, 3] to points [N, V, 3], in closed form (Umeyama 1991).
 
-    Umeyama 1991, in closed form.
+    Returns:
+      rotation [N, 3, 3] and scale [N].
     """
     source = source - source.mean(0)
     target = target - target.mean(1, keepdims=True)

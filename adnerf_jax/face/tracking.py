@@ -1,11 +1,11 @@
-"""Head pose from landmarks: one rigid shape per person, one pose per frame, adjusted together.
+"""Head poses from landmarks: one rigid shape per person and one pose per frame, estimated together.
 
-Poses start from the closed-form alignment of the landmark net's own three-dimensional points with the canonical face
-(Umeyama 1991), so no frame depends on the one before and none can come out upside down. Gauss-Newton steps on the
-reprojection error, all frames at once, then alternate with steps of the shape.
+Poses are initialised by closed-form alignment of the network's three-dimensional landmarks with the canonical face
+(Umeyama 1991), so that no frame depends on the previous one and none ends in a mirrored local minimum. Gauss-Newton
+steps on the reprojection error of all poses then alternate with steps of the shape.
 
-The focal length is given: landmarks of near-frontal frames of a person of unknown size do not determine it
-(`focal.py` tells what dense points say of it).
+The focal length is given: landmarks of near-frontal frames of a person of unknown size do not determine it (`focal.py`
+estimates it from dense points).
 """
 
 import math
@@ -19,31 +19,31 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.face.landmarks import RIGID, fill_gaps
 from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix, similarity
 
-# Dataset units for one centimetre of the canonical face, so that the mean depth equals that of the published tracker on
-# its own clip (0.844 over the first 497 frames at focal length 1200 px).
+# Dataset units per centimetre of the canonical face, so that the mean depth equals that of the published tracker on its
+# own clip (0.844 over the first 497 frames at focal length 1200 px).
 UNITS_PER_CM = 0.84395 / 96.02
 
-# Gaussians over time without delay, standard deviation in frames. Turning and distance are the noisy part of a pose,
-# the place in the picture is not: with these the motion of the rigid vertices agrees best with the optical flow under
-# them (on two clips 0.57 and 0.41 px RMS a frame; 0.65 and 0.47 unsmoothed; 0.80 and 0.51 with everything at 1.0).
-_ROTATION_FRAMES, _DEPTH_FRAMES, _PLACE_FRAMES = 1.0, 2.0, 0.5
+# Standard deviations in frames of Gaussian (zero-phase) smoothing over time. Rotation and depth are the noisy part of a
+# pose, the position in the picture is not: with these values the motion of the rigid vertices agrees best with the
+# optical flow (on two clips 0.57 and 0.41 px RMS per frame; 0.65 and 0.47 unsmoothed; 0.80 and 0.51 with all at 1.0).
+_ROTATION_SIGMA, _DEPTH_SIGMA, _POSITION_SIGMA = 1.0, 2.0, 0.5
 _ROUNDS, _SHAPE_FRAMES = 8, 1000
-_OUTLIER = 0.12  # cm on the face: larger residuals are weighed down (Huber)
+_HUBER = 0.12  # cm on the face: threshold of the Huber weights
 # A vertex 1 cm away from the canonical face costs as much as a mean reprojection error of √0.02 = 0.14 cm.
 _SHAPE_PRIOR = 0.02
-# Weight of the net's depths against its pixels. Without them nodding is poorly determined; against the published
-# tracker's poses the rotation differs by 1.39° (RMS) at weight 0, 1.15° at 0.1, 1.24° at 0.3.
+# Weight of the network's depths relative to its pixels. Without them pitch is poorly determined; the rotation differs
+# from the published tracker's by 1.39° (RMS) at weight 0, 1.15° at 0.1, 1.24° at 0.3.
 _DEPTH_WEIGHT = 0.1
-_LOST = 0.2  # of the face's size: a pose with a larger reprojection error is no pose
+_MAX_ERROR = 0.2  # of the face's size: poses with a larger reprojection error are discarded
 
 
 @struct.dataclass
 class HeadTrack:
-    """The head's motion.
+    """The head poses of a video.
 
     Attributes:
-      transform: float64 [N, 4, 4], camera-to-head, the camera looking along −z with y up, dataset units. Frames that
-        are not valid are interpolated in time.
+      transform: float64 [N, 4, 4], camera-to-head, the camera looking along −z with y up, dataset units; interpolated
+        in time where not valid.
       valid: bool [N], whether the pose was measured.
       reprojection_px: float64 [N], mean distance of the rigid vertices from their landmarks; NaN where not valid.
       shape: float64 [468, 3], the person's mean face in the head's frame, dataset units.
@@ -58,7 +58,7 @@ class HeadTrack:
 def track_head(
     points: np.ndarray, valid: np.ndarray, focal: float, cx: float, cy: float, canonical: np.ndarray
 ) -> HeadTrack:
-    """The pose of the head in every frame.
+    """Estimates the pose of the head in every frame.
 
     Args:
       points: [N, 478, 3] px landmarks (`Landmarks.points`).
@@ -67,7 +67,7 @@ def track_head(
       canonical: [468, 3] cm, `FaceLandmarker.canonical`: its scale and axes define the head's frame.
 
     Raises:
-      UserError: not one frame has a face.
+      UserError: no frame has a face, or no pose fits the landmarks.
     """
     valid = np.asarray(valid, bool)
     if not valid.any():
@@ -82,7 +82,7 @@ def track_head(
 
     errors = _reprojection(seen[:, RIGID], poses, shape, camera)
     sizes = np.ptp(seen[:, RIGID, :2], axis=1).max(-1)
-    kept = np.isfinite(errors) & (errors < _LOST * sizes) & (poses.translation[:, 2] < 0)
+    kept = np.isfinite(errors) & (errors < _MAX_ERROR * sizes) & (poses.translation[:, 2] < 0)
     if not kept.any():
         raise UserError(
             "the head could not be tracked in any frame: check the focal length and that the face is upright"
@@ -98,16 +98,16 @@ def track_head(
 
 
 def _initial_poses(points: np.ndarray, shape: np.ndarray, camera: Pinhole) -> Poses:
-    """Poses by weak perspective, where the landmarks' depth has the scale of their pixels."""
+    """Poses under weak perspective, in which the landmarks' depth has the scale of their pixels."""
     rotation, scale = similarity(shape, points * (1, -1, -1))
     centre = camera.unproject(points[..., :2].mean(1), -camera.focal / scale)
     return Poses(rotation, centre - rotation @ shape.mean(0))
 
 
 def _fit_shape(points: np.ndarray, poses: Poses, canonical: np.ndarray, camera: Pinhole) -> np.ndarray:
-    """The person's rigid vertices [V, 3] in cm, from landmarks [N, V, 3] px: poses and shape in turn.
+    """The person's rigid vertices [V, 3] in cm from landmarks [N, V, 3] px, by alternating steps of poses and shape.
 
-    Size and axes stay those of the canonical face: depth and size cannot be told apart.
+    Size and axes remain those of the canonical face, because depth and size are ambiguous.
     """
     shape = canonical
     for _ in range(_ROUNDS):
@@ -115,22 +115,22 @@ def _fit_shape(points: np.ndarray, poses: Poses, canonical: np.ndarray, camera: 
         x = poses.move(shape)
         residual = camera.project(x) - points[..., :2]
         scale = _pixels_per_cm(poses, camera)
-        # Residuals and derivatives in cm on the face, so that the prior means the same at every distance.
-        weight = _huber(residual, scale) / scale[:, None] ** 2 / len(points)
-        slope = camera.derivative(x) @ poses.rotation[:, None]
-        matrix = np.einsum("nvik,nvil,nv->vkl", slope, slope, weight) + _SHAPE_PRIOR * np.eye(3)
-        vector = np.einsum("nvik,nvi,nv->vk", slope, residual, weight) + _SHAPE_PRIOR * (shape - canonical)
+        # Residuals and Jacobians in cm on the face, so that the prior has the same weight at every distance.
+        weight = _huber_weights(residual, scale) / scale[:, None] ** 2 / len(points)
+        jacobian = camera.derivative(x) @ poses.rotation[:, None]
+        matrix = np.einsum("nvik,nvil,nv->vkl", jacobian, jacobian, weight) + _SHAPE_PRIOR * np.eye(3)
+        vector = np.einsum("nvik,nvi,nv->vk", jacobian, residual, weight) + _SHAPE_PRIOR * (shape - canonical)
         shape = shape - np.linalg.solve(matrix, vector[..., None])[..., 0]
-        turn, size = similarity(shape, canonical[None])
-        shape = size[0] * (shape - shape.mean(0)) @ turn[0].T + canonical.mean(0)
+        rotation, size = similarity(shape, canonical[None])
+        shape = size[0] * (shape - shape.mean(0)) @ rotation[0].T + canonical.mean(0)
     return shape
 
 
 def _refine_poses(points: np.ndarray, poses: Poses, shape: np.ndarray, camera: Pinhole, steps: int) -> Poses:
-    """Gauss-Newton on landmarks [N, V, 3] px, for all frames at once.
+    """Gauss-Newton steps of all poses on landmarks [N, V, 3] px.
 
-    The increment is a rotation about the head's origin and a shift. Depths count with the scale of the pixels and
-    without their mean, which the net does not know.
+    A step is a rotation about the head's origin and a translation. Depths have the scale of the pixels; their mean,
+    which the network does not predict, is removed.
     """
     eye = np.broadcast_to(np.eye(3), (*points.shape[:2], 3, 3))
     for _ in range(steps):
@@ -138,16 +138,16 @@ def _refine_poses(points: np.ndarray, poses: Poses, shape: np.ndarray, camera: P
         scale = _pixels_per_cm(poses, camera)
         motion = np.concatenate([-cross_matrix(x - poses.translation[:, None]), eye], -1)
         residual = camera.project(x) - points[..., :2]
-        slope = camera.derivative(x) @ motion
+        jacobian = camera.derivative(x) @ motion
         depth = scale[:, None] * x[..., 2] + points[..., 2]
         depth = depth - depth.mean(1, keepdims=True)
-        depth_slope = scale[:, None, None] * (motion[..., 2, :] - motion[..., 2, :].mean(1, keepdims=True))
-        weight = _huber(residual, scale)
-        matrix = np.einsum("nvik,nvil,nv->nkl", slope, slope, weight)
-        matrix += _DEPTH_WEIGHT * np.einsum("nvk,nvl->nkl", depth_slope, depth_slope)
-        vector = np.einsum("nvik,nvi,nv->nk", slope, residual, weight)
-        vector += _DEPTH_WEIGHT * np.einsum("nvk,nv->nk", depth_slope, depth)
-        # The damping is far below what any face gives; it keeps a degenerate frame from stopping the rest.
+        depth_jacobian = scale[:, None, None] * (motion[..., 2, :] - motion[..., 2, :].mean(1, keepdims=True))
+        weight = _huber_weights(residual, scale)
+        matrix = np.einsum("nvik,nvil,nv->nkl", jacobian, jacobian, weight)
+        matrix += _DEPTH_WEIGHT * np.einsum("nvk,nvl->nkl", depth_jacobian, depth_jacobian)
+        vector = np.einsum("nvik,nvi,nv->nk", jacobian, residual, weight)
+        vector += _DEPTH_WEIGHT * np.einsum("nvk,nv->nk", depth_jacobian, depth)
+        # Negligible damping, so that a degenerate frame does not make the batched solve fail.
         matrix += 1e-9 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] * np.eye(6)
         step = -np.linalg.solve(matrix, vector[..., None])[..., 0]
         poses = poses.stepped(step)
@@ -158,9 +158,9 @@ def _pixels_per_cm(poses: Poses, camera: Pinhole) -> np.ndarray:
     return -camera.focal / poses.translation[:, 2]
 
 
-def _huber(residual: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _huber_weights(residual: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Weights [N, V] in (0, 1] of residuals [N, V, 2] px, at scale [N] px per cm."""
-    limit = _OUTLIER * np.abs(scale)[:, None]
+    limit = _HUBER * np.abs(scale)[:, None]
     return limit / np.maximum(limit, np.linalg.norm(residual, axis=-1))
 
 
@@ -172,7 +172,7 @@ def _reprojection(points: np.ndarray, poses: Poses, shape: np.ndarray, camera: P
 def _whole_face(
     points: np.ndarray, poses: Poses, canonical: np.ndarray, rigid: np.ndarray, camera: Pinhole
 ) -> np.ndarray:
-    """The mean face [468, 3] cm in the head's frame: landmarks put at the canonical depth; the rigid ones as fitted."""
+    """The mean face [468, 3] cm in the head's frame: landmarks at the canonical depth; rigid vertices as fitted."""
     keys = slice(None, None, math.ceil(len(points) / _SHAPE_FRAMES))
     points, poses = points[keys, : len(canonical)], poses.take(keys)
     x = camera.unproject(points[..., :2], poses.move(canonical)[..., 2])
@@ -182,7 +182,7 @@ def _whole_face(
 
 
 def _fill(poses: Poses, measured: np.ndarray) -> Poses:
-    """Poses of all frames from those of the measured ones: interpolated in time, held at both ends."""
+    """Interpolates the poses of the measured frames in time to all frames; they are held at both ends."""
     at = np.flatnonzero(measured)
     rotation = Rotation.from_matrix(poses.rotation)
     if len(at) > 1:
@@ -193,18 +193,18 @@ def _fill(poses: Poses, measured: np.ndarray) -> Poses:
 
 
 def _smooth(poses: Poses, pivot: np.ndarray, camera: Pinhole) -> Poses:
-    """Steadies rotation, distance and place in the picture, each by what it needs; `pivot` [3] is the face's middle."""
+    """Smooths rotation, depth and position in the picture of the face's centre `pivot` [3] separately over time."""
     x = poses.move(pivot[None])[:, 0]
-    pixels = _average(camera.project(x), _PLACE_FRAMES)
-    depth = _average(x[:, 2:], _DEPTH_FRAMES)[:, 0]
-    rotation = _average_rotation(poses.rotation, _ROTATION_FRAMES)
+    pixels = _average(camera.project(x), _POSITION_SIGMA)
+    depth = _average(x[:, 2:], _DEPTH_SIGMA)[:, 0]
+    rotation = _average_rotation(poses.rotation, _ROTATION_SIGMA)
     return Poses(rotation, camera.unproject(pixels, depth) - rotation @ pivot)
 
 
 def _window(count: int, sigma: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Gaussian weights over time: for each offset the other frame's index [N] and its weight [N, 1]; they sum to 1.
+    """Yields, for each offset in time, the neighbour's index [N] and its Gaussian weight [N, 1]; weights sum to 1.
 
-    At the clip's ends the window shrinks on both sides alike, so that a steady motion is not bent.
+    Near the ends of the clip the window shrinks symmetrically, so that linear motion is preserved.
     """
     frames = np.arange(count)
     reach = np.minimum(frames, count - 1 - frames)
@@ -215,12 +215,12 @@ def _window(count: int, sigma: float) -> Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _average(values: np.ndarray, sigma: float) -> np.ndarray:
-    """[N, K] averaged over time."""
+    """Smooths values [N, K] over time."""
     return sum(weight * values[other] for other, weight in _window(len(values), sigma))
 
 
 def _average_rotation(rotation: np.ndarray, sigma: float) -> np.ndarray:
-    """[N, 3, 3] averaged over time, in the tangent space of each frame's own."""
+    """Smooths rotations [N, 3, 3] over time, in the tangent space at each frame's rotation."""
     inverse = rotation.transpose(0, 2, 1)
     turns = (
         weight * Rotation.from_matrix(inverse @ rotation[other]).as_rotvec()
@@ -230,7 +230,7 @@ def _average_rotation(rotation: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def camera_to_head(poses: Poses) -> np.ndarray:
-    """Their inverses [N, 4, 4], in dataset units."""
+    """The camera-to-head transforms [N, 4, 4] in dataset units: the inverses of poses."""
     transform = np.tile(np.eye(4), (len(poses.rotation), 1, 1))
     transform[:, :3, :3] = poses.rotation.transpose(0, 2, 1)
     transform[:, :3, 3] = -np.einsum("nji,nj->ni", poses.rotation, poses.translation) * UNITS_PER_CM

@@ -1,7 +1,7 @@
-"""The squares of a frame that a network sees, and its answers laid over the frame.
+"""Square views of a frame as inputs of a network, and the network's logits resampled to the frame.
 
-A parsing network wants a head that fills about half of its picture. Where it does in the frame itself, one view of the
-whole frame serves; otherwise two, one around the head and one of the surroundings, whose logits are blended.
+A parsing network works best if the head fills about half of its input. If it does so in the whole frame, one view of
+the frame is used; otherwise two, one around the head and one of the surroundings, and their logits are blended.
 """
 
 from typing import NamedTuple
@@ -10,16 +10,17 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-_FACE_SHARE = 0.45  # extent of the landmarks in the side of the view around the head
-_ENOUGH_SHARE = 0.38  # from here on one view of the whole frame serves
-_FAR_SHARE = 0.2  # in the view of the surroundings; with less the network no longer sees a person
-_FACE_HEIGHT = 0.47  # where the middle of the face stands in a view, from above
-_SEAM = 0.08  # of the side: how far within the view around the head the other is blended in
-_STEADY_FRAMES = 12  # standard deviation of the Gaussian over time by which views follow the face
+# Extent of the landmarks as a fraction of the side of a view:
+_NEAR_FRACTION = 0.45  # in the view around the head
+_WHOLE_FRACTION = 0.38  # from this value in the whole frame on, one view is used
+_FAR_FRACTION = 0.2  # in the view of the surroundings; with less the network no longer detects a person
+_FACE_HEIGHT = 0.47  # vertical position of the face's centre in a view, from the top, as a fraction of the side
+_SEAM = 0.08  # width of the blending zone inside the view around the head, as a fraction of its side
+_SMOOTHING = 12  # frames, standard deviation of the Gaussian over time that smooths the views
 
 
 class View(NamedTuple):
-    """A square of the frame: upper left corner and side in px; it may reach beyond the frame."""
+    """A square of the frame: upper left corner and side in px; it may extend beyond the frame."""
 
     x: float
     y: float
@@ -27,71 +28,85 @@ class View(NamedTuple):
 
 
 def place_views(points: np.ndarray, width: int, height: int) -> list[list[View]]:
-    """For each frame the view around the head first, then, where that does not hold the frame, the surroundings.
+    """The views of each frame.
 
     Args:
-      points: [N, V, 2] px.
+      points: [N, V, 2] px, landmarks.
+      width, height: of the frames, px.
+
+    Returns:
+      for each frame [whole frame] or [around the head, surroundings]; of the same kind for all frames.
     """
     low, high = points.min(1), points.max(1)
     extents = (high - low).max(1)
     longest = max(width, height)
-    if np.median(extents) >= _ENOUGH_SHARE * longest:
+    if np.median(extents) >= _WHOLE_FRACTION * longest:
         return [[View((width - longest) / 2, (height - longest) / 2, longest)]] * len(points)
     centre_x, centre_y, extents = gaussian_filter1d(
-        np.c_[(low + high) / 2, extents].astype(np.float64), _STEADY_FRAMES, axis=0, mode="nearest"
+        np.c_[(low + high) / 2, extents].astype(np.float64), _SMOOTHING, axis=0, mode="nearest"
     ).T
 
     def place(x: float, y: float, side: float) -> View:
         return View(_start(x - side / 2, side, width), _start(y - _FACE_HEIGHT * side, side, height), side)
 
     return [
-        [place(x, y, extent / _FACE_SHARE), place(x, y, min(longest, extent / _FAR_SHARE))]
+        [place(x, y, extent / _NEAR_FRACTION), place(x, y, min(longest, extent / _FAR_FRACTION))]
         for x, y, extent in zip(centre_x, centre_y, extents, strict=True)
     ]
 
 
 def _start(start: float, side: float, length: float) -> float:
-    """Moves an interval into [0, length], or centres it where it is the longer one."""
+    """The start of an interval moved into [0, length], or centred on it if it is longer."""
     return float(np.clip(start, 0, length - side)) if side <= length else (length - side) / 2
 
 
-def cut(rgb: np.ndarray, view: View, side: int) -> np.ndarray:
-    """The view as a picture uint8 [side, side, 3]; beyond the frame its edge goes on."""
+def crop(rgb: np.ndarray, view: View, side: int) -> np.ndarray:
+    """The view of a frame, resized to uint8 [side, side, 3]; the frame's edge pixels are repeated beyond it."""
     scale = side / view.side
-    # Shrunk by area first: a warp alone would alias.
+    # Shrunk by area averaging first, because a warp alone would alias.
     size = [max(1, round(n * scale)) for n in rgb.shape[1::-1]]
     scaled = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     ratio = np.array(size) / rgb.shape[1::-1]  # scale, but for rounding
     start = (0.5 / scale + np.array([view.x, view.y])) * ratio - 0.5
     affine = np.c_[np.diag(ratio / scale), start]
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(scaled, affine, (side, side), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(scaled, affine, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def assemble(cells: list[np.ndarray], views: list[View], height: int, width: int, cell: int) -> np.ndarray:
-    """Logits [H, W, C] of the frame from those of its views' cells [n, n, C], `cell` pixels of the view wide."""
-    near, *far = [spread(c, view, height, width, cell) for c, view in zip(cells, views, strict=True)]
+    """Combines the logits of a frame's views.
+
+    Args:
+      cells: logits [n, n, C] of each view.
+      views: of the frame, from `place_views`.
+      height, width: of the frame, px.
+      cell: pixels of the network's input per cell.
+
+    Returns:
+      [H, W, C].
+    """
+    near, *far = [to_frame(c, view, height, width, cell) for c, view in zip(cells, views, strict=True)]
     if not far:
         return near
     view = views[0]
     inside = [_ramp(start, view.side, length) for start, length in ((view.y, height), (view.x, width))]
-    share = np.minimum(inside[0][:, None], inside[1])[..., None]
-    return far[0] + share * (near - far[0])
+    weight = np.minimum(inside[0][:, None], inside[1])[..., None]
+    return far[0] + weight * (near - far[0])
 
 
-def spread(cells: np.ndarray, view: View, height: int, width: int, cell: int) -> np.ndarray:
-    """Cells [n, n, C] of a view, `cell` of its pixels wide, over the frame by linear interpolation: [H, W, C]."""
+def to_frame(cells: np.ndarray, view: View, height: int, width: int, cell: int) -> np.ndarray:
+    """Resamples the logits [n, n, C] of a view linearly to the pixels of the frame: [H, W, C]; see `assemble`."""
     side = cell * len(cells)
-    step = (side - 1) / (len(cells) - 1)  # view pixels a cell; corners are aligned
+    step = (side - 1) / (len(cells) - 1)  # input pixels per cell, with aligned corners
     scale = side / view.side
-    # frame pixel -> view pixel -> cell
+    # Frame pixel to input pixel to cell.
     affine = np.array([[scale, 0, (0.5 - view.x) * scale - 0.5], [0, scale, (0.5 - view.y) * scale - 0.5]]) / step
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(cells, affine, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(cells, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _ramp(start: float, side: float, length: int) -> np.ndarray:
-    """[length] 1 inside an interval, falling to 0 at its ends where these lie within the frame."""
+    """Weights [length]: 1 inside an interval, falling linearly to 0 at those of its ends that lie in the frame."""
     at = np.arange(length, dtype=np.float32) + 0.5
     rise = (at - start) / (_SEAM * side) if start > 0 else np.ones_like(at)
     fall = (start + side - at) / (_SEAM * side) if start + side < length else np.ones_like(at)

@@ -1,8 +1,8 @@
-"""Speech features bounded in time, and the windows of them that drive each video frame.
+"""Speech features with bounded context, and the windows of them that condition each video frame.
 
-Sound is cut into chunks of 0.5 s. A chunk's features are computed from one window of fixed length: some seconds
-before the chunk, the chunk, a fraction of a second after it. Nothing else enters, no statistic of the whole clip
-either, so a live stream can give exactly what the whole file gives, one chunk and the right context later.
+Sound is processed in chunks of 0.5 s. The features of a chunk are a function of one fixed-length window of samples: the
+chunk with its left and right context. No statistic of the whole clip is used, so that a live stream gives the same
+features as the whole file, with a latency of one chunk and its right context.
 """
 
 import functools
@@ -18,33 +18,29 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import FEATURE_RATE, FPS, FRAMES_AFTER, SAMPLE_RATE, WINDOW
 from adnerf_jax.pretrained import weights, whisper
 
-RATE = FEATURE_RATE
-SAMPLES_PER_FEATURE = SAMPLE_RATE // RATE
+SAMPLES_PER_FEATURE = SAMPLE_RATE // FEATURE_RATE
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FPS)
 
-CHUNK = 25  # features computed at a time (0.5 s)
-BATCH = 4  # chunks in one XLA call, of a recording that is there as a whole
-# The layer that tells visemes apart best: a linear probe reads the lips better from it than from the last one.
+CHUNK = 25  # features of a chunk (0.5 s)
+BATCH = 4  # chunks per XLA call when the whole recording is available
+# A linear probe predicts the lips' shape better from this layer than from the last one.
 WHISPER_LAYER = 2
 DEEPSPEECH_LOGITS = 29
 
 
 class Encoder:
-    """Features of 16 kHz mono sound at 50 Hz, feature k about the time k/50 s.
+    """Features of 16 kHz mono sound at 50 Hz; feature k is centred on k/50 s.
 
-    Feature k depends on the sound from `left_seconds` before its chunk to `right_seconds` after it, the chunk being
-    the 25 features from 25 * (k // 25) on.
+    Feature k depends on the sound from `left_seconds` before its chunk to `right_seconds` after it; its chunk holds
+    the features 25 * (k // 25) … 25 * (k // 25) + 24.
 
     Attributes:
       name: "whisper" or "logmel".
       dim: number of channels.
-      rate: features a second, 50.
       left_seconds, right_seconds: context of a chunk.
-      encode_windows: the pure core, [B, window] sound → [B, 25, dim] features of each window's chunk; `chunk_span`
-        says what to put in a window. Compiled once for a B; recordings use `BATCH`.
+      encode_windows: jitted function of the samples [B, T] in the windows of B chunks (`chunk_span`) to the features
+        [B, 25, dim] of the chunks. Compiled for each B; `__call__` and `span` always use `BATCH`.
     """
-
-    rate = RATE
 
     def __init__(
         self,
@@ -54,15 +50,20 @@ class Encoder:
         right_seconds: float,
         encode: Callable[[jax.Array], jax.Array],
     ):
-        """`encode`: [B, T] sound → [B, T/320, dim], a pure function that `jax.jit` takes."""
+        """Creates an encoder.
+
+        Args:
+          name, dim, left_seconds, right_seconds: see the attributes.
+          encode: samples [B, T] → features [B, T/320, dim], jittable.
+        """
         self.name, self.dim = name, dim
         self.left_seconds, self.right_seconds = left_seconds, right_seconds
-        self._left = round(left_seconds * RATE)
-        self._length = self._left + CHUNK + round(right_seconds * RATE)
+        self._left = round(left_seconds * FEATURE_RATE)
+        self._length = self._left + CHUNK + round(right_seconds * FEATURE_RATE)
         self.encode_windows = jax.jit(lambda sound: encode(sound)[:, self._left : self._left + CHUNK])
 
     def chunk_span(self, chunk: int) -> tuple[int, int]:
-        """The half-open range of samples that chunk number `chunk` is computed from; before 0 there is silence."""
+        """The half-open range of samples in the window of a chunk; samples before 0 are silence."""
         start = (chunk * CHUNK - self._left) * SAMPLES_PER_FEATURE
         return start, start + self._length * SAMPLES_PER_FEATURE
 
@@ -70,7 +71,7 @@ class Encoder:
         """Features of a whole recording.
 
         Args:
-          samples: [T] float32 in [-1, 1], 16 kHz mono. Silence is assumed before and after.
+          samples: [T] float32 in [-1, 1], 16 kHz mono; padded with silence at both ends.
 
         Returns:
           [ceil(T/320), dim] float32.
@@ -78,36 +79,47 @@ class Encoder:
         return self.span(samples, 0, -(-len(samples) // SAMPLES_PER_FEATURE))
 
     def span(self, samples: np.ndarray, first: int, last: int) -> np.ndarray:
-        """Features [first, last) of a recording, [last - first, dim] float32; before 0 and past the end: of silence."""
+        """Features [first, last) of a recording.
+
+        Args:
+          samples: [T] float32 in [-1, 1], 16 kHz mono; padded with silence at both ends.
+          first, last: indices of features; negative ones and those past the end are features of silence.
+
+        Returns:
+          [last - first, dim] float32.
+
+        Raises:
+          ValueError: `samples` is not one-dimensional.
+        """
         samples = np.asarray(samples, np.float32)
         if samples.ndim != 1:
-            raise ValueError(f"sound is mono, [T], not {samples.shape}")
+            raise ValueError(f"sound must be mono [T], not {samples.shape}")
         if last <= first:
             return np.zeros((0, self.dim), np.float32)
         first_chunk, last_chunk = first // CHUNK, -(-last // CHUNK)
         features = []
         for start in range(first_chunk, last_chunk, BATCH):
-            batch = np.stack([_cut(samples, *self.chunk_span(chunk)) for chunk in range(start, start + BATCH)])
+            batch = np.stack([_slice_padded(samples, *self.chunk_span(k)) for k in range(start, start + BATCH)])
             features.append(np.asarray(self.encode_windows(batch)))
         offset = first - first_chunk * CHUNK
         return np.concatenate(features).reshape(-1, self.dim)[offset : offset + last - first]
 
 
-def _cut(samples: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """samples[start:stop], with silence where there are none."""
+def _slice_padded(samples: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """samples[start:stop], zero outside of the array; `start` may be negative."""
     inside = samples[max(start, 0) : max(stop, 0)]
     before = min(max(-start, 0), stop - start)
     return np.pad(inside, (before, stop - start - before - len(inside)))
 
 
 def get_encoder(name: str) -> Encoder:
-    """The encoder called "whisper" (384-d, 4 s + 0.5 s + 0.5 s windows) or "logmel" (80-d, needs no weights).
+    """The encoder "whisper" (384-d; context 4 s left, 0.5 s right) or "logmel" (80-d, 0.1 s each, needs no weights).
 
     Raises:
-      UserError: no such encoder; Whisper's weights cannot be had.
+      UserError: no such encoder, or Whisper's weights cannot be fetched.
     """
     if name not in ENCODERS:
-        raise UserError(f"there is no speech encoder called {name!r}: take one of {', '.join(sorted(ENCODERS))}")
+        raise UserError(f"there is no speech encoder called {name!r}: use one of {', '.join(sorted(ENCODERS))}")
     return ENCODERS[name]()
 
 
@@ -127,7 +139,7 @@ def _whisper_encoder() -> Encoder:
 def _logmel_encoder() -> Encoder:
     def encode(sound: jax.Array) -> jax.Array:
         mel = whisper.log_mel(sound)
-        # Whisper's second convolution sees the frames 2k - 1 ... 2k + 1 too.
+        # From 100 to 50 Hz: mel frames 2k - 1, 2k and 2k + 1, the receptive field of Whisper's strided convolution.
         before = jnp.pad(mel[:, 1:-1:2], [(0, 0), (1, 0), (0, 0)], mode="edge")
         return before / 4 + mel[:, 0::2] / 2 + mel[:, 1::2] / 4
 
@@ -138,35 +150,36 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {"whisper": _whisper_encoder, "logm
 
 
 def frames_for(samples: int) -> int:
-    """Number of 25 fps frames that so many samples of driving sound last, begun ones counted: ceil(seconds * 25)."""
+    """Number of 25 fps frames for a number of 16 kHz samples, rounded up."""
     return -(-samples // SAMPLES_PER_FRAME)
 
 
 def windows(features: np.ndarray, frames: int, first: int = 0) -> np.ndarray:
-    """Each frame's window of features: row i holds the features [2i - 8, 2i + 8) (paper, section 3.2).
+    """The window of features of each frame: row i holds the features [2i - 8, 2i + 8) (paper, section 3.2).
 
     Args:
       features: [F, C] at 50 Hz.
       frames: number of frames N at 25 fps.
-      first: the feature number of row 0 of `features`, -8 where the lead-in was computed as well.
+      first: index of the feature in row 0 of `features`.
 
     Returns:
-      [N, 16, C], `features`' type. Beyond the ends the end's feature is repeated: zeros, which the published code
-      puts there, are no sound at all to a network.
+      [N, 16, C] of the type of `features`. The first and last feature are repeated beyond the ends; the published code
+      pads with zeros, which are not the features of silence.
 
     Raises:
-      ValueError: `features` is empty or has no two axes.
+      ValueError: `features` is empty or not two-dimensional.
     """
     if features.ndim != 2 or len(features) == 0:
-        raise ValueError(f"features are [F, C], F > 0, not {features.shape}")
-    wanted = 2 * np.arange(frames)[:, None] + np.arange(-WINDOW // 2, WINDOW // 2)
-    return features[np.clip(wanted - first, 0, len(features) - 1)]
+        raise ValueError(f"features must be [F, C] with F > 0, not {features.shape}")
+    indices = 2 * np.arange(frames)[:, None] + np.arange(-WINDOW // 2, WINDOW // 2)
+    return features[np.clip(indices - first, 0, len(features) - 1)]
 
 
 def speech_windows(encoder: Encoder, samples: np.ndarray, frames: int) -> np.ndarray:
-    """The windows of a recording's first `frames` frames, [N, 16, dim] float32; silence is encoded at its ends.
+    """The windows of a recording's first N = `frames` frames, with the features of silence beyond its ends.
 
-    They overlap and are one memory, an eighth of their size: to be read only.
+    Returns:
+      [N, 16, dim] float32, a read-only view: overlapping windows share their memory.
     """
     lead = WINDOW // 2
     features = encoder.span(samples, -lead, 2 * frames + lead)
@@ -174,17 +187,17 @@ def speech_windows(encoder: Encoder, samples: np.ndarray, frames: int) -> np.nda
 
 
 def load_deepspeech(path: str | os.PathLike) -> np.ndarray:
-    """Windows from a user's DeepSpeech features, the input of the published method.
+    """Loads DeepSpeech features, the input of the published method, as windows.
 
     Args:
-      path: a .npy file of windows [N, 16, 29], one a 25 fps frame, as the reference's preprocessing writes them, or
-        of logits [T, 29] at 50 Hz.
+      path: a .npy file of windows [N, 16, 29], one for each 25 fps frame, as the published preprocessing writes them,
+        or of logits [T, 29] at 50 Hz.
 
     Returns:
-      [N, 16, 29] float32; N = ceil(T/2) for logits, whose first and last rows are repeated beyond the ends.
+      [N, 16, 29] float32; for logits N = ceil(T/2), and their first and last rows are repeated beyond the ends.
 
     Raises:
-      UserError: the file is missing, is not a .npy of numbers, or has another shape.
+      UserError: the file is missing, is not a .npy file of numbers, or has another shape or type.
     """
     path = pathlib.Path(path)
     try:
@@ -197,63 +210,63 @@ def load_deepspeech(path: str | os.PathLike) -> np.ndarray:
     is_windows = getattr(array, "ndim", 0) == 3 and array.shape[1:] == (WINDOW, DEEPSPEECH_LOGITS)
     if not (is_logits or is_windows) or len(array) == 0 or array.dtype.kind != "f":
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive of arrays"
-        raise UserError(f"{path} holds {found}; DeepSpeech features are floats, [N, 16, 29] or [T, 29]")
+        raise UserError(f"{path} holds {found}: DeepSpeech features must be floats [N, 16, 29] or [T, 29]")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise UserError(f"{path} holds numbers that are not finite: extract the DeepSpeech features again")
+        raise UserError(f"{path} holds values that are not finite: extract the DeepSpeech features again")
     return windows(array, -(-len(array) // 2)) if is_logits else array
 
 
 def look_ahead(encoder: Encoder) -> float:
-    """Seconds of sound after a frame's beginning that have to be there before the frame can be rendered, at most.
+    """The look-ahead in seconds: how much sound after the start of a frame is needed to render it, in the worst case.
 
-    A frame sees the windows of three later ones; a feature comes with its chunk, the chunk after its right context.
+    A frame reads the windows of the three frames after it, features are computed by whole chunks, and a chunk needs its
+    right context.
     """
-    return (CHUNK + 2 * FRAMES_AFTER + WINDOW // 2 - 1) / RATE + encoder.right_seconds
+    return (CHUNK + 2 * FRAMES_AFTER + WINDOW // 2 - 1) / FEATURE_RATE + encoder.right_seconds
 
 
 def stream_windows(
     encoder: Encoder, blocks: Iterable[np.ndarray], before: int = 0, after: int = 0
 ) -> Iterator[np.ndarray]:
-    """The windows of a sound that arrives in blocks, in constant memory; the same numbers as `speech_windows`.
+    """The streaming form of `speech_windows`, in constant memory; equal to it up to floating-point rounding.
 
-    However the sound is cut into blocks, the same arithmetic makes the same bits of it.
+    The result does not depend on how the sound is split into blocks, bit for bit.
 
     Args:
       encoder: of the features.
-      blocks: float32 [t] pieces of 16 kHz mono sound, one after the other.
-      before, after: so many frames of the silence before and after the sound as well.
+      blocks: consecutive float32 [t] blocks of 16 kHz mono sound.
+      before, after: number of frames of silence to add before and after the sound.
 
     Yields:
-      [16, dim] float32 for each begun 25 fps frame; a frame comes once its features' right context has arrived.
+      [16, dim] float32 for each 25 fps frame, as soon as the blocks hold the right context of its features.
     """
     blocks = iter(blocks)
-    sound = np.zeros(0, np.float32)
-    dropped, ended = 0, False  # samples that no later chunk needs, and whether `sound` runs to the end
+    sound = np.zeros(0, np.float32)  # samples that later chunks need
+    dropped, ended = 0, False  # number of samples before `sound`; whether `blocks` is exhausted
     lead = WINDOW // 2
     features = np.zeros((0, encoder.dim), np.float32)
     frame = -before
     chunk = (2 * frame - lead) // CHUNK
-    first = chunk * CHUNK  # number of the first feature in `features`
+    first = chunk * CHUNK  # index of the first row of `features`
     while True:
-        stop = encoder.chunk_span(chunk)[1]
+        start, stop = encoder.chunk_span(chunk)
         while not ended and dropped + len(sound) < stop:
             block = next(blocks, None)
             ended = block is None
-            sound = sound if ended else np.concatenate([sound, block])
-        start, stop = encoder.chunk_span(chunk)
-        # One chunk at a time: sums in a larger batch could be taken in another order, and live input cannot wait.
-        batch = _cut(sound, start - dropped, stop - dropped)[None]
+            sound = sound if block is None else np.concatenate([sound, block])
+        # One chunk at a time: a larger batch would add latency and could change the order of summation.
+        batch = _slice_padded(sound, start - dropped, stop - dropped)[None]
         features = np.concatenate([features, np.asarray(encoder.encode_windows(batch))[0]])
         chunk += 1
         last = frames_for(dropped + len(sound)) + after if ended else None
         while 2 * frame + lead <= first + len(features):
             if frame == last:
                 return
-            at = 2 * frame - lead - first
-            yield features[at : at + WINDOW]
+            row = 2 * frame - lead - first
+            yield features[row : row + WINDOW]
             frame += 1
-        keep = 2 * frame - lead
-        features, first = features[keep - first :], keep
+        needed = 2 * frame - lead  # the first feature of the next window
+        features, first = features[needed - first :], needed
         unused = max(encoder.chunk_span(chunk)[0] - dropped, 0)
         sound, dropped = sound[unused:], dropped + min(unused, len(sound))

@@ -1,7 +1,7 @@
-"""Lip shapes estimated from speech by ridge regression: the `lips` condition code.
+"""Lip shapes from landmarks, and their estimate from speech by ridge regression (the `lips` condition code).
 
-A few hundred frames teach a network to tell frames apart by their sound long before they teach it which sounds shape
-the lips. A linear map with as much regularisation as cross-validation asks for generalises from the same frames.
+With a few hundred training frames, a network memorises the frames by their audio long before it learns how speech
+shapes the lips. A linear map whose regularisation is chosen by cross-validation generalises from the same frames.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ _PENALTIES = 10.0 ** np.arange(-3.0, 5.0)
 
 
 def lip_shapes(points: np.ndarray) -> np.ndarray:
-    """Where the lips are in the face, whatever the head's pose.
+    """The shape of the lips, independent of the head's pose, position and size.
 
     Args:
       points: [N, 478, 3] landmarks in pixels.
 
     Returns:
-      float32 [N, L]: coordinates of the lips' landmarks after each face was turned, moved and scaled (Kabsch, Umeyama)
-      so that its rigid landmarks lie on those of the first.
+      float32 [N, L], coordinates of the lips' landmarks after each face was aligned to the first one by the similarity
+      transform of its rigid landmarks (Umeyama 1991).
     """
     lips = points[:, [*OUTER_LIPS, *INNER_LIPS]].astype(np.float64)
     rigid = points[:, RIGID].astype(np.float64)
@@ -35,8 +35,16 @@ def lip_shapes(points: np.ndarray) -> np.ndarray:
     return ((lips @ turn) * scale[:, None, None]).reshape(len(points), -1).astype(np.float32)
 
 
-def principal(shapes: np.ndarray, components: int) -> np.ndarray:
-    """The leading principal components of [N, L], scaled together so that the first has variance 1: [N, M] float64."""
+def principal_components(shapes: np.ndarray, components: int) -> np.ndarray:
+    """Scores of the leading principal components.
+
+    Args:
+      shapes: [N, L].
+      components: their number M.
+
+    Returns:
+      float64 [N, M], divided by the standard deviation of the first component.
+    """
     centred = shapes - shapes.mean(0, dtype=np.float64)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     kept = u[:, :components] * s[:components]
@@ -44,19 +52,20 @@ def principal(shapes: np.ndarray, components: int) -> np.ndarray:
 
 
 def centre_taper(length: int) -> np.ndarray:
-    """Importance [length] of a window's features, which come at 50 Hz: what is nearest in time tells most of the lips.
+    """Gaussian weights [length] of the features (50 Hz) in a window: those nearest in time predict the lips best.
 
-    Cross-validated correlation with the opening, on two clips: .60 and .79 without; .66 and .81 with a spread of 2
-    around the window's middle (.65 and .80 with 4); .67 and .82 a little later, .62 and .79 a little earlier.
+    Cross-validated correlation with the mouth's opening on two clips: .60 and .79 without weights; .66 and .81 with a
+    standard deviation of 2 features around the window's middle (.65 and .80 with 4); .67 and .82 centred one feature
+    later, as here; .62 and .79 one feature earlier.
     """
     return np.exp(-0.5 * ((np.arange(length) - (length - 1) / 2 - 1.0) / 2.0) ** 2)
 
 
 def fit_ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression; cross-validation over blocks of time chooses each target's penalty.
+    """Ridge regression in dual form; the penalty of each target is chosen by cross-validation over blocks of time.
 
     Args:
-      inputs: [N, D], centred; D may exceed N.
+      inputs: [N, D], centred, in order of time; D may exceed N.
       targets: [N, M].
 
     Returns:
@@ -66,18 +75,18 @@ def fit_ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
     gram = inputs @ inputs.T
     scale = np.trace(gram) / len(gram) + 1e-12
 
-    def left_out_errors(penalty: float) -> np.ndarray:
+    def validation_errors(penalty: float) -> np.ndarray:
         errors = np.empty_like(targets)
         for k in range(_FOLDS):
-            seen, unseen = fold != k, fold == k
-            mean = targets[seen].mean(0)
-            dual = _solve(gram[np.ix_(seen, seen)], penalty * scale, targets[seen] - mean)
-            errors[unseen] = gram[np.ix_(unseen, seen)] @ dual + mean - targets[unseen]
+            train, held_out = fold != k, fold == k
+            mean = targets[train].mean(0)
+            dual = _solve(gram[np.ix_(train, train)], penalty * scale, targets[train] - mean)
+            errors[held_out] = gram[np.ix_(held_out, train)] @ dual + mean - targets[held_out]
         return np.square(errors).mean(0)
 
-    trials = np.stack([left_out_errors(penalty) for penalty in _PENALTIES])
+    errors = np.stack([validation_errors(penalty) for penalty in _PENALTIES])
     bias = targets.mean(0)
-    best = trials.argmin(0)
+    best = errors.argmin(0)
     duals = [_solve(gram, _PENALTIES[k] * scale, targets[:, m] - bias[m]) for m, k in enumerate(best)]
     return inputs.T @ np.stack(duals, axis=1), bias
 

@@ -67,23 +67,23 @@ def test_following_bridges_frames_without_observations_smoothly(scene):
     poses, points, matches, rng = scene
     seen = bundle.Observations.join(matches)
     gap = (seen.frame >= 18) & (seen.frame < 21)
-    found = bundle.follow(seen.take(~gap), disturbed(poses, rng), points, CAMERA, np.array([0.05]))
+    found = bundle.track_poses(seen.take(~gap), disturbed(poses, rng), points, CAMERA, np.array([0.05]))
     error = np.degrees(Rotation.from_matrix(found.rotation.transpose(0, 2, 1) @ poses.rotation).magnitude())
     assert error.max() < 0.25  # in the gap a parabola instead of the sine
     # 60 points at 0.1 px leave 0.05° (RMS); three times that is the worst of 37 frames.
     assert np.delete(error, range(18, 21)).max() < 0.2
-    assert np.median(bundle.missed_lengths(seen.take(~gap), found, points, CAMERA)) < 0.2
+    assert np.median(bundle.residual_lengths(seen.take(~gap), found, points, CAMERA)) < 0.2
 
 
 def test_following_lowers_jitter_without_lag(scene):
     poses, points, matches, rng = scene
     matches.pixels[:] += rng.normal(0, 1.0, matches.pixels.shape)
     few = bundle.Observations.join(matches).take(np.flatnonzero(matches.point < 20))
-    found = bundle.follow(few, poses, points, CAMERA, np.array([1.0]))
+    found = bundle.track_poses(few, poses, points, CAMERA, np.array([1.0]))
     free, sums = poses, bundle._sums(few.frame, FRAMES)
     for _ in range(3):  # each frame for itself
         moved, residual = bundle._residuals(few, free, points, CAMERA)
-        slope, _ = bundle._slopes(few, free, points, moved, CAMERA)
+        slope, _ = bundle._jacobians(few, free, points, moved, CAMERA)
         matrix, vector = bundle._normal_equations(sums, np.ones(len(residual)), slope, residual)
         free = free.stepped(-np.linalg.solve(matrix, vector[..., None])[..., 0])
 
@@ -110,7 +110,7 @@ def test_weights_fall_with_the_residual_and_noise_is_told_by_the_median():
 
 def test_observations_in_a_file_are_those_in_memory(scene, tmp_path, monkeypatch):
     poses, points, matches, rng = scene
-    monkeypatch.setattr(bundle, "_AT_ONCE", 700)
+    monkeypatch.setattr(bundle, "_CHUNK", 700)
     split = [flow.Matches(*(column[k : k + 500] for column in matches)) for k in range(0, len(matches.frame), 500)]
     start, floor = disturbed(poses, rng), np.array([0.05, 0.05])
     with open(tmp_path / "spool", "w+b") as file:
@@ -119,8 +119,8 @@ def test_observations_in_a_file_are_those_in_memory(scene, tmp_path, monkeypatch
         np.testing.assert_array_equal(spooled.frame, matches.frame)
         some = spooled.of_frames(np.array([3, 5]), FRAMES)
         np.testing.assert_array_equal(some.frame, np.repeat([0, 1], POINTS))
-        found = bundle.follow(spooled, start, points, CAMERA, floor)
-    expected = bundle.follow(bundle.Observations.join(matches), start, points, CAMERA, floor[:1])
+        found = bundle.track_poses(spooled, start, points, CAMERA, floor)
+    expected = bundle.track_poses(bundle.Observations.join(matches), start, points, CAMERA, floor[:1])
     # Pixels of 32 bits are right to 2e-5; the halves' noise is told apart and differs by some percent.
     np.testing.assert_allclose(found.rotation, expected.rotation, atol=1e-4)
 

@@ -272,7 +272,7 @@ def test_every_class_has_its_part():
 
 def test_cleaning_leaves_a_clean_portrait_alone():
     parts, points = _portrait()
-    np.testing.assert_array_equal(parsing.clean(parts, points), parts)
+    np.testing.assert_array_equal(parsing.clean_parts(parts, points), parts)
 
 
 def test_cleaning_mends_holes_and_islands():
@@ -284,7 +284,7 @@ def test_cleaning_mends_holes_and_islands():
     parts[80:84, 60:66] = parsing.HEAD  # a "head" on the jacket
     parts[5:10, 5:10] = parsing.HEAD  # and one on the wall
     parts[20:30, 90:98] = parsing.TORSO  # a coat on the wall
-    np.testing.assert_array_equal(parsing.clean(parts, points), clean)
+    np.testing.assert_array_equal(parsing.clean_parts(parts, points), clean)
 
 
 def test_cleaning_keeps_a_torso_behind_a_narrow_gap_and_open_background():
@@ -292,7 +292,7 @@ def test_cleaning_keeps_a_torso_behind_a_narrow_gap_and_open_background():
     parts[70:72] = parsing.BACKGROUND  # a dark collar
     parts[72, :] = parsing.BACKGROUND
     parts[80:, 30:40] = parsing.BACKGROUND  # between arm and body, down to the frame's border
-    cleaned = parsing.clean(parts, points)
+    cleaned = parsing.clean_parts(parts, points)
     assert (cleaned[75:, 50] == parsing.TORSO).all() and (cleaned[85:, 32:38] == parsing.BACKGROUND).all()
 
 
@@ -314,7 +314,7 @@ def test_cells_return_to_where_their_pixels_came_from(view, side):
     """A horizontal and a vertical ramp, cut out as the network sees them, read at its cells and laid over the frame."""
     height, width = 90, 120
     ramp = np.stack(np.broadcast_arrays(np.arange(width) * 2.0, np.arange(height)[:, None] * 2.0, 0.0), -1)
-    picture = views.cut(ramp.astype(np.uint8), view, side).astype(np.float32)
+    picture = views.crop(ramp.astype(np.uint8), view, side).astype(np.float32)
     at = np.linspace(0, side - 1, side // 8)
     low = at.astype(int)
     high = np.minimum(low + 1, side - 1)
@@ -322,7 +322,7 @@ def test_cells_return_to_where_their_pixels_came_from(view, side):
     rows = picture[low] * (1 - share[..., None]) + picture[high] * share[..., None]
     cells = rows[:, low] * (1 - share) + rows[:, high] * share
     padded = np.ascontiguousarray(np.pad(cells, ((0, 0), (0, 0), (0, 1))), np.float32)
-    back = views.spread(padded, view, height, width, 8)
+    back = views.to_frame(padded, view, height, width, 8)
     inner = np.s_[int(max(view.y + 8, 8)) : int(min(view.y + view.side, height)) - 8]
     inner = (inner, np.s_[int(max(view.x + 8, 8)) : int(min(view.x + view.side, width)) - 8])
     # Half a pixel off would be 1.0; rounding to bytes and the warp's 1/32 steps make 0.1 to 0.3.
@@ -413,9 +413,9 @@ def test_key_frames_are_close_where_the_face_moves():
 
 
 @pytest.mark.parametrize("start", [0, 2, 3, 7])
-def test_logits_pass_in_a_straight_line_between_key_frames(start):
+def test_logits_are_interpolated_linearly_between_key_frames(start):
     keys = np.array([0, 3, 4, 7])
     first = np.searchsorted(keys, start, side="right") - 1
     of_keys = [np.full((1, 1, 4), float(k)) for k in (10, 40, 0, 3)]
-    found = [a[0, 0, 0] for a in parsing._between(keys[first:], of_keys[first:], start)]
+    found = [a[0, 0, 0] for a in parsing._interpolate(keys[first:], of_keys[first:], start)]
     np.testing.assert_allclose(found, [10, 20, 30, 40, 0, 1, 2, 3][start:])

@@ -44,7 +44,7 @@ def test_anchors_lie_far_apart_and_are_all_different():
 
 def test_turns_are_angles():
     turned = Rotation.from_euler("y", [[0], [30], [90]], degrees=True).as_matrix()
-    np.testing.assert_allclose(np.degrees(flow.turn_between(turned[:1], turned)), [[0, 30, 90]], atol=1e-5)
+    np.testing.assert_allclose(np.degrees(flow.angles_between(turned[:1], turned)), [[0, 30, 90]], atol=1e-5)
 
 
 def test_the_rigid_region_leaves_out_mouth_eyes_and_silhouette():

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax.speech.lips import fit_ridge, lip_shapes, principal
+from adnerf_jax.speech.lips import fit_ridge, lip_shapes, principal_components
 
 
 def test_lips_do_not_depend_on_pose_place_or_size():
@@ -19,7 +19,7 @@ def test_lips_do_not_depend_on_pose_place_or_size():
 def test_components_are_ordered_and_scaled_by_the_first():
     rng = np.random.default_rng(1)
     shapes = rng.normal(size=(200, 10)) * np.linspace(5, 0.1, 10) + 3
-    components = principal(shapes, 3)
+    components = principal_components(shapes, 3)
     spread = components.std(0)
     assert components.shape == (200, 3) and abs(spread[0] - 1) < 1e-9
     assert (np.diff(spread) < 0).all()
