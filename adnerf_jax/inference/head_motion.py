@@ -6,8 +6,9 @@ roll tilts the head to the viewer's left. Translations are along the camera's ax
 size.
 """
 
+import dataclasses
+
 import numpy as np
-from flax import struct
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.face.tracking import UNITS_PER_CM
@@ -66,7 +67,7 @@ def is_rigid(transforms: np.ndarray) -> np.ndarray:
     return (off <= _RIGID) & (np.linalg.det(turn) > 0) & (transforms[:, 3] == [0, 0, 0, 1]).all(1)
 
 
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class MotionRange:
     """The range of head poses that a person was trained on.
 

@@ -1,4 +1,4 @@
-"""A person that says anything: frames that follow what is asked, and a stream that equals the whole."""
+"""`Avatar` and the live demo: frames follow the arguments, and a stream equals the render of the whole."""
 
 import io
 import struct
@@ -35,7 +35,7 @@ def same(ours, theirs) -> bool:
     return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
 
 
-def test_frames_come_one_at_a_time_and_their_number_is_known(avatar, trained):
+def test_frames_are_rendered_lazily_and_their_number_is_known(avatar, trained):
     frames = avatar.render(trained.sound)
     assert len(frames) == 8 and iter(frames) is frames
     pictures = list(frames)
@@ -45,13 +45,13 @@ def test_frames_come_one_at_a_time_and_their_number_is_known(avatar, trained):
         len(avatar.stream(iter([])))
 
 
-def test_a_stream_is_the_whole_bit_for_bit(avatar, trained):
-    look = dict(pose="forward", offset="yaw=3", smooth=0.05, background="blur")
+def test_a_stream_equals_the_render_of_the_whole_bit_for_bit(avatar, trained):
+    options = dict(pose="forward", offset="yaw=3", smooth=0.05, background="blur")
     chunks = np.split(pcm(trained), range(100, 4800, 777))
-    assert same(avatar.stream(chunks, **look), avatar.render(trained.sound, **look))
+    assert same(avatar.stream(chunks, **options), avatar.render(trained.sound, **options))
 
 
-def test_the_next_frame_is_begun_while_one_is_used_but_not_awaited_live(avatar, trained):
+def test_one_frame_is_prefetched_except_in_a_live_stream(avatar, trained):
     asked = []
     next(avatar.render(trained.sound).selected(lambda i: asked.append(i) or True))
     assert asked == [0, 1]
@@ -60,7 +60,7 @@ def test_the_next_frame_is_begun_while_one_is_used_but_not_awaited_live(avatar, 
     assert asked == [0]
 
 
-def test_no_offset_is_the_plain_reconstruction_bit_for_bit(avatar, trained):
+def test_zero_offsets_change_nothing_bit_for_bit(avatar, trained):
     plain = list(avatar.render(trained.sound, eyes="pose"))
     assert same(avatar.render(trained.sound, eyes="pose", offset="yaw=0,x=0"), plain)
     assert same(avatar.render(trained.sound, eyes="pose", clamp=True), plain)
@@ -71,7 +71,7 @@ def test_no_offset_is_the_plain_reconstruction_bit_for_bit(avatar, trained):
     assert same(avatar.render(trained.sound, eyes=1, offset="yaw=5"), avatar.render(trained.sound, eyes=1, pose=turned))
 
 
-def test_where_the_person_is_not_a_new_background_is_exactly_itself(avatar, trained):
+def test_transparent_pixels_show_a_new_background_bit_for_bit(avatar, trained):
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     rgba = next(avatar.render(trained.sound, background="none"))
     over = next(avatar.render(trained.sound, background=picture))
@@ -84,12 +84,12 @@ def test_where_the_person_is_not_a_new_background_is_exactly_itself(avatar, trai
     np.testing.assert_allclose(over, mixed, atol=2.0)  # opacity and colour rounded to 1/255 each
 
 
-def test_a_driving_video_is_heard_and_followed_from_one_moment_on(avatar, trained, tmp_path, monkeypatch):
+def test_a_driving_video_starts_at_the_time_of_its_speech(avatar, trained, tmp_path, monkeypatch):
     video = avatar.write(tmp_path / "driving.mp4", trained.sound)
     rest = avatar.stage.person.transforms[0]
     poses = np.stack([apply_motion(rest, np.array([2.0 * i, 0, 0, 0, 0, 0])) for i in range(8)])
     monkeypatch.setattr("adnerf_jax.inference.driving_video.video_poses", lambda path, person: recorded(poses))
-    monkeypatch.setattr(Avatar, "_watched", lambda self, source, frames: asked.append(source) or source)
+    monkeypatch.setattr(Avatar, "_range_checked", lambda self, source, frames: asked.append(source) or source)
     asked = []
     avatar.render(video, pose=str(video), start=0.12)
     avatar.render(trained.sound, pose=str(video), start=0.12)
@@ -98,7 +98,7 @@ def test_a_driving_video_is_heard_and_followed_from_one_moment_on(avatar, traine
     np.testing.assert_array_equal(own, poses[0])
 
 
-def test_a_video_does_not_replace_what_it_is_made_from(avatar, trained, tmp_path):
+def test_an_output_does_not_overwrite_its_inputs(avatar, trained, tmp_path):
     source = avatar.write(tmp_path / "source.mp4", trained.sound, duration=0.08)
     before = source.read_bytes()
     for given in (dict(speech=source), dict(speech=trained.sound, background=str(source))):
@@ -107,7 +107,7 @@ def test_a_video_does_not_replace_what_it_is_made_from(avatar, trained, tmp_path
     assert source.read_bytes() == before
 
 
-def test_the_head_stays_where_it_is_when_only_the_size_changes(avatar, trained):
+def test_another_size_shows_the_same_view(avatar, trained):
     large = next(avatar.render(trained.sound, size=64, eyes="pose"))
     plain = next(avatar.render(trained.sound, eyes="pose"))
     assert large.shape == (64, 64, 3)
@@ -118,22 +118,22 @@ def test_the_head_stays_where_it_is_when_only_the_size_changes(avatar, trained):
     assert next(avatar.render(trained.sound, camera="yaw=10,focal=120", eyes="pose")).shape == (32, 32, 3)
 
 
-def test_a_closed_eye_is_another_picture_than_an_open_one(avatar, trained):
+def test_closed_and_open_eyes_render_differently(avatar, trained):
     closed, opened = (next(avatar.render(trained.sound, eyes=eyes)) for eyes in (0, 1))
     assert not np.array_equal(closed, opened)
 
 
-def test_poses_that_were_never_seen_are_warned_of_or_put_back(avatar, trained, capsys):
+def test_poses_outside_the_training_range_are_warned_of_or_clamped(avatar, trained, capsys):
     avatar.render(trained.sound)
     assert "warning" not in capsys.readouterr().err
     avatar.render(trained.sound, pose="rest", offset="yaw=40")
     warning = capsys.readouterr().err
-    assert "warning: frame 0 has yaw 40.0, which was not learned (yaw -" in warning and "render.clamp" in warning
+    assert "warning: frame 0 has yaw 40.0, outside the training video (yaw -" in warning and "render.clamp" in warning
     next(avatar.stream(np.split(pcm(trained), 10), pose="rest", offset="yaw=40"))
     assert capsys.readouterr().err.count("has yaw 40.0") == 1
     clamped = avatar.render(trained.sound, pose="rest", offset="yaw=40", clamp=True)
     least = avatar.render(trained.sound, pose="rest", offset="yaw=25", clamp=True)
-    # Put back from different places, the two differ by the rounding of a pose.
+    # Clamped from different poses, the two differ by rounding.
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(clamped, least, strict=True))
     assert "warning" not in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def test_too_few_poses(avatar, trained):
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.mov"])
-def test_videos_of_each_kind_have_sound_and_say_what_they_are(avatar, trained, tmp_path, name):
+def test_videos_of_each_format_have_sound_and_provenance(avatar, trained, tmp_path, name):
     out = avatar.write(tmp_path / name, trained.sound, background="none" if name != "out.mp4" else "white")
     info = probe(out)
     assert info.has_audio and len(list(read_frames(out))) == 8
@@ -159,7 +159,7 @@ def tags(path) -> str:
         return {key.lower(): value for key, value in container.metadata.items()}.get("comment", "")
 
 
-def test_pictures_say_what_they_are(avatar, trained, tmp_path):
+def test_pictures_have_provenance(avatar, trained, tmp_path):
     folder = avatar.write(tmp_path / "out.png", trained.sound, background="none", duration=0.08)
     assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png"]
     data = (folder / "000000.png").read_bytes()
@@ -181,15 +181,16 @@ def chunks_of(png: bytes, kind: bytes) -> list[bytes]:
     return found
 
 
-def test_what_is_said_live_is_heard_in_the_file(avatar, trained, tmp_path):
+def test_a_file_of_a_live_stream_has_its_sound(avatar, trained, tmp_path):
     out = avatar.write(tmp_path / "live.mp4", iter(np.split(pcm(trained), 12)))
     assert probe(out).has_audio and len(list(read_frames(out))) == 8
-    heard, said = read_audio(out)[:4800], read_audio(trained.sound)
-    assert np.corrcoef(heard, said[: len(heard)])[0, 1] > 0.8  # AAC of noise
+    written, spoken = read_audio(out)[:4800], read_audio(trained.sound)
+    assert np.corrcoef(written, spoken[: len(written)])[0, 1] > 0.8  # AAC of noise
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("out.avi", "cannot write .avi; give a name in .mp4, .webm, .mov"), ("out", "an extension")]
+    ("name", "message"),
+    [("out.avi", "cannot write .avi; give a name that ends in .mp4, .webm, .mov"), ("out", "an extension")],
 )
 def test_unknown_formats_are_refused_before_anything_is_rendered(avatar, trained, tmp_path, name, message):
     with pytest.raises(UserError, match=message):
@@ -205,18 +206,18 @@ def test_a_folder_that_cannot_be_written_into(avatar, trained, tmp_path):
         avatar.write(tmp_path / "file" / "out.mp4", trained.sound)
 
 
-def test_the_quickstarts_folder_is_its_torsos(trained):
+def test_the_quickstarts_folder_loads_its_torso(trained):
     assert Avatar.load(trained.root).stage.name == "torso"
     with pytest.raises(UserError, match="is not the folder of a trained stage"):
         Avatar.load(trained.data)
 
 
 @pytest.mark.parametrize("form", ["raw", "mp4"])
-def test_a_microphone_is_piped_in(avatar, trained, tmp_path, capsys, form):
+def test_the_live_demo_renders_piped_sound(avatar, trained, tmp_path, capsys, form):
     sink = io.BytesIO()
     command = ["stream_demo", f"--workdir={trained.torso}", f"--format={form}", "--background=white"]
     assert stream_demo.main(command, io.BytesIO(pcm(trained).tobytes() + b"x"), sink) == 0
-    assert "32x32 at 25 frames a second, 0.86 s behind the sound" in capsys.readouterr().err
+    assert "32x32 at 25 fps, 0.86 s behind the sound" in capsys.readouterr().err
     expected = list(avatar.render(trained.sound, background="white"))
     if form == "raw":
         assert sink.getvalue() == b"".join(frame.tobytes() for frame in expected)
@@ -228,7 +229,7 @@ def test_a_microphone_is_piped_in(avatar, trained, tmp_path, capsys, form):
 
 
 @pytest.mark.parametrize(("making", "waiting", "warnings"), [(0.05, 0.0, 1), (0.03, 0.0, 0), (0.03, 0.2, 0)])
-def test_a_picture_that_falls_behind_is_told_once(monkeypatch, capsys, making, waiting, warnings):
+def test_rendering_slower_than_real_time_is_warned_of_once(monkeypatch, capsys, making, waiting, warnings):
     now = 0.0
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now))
 
@@ -245,9 +246,9 @@ def test_a_picture_that_falls_behind_is_told_once(monkeypatch, capsys, making, w
             yield chunk
 
     pace = stream_demo.Pace()
-    for _ in pace.watched(frames(pace.waited_for(chunks()))):
+    for _ in pace.time_frames(frames(pace.time_input(chunks()))):
         now += 0.04  # a player that takes its time
-    assert capsys.readouterr().err.count("warning: a frame takes 0.050 s to make and lasts 0.04 s") == warnings
+    assert capsys.readouterr().err.count("warning: a frame takes 0.050 s to render and lasts 0.04 s") == warnings
 
 
 def test_mistakes_of_the_demo_are_one_line(trained, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What stands behind: every kind brought to the picture's size."""
+"""Backgrounds of every kind, brought to the size of the frames."""
 
 import itertools
 import types
@@ -37,7 +37,7 @@ def test_pictures_of_any_size_cover_the_frame(tmp_path, capsys):
     write_image(tmp_path / "wide.png", halves)
     picture = first(str(tmp_path / "wide.png"))[0]
     assert picture.shape == (32, 32, 3) and (picture[:, :14] == 0).all() and (picture[:, 18:] == 200).all()
-    assert "wide.png is 200x50: it is scaled and cut to 32x32" in capsys.readouterr().err
+    assert "wide.png is 200x50: it is scaled and cropped to 32x32" in capsys.readouterr().err
     write_image(tmp_path / "same.png", ORIGINAL)
     np.testing.assert_array_equal(first(tmp_path / "same.png")[0], ORIGINAL)
     assert capsys.readouterr().err == ""
@@ -62,7 +62,7 @@ def test_grey_and_sixteen_bits(tmp_path):
         assert (np.abs(first(tmp_path / name)[0].astype(int) - 90) <= 1).all()
 
 
-def test_a_video_goes_round_and_round(tmp_path):
+def test_a_video_loops(tmp_path):
     levels = [30, 120, 210]
     with VideoWriter(tmp_path / "v.mp4", 64, 48) as writer:
         for level in levels:
@@ -73,7 +73,7 @@ def test_a_video_goes_round_and_round(tmp_path):
     np.testing.assert_allclose(means, (levels * 3)[:8], atol=4)  # a lossy codec
 
 
-def test_a_video_without_a_picture_ends(tmp_path, monkeypatch):
+def test_a_video_without_a_picture_is_refused(tmp_path, monkeypatch):
     with VideoWriter(tmp_path / "v.mp4", 64, 48) as writer:
         writer.write(np.zeros((48, 64, 3), np.uint8))
     monkeypatch.setattr(backgrounds, "read_frames", lambda *args, **options: iter(()))
@@ -88,7 +88,7 @@ def test_in_another_framing():
     assert first(ORIGINAL, framed=framed)[0].shape == (20, 40, 3)
 
 
-def test_what_is_no_background(tmp_path):
+def test_invalid_backgrounds(tmp_path):
     (tmp_path / "b.png").write_text("no picture")
     (tmp_path / "b.mp4").write_text("no video" * 100)
     for given, message in (
@@ -96,8 +96,8 @@ def test_what_is_no_background(tmp_path):
         ("#12345g", "there is no background"),
         (tmp_path / "b.png", "b.png: it is missing or damaged"),
         (tmp_path / "b.mp4", "b.mp4 is not a sound or video file"),
-        (ORIGINAL.astype(float), r"a background is uint8 \[H, W, 3\], not float64"),
-        ((0, 255, 0), r"a background is a word, a colour, a file or an array, not \(0, 255, 0\)"),
+        (ORIGINAL.astype(float), r"background: expected an array uint8 \[H, W, 3\], not float64"),
+        ((0, 255, 0), r"background: expected a word, a colour, a file or an array, not \(0, 255, 0\)"),
     ):
         with pytest.raises(UserError, match=message):
             background_source(given, PERSON, None)

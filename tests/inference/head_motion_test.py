@@ -1,4 +1,4 @@
-"""Head poses as numbers: directions, inverses, ranges."""
+"""Head motion: directions, inverse, range."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def in_camera(transform: np.ndarray, point) -> np.ndarray:
     return transform[:3, :3].T @ (np.asarray(point, float) - transform[:3, 3])
 
 
-def test_directions_are_those_that_are_described():
+def test_directions_are_as_documented():
     front = np.eye(4)
     front[2, 3] = tiny.DEPTH
     nose, top = [0, 0, 0.1], [0, 0.1, 0]
@@ -39,14 +39,14 @@ def test_directions_are_those_that_are_described():
         np.testing.assert_allclose(shift(top, **{axis: 3.0}), 3.0 * UNITS_PER_CM * np.eye(3)[k], atol=1e-6)
 
 
-def test_turns_leave_the_heads_origin_where_it_is():
+def test_rotations_keep_the_heads_origin():
     np.testing.assert_allclose(
         head_position(apply_motion(REST, np.array([20.0, -10.0, 5.0, 0, 0, 0]))), head_position(REST), atol=1e-6
     )
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_motions_and_poses_are_each_others_inverse(seed):
+def test_motion_between_is_the_inverse_of_apply_motion(seed):
     motion = np.random.default_rng(seed).uniform(-25, 25, 6)
     pose = apply_motion(REST, motion)
     assert is_rigid(pose[None])[0]

@@ -1,4 +1,4 @@
-"""Frames in parts: which are whose, and which are kept."""
+"""Kept frames: which belong to a job, and which are deleted."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_frames_of_another_job_are_not_reused(tmp_path):
     assert finished_frames(folder, job) == set()
 
 
-def test_a_damaged_frame_is_made_again(tmp_path):
+def test_a_damaged_frame_is_deleted(tmp_path):
     job, path = {"step": 3}, frame_path(tmp_path / "video.mp4.frames", 4)
     finished_frames(path.parent, job)
     write_image(path, np.full((2, 2, 3), 9, np.uint8))
@@ -34,14 +34,14 @@ def test_a_damaged_frame_is_made_again(tmp_path):
     assert finished_frames(path.parent, job) == set()
 
 
-def test_numbers_of_parts():
+def test_parse_shard():
     assert parse_shard(None, "render.shard") == (0, 1) and parse_shard("2/4", "render.shard") == (1, 4)
     for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
         with pytest.raises(UserError, match="eval.shard is .*give 1/4, 2/4, 3/4, 4/4"):
             parse_shard(text, "eval.shard")
 
 
-def test_what_a_full_disk_leaves_is_gone_on_with(tmp_path):
+def test_a_folder_left_by_a_full_disk_is_used(tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/.job.json.part").touch()
     assert finished_frames(tmp_path / "frames", {"step": 1}) == set()
@@ -50,7 +50,7 @@ def test_what_a_full_disk_leaves_is_gone_on_with(tmp_path):
     assert not (tmp_path / "frames").exists()
 
 
-def test_what_no_render_made_is_not_deleted(tmp_path):
+def test_a_folder_that_no_render_wrote_is_not_deleted(tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no render made it"):

@@ -1,4 +1,4 @@
-"""What a first user gets wrong in rendering: one line, status 2, and nothing half-written."""
+"""Mistakes of users in rendering end in one line and status 2, and leave no file behind."""
 
 import json
 import pathlib
@@ -76,13 +76,13 @@ def refused(capsys, message: str) -> None:
         (lambda some: some[0], "has the shape [4, 4]"),
     ],
 )
-def test_files_that_hold_no_poses(trained, tmp_path, capsys, change, message):
+def test_invalid_pose_files(trained, tmp_path, capsys, change, message):
     assert render(trained, f"--config.render.out={tmp_path}/a.mp4", poses(trained, tmp_path, change)) == 2
     refused(capsys, message)
     assert [path.name for path in tmp_path.iterdir()] == ["poses.json"]
 
 
-def test_a_video_without_a_face_is_no_source_of_poses(trained, tmp_path, capsys):
+def test_a_driving_video_without_a_face(trained, tmp_path, capsys):
     with VideoWriter(tmp_path / "empty.mp4", 64, 64) as writer:
         for _ in range(3):
             writer.write(np.full((64, 64, 3), 90, np.uint8))
@@ -91,7 +91,7 @@ def test_a_video_without_a_face_is_no_source_of_poses(trained, tmp_path, capsys)
     refused(capsys, "empty.mp4 shows no face")
 
 
-def test_a_place_that_cannot_be_written_to(trained, tmp_path, capsys):
+def test_an_output_that_cannot_be_written(trained, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert render(trained, f"--config.render.out={tmp_path}/file/a.mp4") == 1
     refused(capsys, "file")
