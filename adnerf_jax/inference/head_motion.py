@@ -16,7 +16,6 @@ from adnerf_jax.face.tracking import UNITS_PER_CM
 NAMES = ("yaw", "pitch", "roll", "x", "y", "z")
 _DEGREES = ("yaw", "pitch", "roll")
 _AXES = "YXZ"  # intrinsic Euler angles: about y, then about the rotated x, then about the rotated z
-_RIGID = 1e-3  # largest |R·Rᵀ − I| of a rotation: files hold rounded numbers
 _ROUNDING = 1e-3  # degrees, centimetres: as far beyond the range counts as inside
 
 
@@ -58,13 +57,6 @@ def rest_frame(transforms: np.ndarray) -> int:
     motions = motion_between(transforms[0], transforms)
     spread = motions.std(0) + 1e-3
     return int((np.square((motions - np.median(motions, axis=0)) / spread).sum(-1)).argmin())
-
-
-def is_rigid(transforms: np.ndarray) -> np.ndarray:
-    """Which of the matrices [N, 4, 4] are a rotation and a translation: bool [N]."""
-    turn = transforms[:, :3, :3].astype(np.float64)
-    off = np.abs(turn @ turn.swapaxes(1, 2) - np.eye(3)).max((1, 2))
-    return (off <= _RIGID) & (np.linalg.det(turn) > 0) & (transforms[:, 3] == [0, 0, 0, 1]).all(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from adnerf_jax.common.curves import read_curves, read_table
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import read_json
 from adnerf_jax.data.person import Person
-from adnerf_jax.inference.head_motion import NAMES, head_position, is_rigid, rest_frame
+from adnerf_jax.inference.head_motion import NAMES, head_position, rest_frame
 from adnerf_jax.inference.pose_sequences import (
     PoseSource,
     back_and_forth,
@@ -21,6 +21,7 @@ from adnerf_jax.inference.pose_sequences import (
     random_segments,
     recorded,
 )
+from adnerf_jax.nerf.cameras import is_rigid
 
 
 def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:

@@ -10,10 +10,10 @@ from adnerf_jax.inference.head_motion import (
     MotionRange,
     apply_motion,
     head_position,
-    is_rigid,
     motion_between,
     rest_frame,
 )
+from adnerf_jax.nerf.cameras import is_rigid
 
 REST = tiny.pose(0.1, -0.05, (0.01, 0.02)).astype(np.float32)
 
