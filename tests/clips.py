@@ -1,4 +1,4 @@
-"""Videos that tests make, and what stands in for the networks of the preparation."""
+"""Synthetic videos for tests, and stubs for the networks of the preparation."""
 
 from fractions import Fraction
 
@@ -6,6 +6,7 @@ import av
 import cv2
 import numpy as np
 
+from adnerf_jax.common.timing import SAMPLE_RATE
 from adnerf_jax.data import schema
 from adnerf_jax.face import parsing
 from adnerf_jax.face.landmarks import Landmarks
@@ -17,11 +18,11 @@ from adnerf_jax.preprocessing.__main__ import main
 FRAMES = 55
 WITHOUT_FACE, WITHOUT_POSE = (3, 20), 30
 SIZE = 64
-LEVEL = 9  # grey levels between one picture and the next: far more than H.264 changes a flat picture
+LEVEL = 9  # grey levels between consecutive pictures: far more than the error of H.264 on a flat picture
 
 
 def grey(index: int) -> np.ndarray:
-    """A flat picture that tells its own number."""
+    """A flat picture whose grey level encodes its index."""
     return np.full((SIZE, SIZE, 3), 10 + LEVEL * index, np.uint8)
 
 
@@ -48,14 +49,15 @@ def encode(
     rotate=None,
     pix_fmt="yuv420p",
 ) -> None:
-    """Writes a file with exactly these time stamps, as other people's recorders do.
+    """Writes a file with exactly the given time stamps.
 
     Args:
-      picture_times: seconds of each picture.
-      pictures: the pictures; numbered grey ones by default.
-      sound: (float32 [C, T], rate), encoded by `codec` once at each of the times `sound_at`.
+      picture_times: time of each picture in seconds.
+      pictures: the pictures; those of `grey` by default.
+      sound: (float32 [C, T], rate), encoded once at each of the times `sound_at`.
+      codec: of the sound.
       rotate: keyword arguments of the stream's display rotation.
-      pix_fmt: in which the pictures are stored.
+      pix_fmt: pixel format of the stream.
     """
     with av.open(str(path), "w") as out:
         video = audio = None
@@ -86,25 +88,30 @@ def encode(
 
 
 def portrait(k: int, size: tuple[int, int]) -> np.ndarray:
-    """Picture `k`: a bright square, the "person", that moves over a slope of grey; `size` is height and width."""
+    """Picture `k`: a bright square, the "person", that moves over a grey gradient; `size` is height and width."""
     height, width = size
     picture = np.repeat(np.linspace(40, 120, width)[None, :, None], height, axis=0).repeat(3, axis=2)
-    at = width // 8 + abs((k + 24) % 48 - 24) * width // SIZE  # there and back: a jump would be a cut
+    at = width // 8 + abs((k + 24) % 48 - 24) * width // SIZE  # back and forth: a jump would be a cut
     picture[height * 3 // 8 :, at : at + width // 4] = (250, 200, 30)
     return picture.astype(np.uint8)
 
 
 def film_portrait(path, frames=FRAMES, sound=True, size=SIZE, loudness=0.3):
-    """A video of `portrait`, and a tone."""
-    tone = loudness * np.sin(2 * np.pi * 220 * np.arange(frames * 640) / 16000).astype(np.float32)
-    with VideoWriter(path, size, size, sound=(tone, 16000) if sound else None) as writer:
+    """A video of `portrait` with a tone as its sound."""
+    tone = loudness * np.sin(2 * np.pi * 220 * np.arange(frames * 640) / SAMPLE_RATE).astype(np.float32)
+    with VideoWriter(path, size, size, sound=(tone, SAMPLE_RATE) if sound else None) as writer:
         for k in range(frames):
             writer.write(portrait(k, (size, size)))
     return path
 
 
 def stand_in(monkeypatch) -> dict:
-    """Stands in for detection, parsing and tracking; counts parsed frames and can be told to die at one of them."""
+    """Stubs detection, parsing and tracking.
+
+    Returns:
+      a dict that counts the parsed frames ("parsed"); "die_at" sets the one at which an interrupt is raised, and
+      "faces" whether there are faces.
+    """
     state = {"parsed": 0, "die_at": None, "faces": True}
     rng = np.random.default_rng(0)
     layout = rng.uniform(0.3, 0.7, (478, 3)).astype(np.float32) * SIZE
@@ -144,7 +151,7 @@ def stand_in(monkeypatch) -> dict:
 
 
 def picked(frames):
-    """Frames as `Clip.pick` gives them."""
+    """A stub of `Clip.pick` for a list of frames."""
     return lambda numbers: ((i, frames[i]) for i in numbers if i < len(frames))
 
 

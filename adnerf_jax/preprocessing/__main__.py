@@ -1,20 +1,21 @@
-"""`python -m preprocessing --video V.mp4 --out D`: a portrait video becomes a dataset."""
+"""`python -m preprocessing --video V.mp4 --out D`: makes a dataset of a portrait video."""
 
 import sys
 from collections.abc import Sequence
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.options import Parser
 from adnerf_jax.common.progress import exit_status
 
-DESCRIPTION = """Makes a dataset to train on from a portrait video: one person who talks to the camera before a
-still background, 3 to 5 minutes at best. Run the same command again to continue after an interruption."""
+DESCRIPTION = """Makes a training dataset of a portrait video: one person talking to the camera in front of a static
+background, ideally for 3 to 5 minutes. Run the same command again to continue after an interruption."""
 
-LICENCES = """Weights that are fetched on first use come under their own licences; those of the face parsing were
-trained on CelebAMask-HQ, which is for non-commercial research and education only. With --parsing=permissive they are
-neither fetched nor used; all that is then fetched is under Apache-2.0 or MIT."""
+LICENCES = """Weights that are downloaded on first use have their own licences. Those of the face parsing were trained
+on CelebAMask-HQ, which is for non-commercial research and education only. With --parsing=permissive they are neither
+downloaded nor used; all weights are then under Apache-2.0 or MIT."""
 
-MAY_BEGIN_WITH_A_DASH = ("--video", "--out", "--speech", "--audio_offset")
+# Options whose values may begin with a dash: file names and a negative number.
+DASHED_VALUES = ("--video", "--out", "--speech", "--audio_offset")
 
 
 def _parser() -> Parser:
@@ -26,43 +27,43 @@ def _parser() -> Parser:
         "--speech",
         default="whisper",
         metavar="S",
-        help="speech features: whisper (default), logmel, or DeepSpeech's own in a file path/to/deepspeech.npy",
+        help="speech features: whisper (default), logmel, or a file of DeepSpeech features, path/to/deepspeech.npy",
     )
     parser.add_argument(
         "--parsing",
         default="bisenet",
         metavar="P",
-        help="what divides head, neck and torso: bisenet (default, the better one; its weights are for non-commercial "
-        "use only) or permissive (any use)",
+        help="segmentation of head, neck and torso: bisenet (default, more accurate; its weights are for "
+        "non-commercial use only) or permissive (any use)",
     )
     parser.add_argument(
         "--audio_offset",
         type=float,
         metavar="S",
-        help="seconds by which the sound is late against the lips, negative where early (default: measured)",
+        help="seconds by which the sound lags behind the lips, negative if it leads (default: measured)",
     )
     parser.add_argument(
         "--max_side",
         type=int,
         default=1024,
         metavar="N",
-        help="pixels of the longer side at most: larger videos are shrunk, and --focal counts what is left "
-        "(default: 1024)",
+        help="maximum of the longer side in pixels: larger videos are downscaled, and --focal is in pixels of the "
+        "downscaled frames (default: 1024)",
     )
     parser.add_argument(
         "--redo",
         metavar="STEP",
-        help="do this step again, and those that use its results: "
+        help="run this step again, and those that use its results: "
         "frames, landmarks, sound, parsing, pose, background, images, index or report",
     )
     return parser
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """`--video -v.mp4` as `--video=-v.mp4`: argparse takes a value that begins with a dash for an option."""
+    """Writes `--video -v.mp4` as `--video=-v.mp4`: argparse takes a value that begins with a dash for an option."""
     words: list[str] = []
     for word in argv:
-        if words and words[-1] in MAY_BEGIN_WITH_A_DASH and word[:1] == "-" and word[1:2] != "-" and word != "-h":
+        if words and words[-1] in DASHED_VALUES and word[:1] == "-" and word[1:2] != "-" and word != "-h":
             words[-1] += f"={word}"
         else:
             words.append(word)
@@ -75,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         options = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         if not options.out:
-            raise UserError("--out is empty (a shell variable that is not set?): name the dataset's folder")
-        # Not at the top: --help must not wait for JAX.
+            raise UserError(Option("out"), " is empty (an unset shell variable?): name the dataset's folder")
+        # Imported here so that --help does not wait for JAX.
         from adnerf_jax.common.compilation import enable_cache
         from adnerf_jax.preprocessing.pipeline import prepare
 

@@ -1,4 +1,4 @@
-"""The scene without the person: what the camera sees behind them, in the frames in which they do not cover it."""
+"""The background without the person, recovered from the frames in which the person does not cover it."""
 
 import math
 from collections.abc import Iterable
@@ -8,30 +8,33 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-MARGIN = 0.012  # of the picture's width: soft edges, hair and motion blur stay outside (5 px at 450, as published)
-MOST_FRAMES = 120
-MEMORY = 128 << 20  # bytes of pixels held at once: fewer frames of larger pictures
-SEEN_AT_LEAST = 0.05  # of the frames: less is more often a mistake of the parsing than a glimpse of the wall
-NEVER_SEEN = 128  # grey, where no frame shows any background
-TOLERANCE, MOST_ITERATIONS = 1e-4, 2000  # of the solver: less than a grey level
+# Distance from the person, as a share of the frame's width, at which a pixel counts as background: excludes soft edges,
+# hair and motion blur (5 px at 450, as published).
+MARGIN = 0.012
+MAX_FRAMES = 120
+MEMORY = 128 << 20  # bytes of the frames held at once: fewer of larger frames
+# Share of the frames that must show a pixel's background: fewer are more often a mistake of the parsing.
+MIN_SEEN_SHARE = 0.05
+NEVER_SEEN = 128  # grey level where no frame shows any background
+TOLERANCE, MAX_ITERATIONS = 1e-4, 2000  # of the solver; the error stays below a grey level
 
 
 def choose_frames(ids: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Evenly spaced ones of `ids`, both ends included: at most `MOST_FRAMES`, and no more than fit in `MEMORY`.
+    """Evenly spaced elements of `ids`, both ends included: at most `MAX_FRAMES`, and no more than fit in `MEMORY`.
 
     Args:
       ids: int [N], in order of time.
-      height, width: of the pictures, in pixels.
+      height, width: of the frames, in pixels.
 
     Returns:
       int [≤ 120].
     """
-    count = min(len(ids), MOST_FRAMES, max(MEMORY // (height * width * 4), 3))
+    count = min(len(ids), MAX_FRAMES, max(MEMORY // (height * width * 4), 3))
     return ids[np.unique(np.linspace(0, len(ids) - 1, count).round().astype(int))]
 
 
 def far_from(person: np.ndarray, distance: float) -> np.ndarray:
-    """Pixels more than `distance` pixels from every pixel of the person.
+    """Mask of the pixels more than `distance` pixels away from every pixel of the person.
 
     Args:
       person: bool [H, W].
@@ -46,19 +49,19 @@ def far_from(person: np.ndarray, distance: float) -> np.ndarray:
 
 
 def masked_median(pictures: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Per-pixel median over the pictures in which the pixel is seen.
+    """Per-pixel median over the pictures in which the pixel shows the background.
 
     Args:
       pictures: uint8 [K, H, W, 3].
-      seen: bool [K, H, W].
+      seen: bool [K, H, W], where the background is visible.
 
     Returns:
-      float32 [H, W, 3]; 0 where a pixel is never seen.
+      float32 [H, W, 3]; 0 where the background is never visible.
     """
     median = np.zeros(pictures.shape[1:], np.float32)
-    for row in range(len(median)):  # a row at a time: sorting needs a wider copy of what it sorts
+    for row in range(len(median)):  # a row at a time: the sort needs an int16 copy
         values = np.where(seen[:, row, :, None], pictures[:, row], np.int16(256))
-        values.sort(axis=0)  # what is not seen comes last
+        values.sort(axis=0)  # 256, hidden, comes last
         count = seen[:, row].sum(axis=0)
         low, high = (
             np.take_along_axis(values, np.maximum(middle, 0)[None, :, None], axis=0)[0]
@@ -69,7 +72,7 @@ def masked_median(pictures: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _laplace_system(values: np.ndarray, known: np.ndarray) -> tuple[scipy.sparse.spmatrix, np.ndarray]:
-    """Laplace's equation over the U unknown pixels: matrix [U, U], and right-hand side [U, C] from the known ones."""
+    """Laplace's equation on the U unknown pixels: matrix [U, U] and right-hand side [U, C] from the known pixels."""
     unknown = ~known
     index = np.full(known.shape, -1)
     index[unknown] = np.arange(unknown.sum())
@@ -78,19 +81,19 @@ def _laplace_system(values: np.ndarray, known: np.ndarray) -> tuple[scipy.sparse
     for a, b in (vertical, vertical[::-1], horizontal, horizontal[::-1]):
         degree[a] += 1
         edge[a] += np.where(known[b][..., None], values[b], 0.0)
-        both = unknown[a] & unknown[b]
-        pairs.append((index[a][both], index[b][both]))
+        coupled = unknown[a] & unknown[b]
+        pairs.append((index[a][coupled], index[b][coupled]))
     rows, columns = np.concatenate(pairs, axis=1)
     neighbours = scipy.sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(unknown.sum(),) * 2)
     return scipy.sparse.diags(degree[unknown]) - neighbours, edge[unknown]
 
 
 def fill_smoothly(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Fills the unknown pixels with the membrane through the known ones: the solution of Laplace's equation.
+    """Fills the unknown pixels with the solution of Laplace's equation whose boundary values are the known pixels.
 
-    Each unknown pixel becomes the mean of its neighbours (four, fewer at the picture's edge), so nothing in the
-    filled region is brighter or darker than its surroundings, and there is no seam. Conjugate gradients start from
-    the solution at half the size, so that a few steps are enough at each size.
+    Each unknown pixel becomes the mean of its neighbours (four, fewer at the picture's edge), so the filled region
+    stays within the range of its surroundings and has no seam. Conjugate gradients start from the solution at half the
+    resolution, so that a few iterations are enough at each level.
 
     Args:
       values: float [H, W, C]; read only where known.
@@ -114,31 +117,33 @@ def fill_smoothly(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     matrix, right = _laplace_system(values, known)
     for channel in range(values.shape[-1]):
         values[~known, channel], _ = scipy.sparse.linalg.cg(
-            matrix, right[:, channel], x0=guess[~known][:, channel], rtol=TOLERANCE, maxiter=MOST_ITERATIONS
+            matrix, right[:, channel], x0=guess[~known][:, channel], rtol=TOLERANCE, maxiter=MAX_ITERATIONS
         )
     return values
 
 
 def clean_background(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The background behind a person who moves before it.
+    """The static background behind a person who moves in front of it.
 
     The published `process_data.py`, step 4, takes each pixel from the one frame in which it is farthest from the
-    person; the median over all the frames in which it is far enough is free of noise and of single parsing mistakes.
+    person. Here it is the median over all frames in which it is far enough from the person, which is robust to noise
+    and to single parsing mistakes.
 
     Args:
       frames: pairs of the picture, uint8 RGB [H, W, 3], and the person's mask, bool [H, W]. All are held in memory:
-        thin them out with `choose_frames`.
+        subsample them with `choose_frames`.
 
     Returns:
-      the background, uint8 RGB [H, W, 3], and in how many of the frames each pixel was seen, int [H, W]; a pixel
-      seen in fewer than `SEEN_AT_LEAST` of them counts as never seen (0), and is filled in from around it.
+      the background, uint8 RGB [H, W, 3], and in how many of the frames each of its pixels is visible, int [H, W]. A
+      pixel visible in less than `MIN_SEEN_SHARE` of the frames counts as never visible (0) and is filled smoothly.
     """
     pictures, seen = [], []
     for picture, person in frames:
         pictures.append(picture)
         seen.append(far_from(person, max(MARGIN * person.shape[1], 2.0)))
-    pictures, seen = np.stack(pictures), np.stack(seen)
-    count = seen.sum(axis=0)
-    count[count < SEEN_AT_LEAST * len(seen)] = 0
-    background = fill_smoothly(masked_median(pictures, seen), count > 0)
+    stack, visible = np.stack(pictures), np.stack(seen)
+    del pictures, seen  # copied: not twice in memory
+    count = visible.sum(axis=0)
+    count[count < MIN_SEEN_SHARE * len(visible)] = 0
+    background = fill_smoothly(masked_median(stack, visible), count > 0)
     return np.clip(background + 0.5, 0, 255).astype(np.uint8), count

@@ -1,8 +1,8 @@
-"""The part of a video that is prepared, at the size at which it is."""
+"""The shot of a video that a dataset is made of, decoded at the size of the dataset's frames."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from adnerf_jax.media.video import VideoInfo, read_frames
 class Clip:
     """One shot of a video.
 
-    Every step reads it anew where it needs pixels: decoding is cheap, exact and the same every time.
+    Each step decodes the pixels that it needs again: decoding is cheap and deterministic.
 
     Attributes:
-      video: the file, and what it says of itself.
-      start, duration: of the shot, in seconds after the first picture.
-      width, height: of the frames in pixels; the video's own or smaller.
+      video: the file and its metadata.
+      start, duration: of the shot in seconds, `start` from the first frame of the video.
+      width, height: size of the frames in pixels, at most the video's own.
     """
 
     video: VideoInfo
@@ -31,15 +31,15 @@ class Clip:
 
     @property
     def expected_frames(self) -> int:
-        """How many frames there should be; the file may hold one more or less."""
+        """The number of frames by the duration; the file may hold one more or less."""
         return round(self.duration * FPS)
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """All frames at 25 a second, uint8 RGB [H, W, 3]."""
-        return read_frames(self.video.path, FPS, self.start, self.duration, (self.width, self.height))
+    def frames(self) -> Generator[np.ndarray, None, None]:
+        """All frames at 25 fps, uint8 RGB [H, W, 3]."""
+        yield from read_frames(self.video.path, FPS, self.start, self.duration, (self.width, self.height))
 
     def pick(self, ids: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """The frames of these numbers, in order of time: (number, uint8 RGB [H, W, 3])."""
+        """The frames with the given indices, in order of time: (index, uint8 RGB [H, W, 3])."""
         wanted = {int(i) for i in ids}
         last = max(wanted, default=-1)
         with contextlib.closing(self.frames()) as frames:
@@ -48,5 +48,5 @@ class Clip:
                     yield i, rgb
 
     def sound(self, rate: int, frames: int) -> np.ndarray:
-        """The sound of the first `frames` frames: float32 mono [T] at `rate` samples per second."""
+        """The sound of the first `frames` frames: float32 mono [T] at `rate` Hz."""
         return read_audio(self.video.path, rate, self.start, frames / FPS)

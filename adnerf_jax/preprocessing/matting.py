@@ -1,33 +1,34 @@
-"""How much of a pixel at the silhouette is the person: alpha where the background is known."""
+"""The alpha matte of the person at the silhouette, from the recovered background."""
 
 import cv2
 import numpy as np
 
-_BAND = 0.005  # of the frame's height to each side of the mask's edge, but at least:
-_LEAST_BAND = 2.0  # pixels
-_CONTRAST = 40.0  # of 255, between person and background: with less, colours do not tell
+# Half width of the band around the mask's edge in which alpha is estimated: share of the frame's height, and its
+# minimum in pixels.
+_BAND, _MIN_BAND = 0.005, 2.0
+_MIN_CONTRAST = 40.0  # grey levels between person and background; below, the colours do not determine alpha
 
 
 def soft_alpha(rgb: np.ndarray, person: np.ndarray, background: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The person's share of each pixel.
+    """The alpha of each pixel: the person's share of it.
 
-    A pixel I = αF + (1 − α)B at the edge mixes the person's colour F, taken from the nearest pixel well inside, with
-    the background B; α is the projection of I − B on F − B. Where B was never seen or is too like F, the edge of the
-    mask is softened instead. Farther than the band from that edge the mask is believed, and within it α cannot leave
-    the mask faster than linearly.
+    A pixel at the edge is I = αF + (1 − α)B, with the person's colour F taken from the nearest pixel well inside the
+    mask and the background's colour B; α is the projection of I − B on F − B. Where B was never visible or differs too
+    little from F, α is a linear ramp across the mask's edge instead. Outside a narrow band around that edge the mask is
+    taken as it is; within the band α is bounded by linear ramps to the mask's values at the band's borders.
 
     Args:
       rgb: uint8 [H, W, 3].
       person: bool [H, W], the mask.
       background: uint8 [H, W, 3].
-      seen: bool [H, W], where the background was ever seen.
+      seen: bool [H, W], where the background was visible in some frame.
 
     Returns:
-      uint8 [H, W], 255 for the person alone.
+      uint8 [H, W], 255 where only the person is seen.
     """
     if not person.any() or person.all():
         return np.where(person, 255, 0).astype(np.uint8)
-    band = max(_BAND * len(person), _LEAST_BAND)
+    band = max(_BAND * len(person), _MIN_BAND)
     depth = _inside(person) - _inside(~person)  # signed distance to the edge, positive within the person
     alpha = np.clip(0.5 + depth / 2, 0, 1)
     sure = depth >= band
@@ -37,19 +38,19 @@ def soft_alpha(rgb: np.ndarray, person: np.ndarray, background: np.ndarray, seen
         contrast = _nearest_colour(rgb, sure)[edge] - behind
         strength = np.square(contrast).sum(-1)
         share = ((rgb[edge] - behind) * contrast).sum(-1) / np.maximum(strength, 1)
-        alpha[edge] = np.where(strength > _CONTRAST**2, share, alpha[edge])
+        alpha[edge] = np.where(strength > _MIN_CONTRAST**2, share, alpha[edge])
     alpha = np.clip(alpha, np.clip(depth / band, 0, 1), np.clip(1 + depth / band, 0, 1))
     return np.round(255 * alpha).astype(np.uint8)
 
 
 def _inside(mask: np.ndarray) -> np.ndarray:
-    """Distance of the mask's pixels from its edge, which runs between pixels: 0.5 next to it; 0 outside."""
+    """Distance in pixels of the mask's pixels from its edge, which runs between pixels: 0.5 next to it; 0 outside."""
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.maximum(distance - 0.5, 0)
 
 
 def _nearest_colour(rgb: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """float32 [H, W, 3]: the colour around the nearest sure pixel, the mean of the sure ones among its 3×3."""
+    """float32 [H, W, 3]: the mean colour of the sure pixels in the 3×3 neighbourhood of the nearest sure pixel."""
     count = cv2.blur(sure.astype(np.float32), (3, 3))[..., None]
     colours = cv2.blur(np.where(sure[..., None], rgb, 0).astype(np.float32), (3, 3)) / np.maximum(count, 1e-6)
     _, labels = cv2.distanceTransformWithLabels(

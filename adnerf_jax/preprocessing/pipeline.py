@@ -1,34 +1,33 @@
-"""From a portrait video to a dataset: which steps there are, and what is refused before the first.
+"""From a portrait video to a dataset: the checks of the input and the list of steps.
 
-`steps.py` holds the steps themselves; `resume.py` says which of them a rerun skips.
+`steps.py` implements the steps; `resume.py` decides which of them a rerun skips.
 """
 
 import functools
-import hashlib
 import math
 import pathlib
 import time
 from collections.abc import Callable
 
-from adnerf_jax.common.errors import UserError
-from adnerf_jax.common.files import read_json
+from adnerf_jax.common.errors import Option, UserError
+from adnerf_jax.common.files import read_json, sha256_of
 from adnerf_jax.common.progress import duration, say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.data import schema
 from adnerf_jax.media.video import VideoInfo, probe
 from adnerf_jax.preprocessing import steps
 from adnerf_jax.preprocessing.clip import Clip
-from adnerf_jax.preprocessing.report import judge
+from adnerf_jax.preprocessing.report import video_checks
 from adnerf_jax.preprocessing.resume import Facts, Step, run_steps
-from adnerf_jax.preprocessing.steps import SHORTEST, Job, Records
+from adnerf_jax.preprocessing.steps import MIN_SECONDS, Job, Records
 from adnerf_jax.preprocessing.survey import Survey, survey_video
 from adnerf_jax.speech.features import get_encoder, load_deepspeech
 
-FOCAL_PER_WIDTH = 8 / 3  # 1200 at 450 pixels, as the published tracker finds for its example
-WHOLE = 0.95  # of the frames that a file announces: with fewer it is taken to be cut off
-MOST_OFFSET = 5.0  # seconds that can be given
-# Of the longer side, in pixels: the published clips have 450, and what a head needs is on about a third of the picture.
-MAX_SIDE, LEAST_SIDE = 1024, 64
+FOCAL_PER_WIDTH = 8 / 3  # default focal length: 1200 at 450 pixels, as the published tracker finds for its example
+COMPLETE_SHARE = 0.95  # of the frames that the file's header announces; with fewer the file is taken as truncated
+MAX_OFFSET = 5.0  # seconds, of a given offset of the sound
+# Of the longer side, in pixels. The published clips have 450; the head covers about a third of the picture.
+MAX_SIDE, MIN_SIDE = 1024, 64
 
 
 def prepare(
@@ -42,52 +41,39 @@ def prepare(
     max_side: int = MAX_SIDE,
     redo: str | None = None,
 ) -> None:
-    """Makes a dataset of a portrait video; what an earlier run has finished is kept.
+    """Makes a dataset of a portrait video. Steps that an earlier run finished are skipped.
 
     Args:
-      video: a file with one person talking before a still background, and sound.
-      out: the dataset's folder (`adnerf_jax.data.schema` says what is in it).
-      focal: focal length in pixels; 8/3 of the width by default.
+      video: a file with sound that shows one person talking in front of a static background.
+      out: the dataset's folder (`adnerf_jax.data.schema` documents its files).
+      focal: focal length in pixels of the dataset's frames; 8/3 of their width by default.
       speech: "whisper", "logmel", or the path of DeepSpeech features (`.npy`).
-      parsing: "bisenet", or "permissive" to do without weights for non-commercial use only.
-      audio_offset: seconds by which the sound is late against the lips (negative: early), and is moved back. By
-        default it is measured, and moved back where the measurement is clear and says more than a frame.
-      max_side: pixels of the frames' longer side at most; larger videos are shrunk.
-      redo: name of a step to do again; those that use its results follow.
+      parsing: "bisenet", or "permissive", which avoids weights that are for non-commercial use only.
+      audio_offset: seconds by which the sound lags behind the lips (negative: leads); the sound is shifted by it. By
+        default it is measured, and corrected if the measurement is reliable and exceeds one frame.
+      max_side: maximum of the frames' longer side in pixels; larger videos are downscaled.
+      redo: name of a step to run again; the steps that use its results follow.
 
     Raises:
-      UserError: the video has no sound or silence, no face, is too short or not a video; or `out` holds something
-        else.
-      OSError: the files cannot be written; the disk is full.
+      UserError: the file is not a video, is too short, has no sound or a silent one, or shows no face; an option is out
+        of range; or `out` holds something else.
+      OSError: the files cannot be written, or the disk is full.
     """
     start = time.monotonic()
     info, out = probe(video), pathlib.Path(out)
     _check_video(info)
-    if focal is not None and not (math.isfinite(focal) and focal > 0):
-        raise UserError(f"the focal length is in pixels and greater than 0, not {focal}")
-    if audio_offset is not None and not abs(audio_offset) <= MOST_OFFSET:
-        raise UserError(
-            f"the sound's offset is in seconds, from -{MOST_OFFSET:g} to {MOST_OFFSET:g}, not {audio_offset}"
-        )
-    if not max_side >= LEAST_SIDE:
-        raise UserError(f"the longer side is at least {LEAST_SIDE} pixels, not {max_side}")
-    if parsing not in steps.PARSERS:
-        raise UserError(f"no parsing named {parsing!r}: choose one of {', '.join(steps.PARSERS)}")
-    identity = {"name": info.path.name, "sha256": _digest(info.path), "width": info.width, "height": info.height}
+    _check_options(focal, audio_offset, max_side, parsing)
+    identity = {"name": info.path.name, "sha256": sha256_of(info.path), "width": info.width, "height": info.height}
     _check_folder(out, identity)
-    # A misspelt name or a wrong file is to be told now, not after the first step.
+    # A misspelt encoder or a wrong file fails here rather than after the first steps.
     load_deepspeech(speech) if Job.names_file(speech) else get_encoder(speech)
-    survey = _survey(info, out)
+    survey = _load_or_make_survey(info, out)
     _check_survey(info, survey)
     scale = min(max_side / max(info.width, info.height), 1.0)
     clip = Clip(info, survey.start, survey.duration, *(max(round(n * scale), 1) for n in (info.width, info.height)))
     job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset, parsing)
-    header = {
-        "video": identity,
-        "survey": survey.to_json(),
-        "focal": job.focal,
-        "speech": {"encoder": "deepspeech" if job.speech_is_file else job.speech},
-    }
+    encoder = "deepspeech" if job.speech_is_file else job.speech
+    header = {"video": identity, "survey": survey.to_json(), "focal": job.focal, "speech": {"encoder": encoder}}
     todo = make_steps(job)
     say(
         f"Preparing {info.path} into {out}: {duration(clip.duration)}, {clip.expected_frames} frames of "
@@ -96,14 +82,15 @@ def prepare(
     records = run_steps(out / schema.MANIFEST, header, todo, redo)
     say(
         f"Wrote {out}: {records['index']['train']} training and {records['index']['val']} held-out frames of "
-        f"{records['frames']['frames']}, {records['sound']['features']} {header['speech']['encoder']} features a "
-        f"window, pose to {records['pose']['reprojection_px']:.2f} pixels; in {duration(time.monotonic() - start)}."
+        f"{records['frames']['frames']}, {records['sound']['features']}-dimensional {encoder} "
+        f"features, poses with a reprojection error of {records['pose']['reprojection_px']:.2f} pixels; took "
+        f"{duration(time.monotonic() - start)}."
     )
 
 
 def make_steps(job: Job) -> list[Step]:
-    """The steps, in order."""
-    speech = {"speech": _digest(pathlib.Path(job.speech)) if job.speech_is_file else job.speech}
+    """The steps, in order, with the options that invalidate their results."""
+    speech = sha256_of(job.speech) if job.speech_is_file else job.speech
 
     def step(name: str, run: Callable[[Job, Records], Facts], writes: tuple[str, ...], *needs: str, **options) -> Step:
         return Step(name, functools.partial(run, job), writes, needs, options)
@@ -122,7 +109,7 @@ def make_steps(job: Job) -> list[Step]:
             steps.extract_sound,
             (schema.SOUND, schema.AUDIO_WINDOWS),
             "landmarks",
-            **speech,
+            speech=speech,
             audio_offset=job.audio_offset,
         ),
         step("parsing", steps.parse, ("parsing/*.png",), "landmarks", parsing=job.parsing),
@@ -140,7 +127,7 @@ def make_steps(job: Job) -> list[Step]:
             ("head_imgs/*.jpg", "com_imgs/*.jpg", "gt/[0-9]*.png", "alpha/*.png"),
             "background",
         ),
-        # The last of the data: a dataset with an index is whole, and any step done again takes the index back.
+        # The index is the last of the data: its presence means a complete dataset, and rerunning any step removes it.
         step("index", steps.write_index, tuple(schema.TRANSFORMS.values()), "sound", "images"),
         step("report", steps.write_report, (steps.REPORT, steps.PREVIEW), "index"),
     ]
@@ -148,66 +135,71 @@ def make_steps(job: Job) -> list[Step]:
 
 def _check_video(info: VideoInfo) -> None:
     if not info.has_audio:
-        raise UserError(f"{info.path} has no sound track: the head learns lips from sound; use a video with sound")
+        raise UserError(f"{info.path} has no sound track: the head is trained from speech; use a video with sound")
     _check_length(info, info.duration, "lasts")
 
 
-def _survey(info: VideoInfo, out: pathlib.Path) -> Survey:
-    """Of an earlier run, if there was one."""
+def _check_options(focal: float | None, audio_offset: float | None, max_side: int, parsing: str) -> None:
+    if focal is not None and not (math.isfinite(focal) and focal > 0):
+        raise UserError(Option("focal"), f" is {focal}: give the focal length in pixels, greater than 0")
+    if audio_offset is not None and not abs(audio_offset) <= MAX_OFFSET:
+        raise UserError(
+            Option("audio_offset"), f" is {audio_offset}: give seconds from -{MAX_OFFSET:g} to {MAX_OFFSET:g}"
+        )
+    if not max_side >= MIN_SIDE:
+        raise UserError(Option("max_side"), f" is {max_side}: give at least {MIN_SIDE} pixels")
+    if parsing not in steps.PARSERS:
+        raise UserError(Option("parsing"), f" is {parsing!r}: choose one of {', '.join(steps.PARSERS)}")
+
+
+def _load_or_make_survey(info: VideoInfo, out: pathlib.Path) -> Survey:
+    """The survey in the manifest of an earlier run; a new one if there is none."""
     manifest = out / schema.MANIFEST
     saved = read_json(manifest, "dataset manifest").get("survey") if manifest.exists() else None
     return (Survey.from_json(saved) if isinstance(saved, dict) else None) or survey_video(info)
 
 
 def _check_survey(info: VideoInfo, survey: Survey) -> None:
-    """Refuses what cannot be learnt from; warns of what can be learnt from badly."""
+    """Refuses videos that cannot be trained on; warns of what will reduce the quality."""
     if survey.silent:
-        raise UserError(f"the sound of {info.path} is silent: the head learns lips from sound; use a video with speech")
-    if survey.frames < WHOLE * info.duration * FPS:
+        raise UserError(f"the sound of {info.path} is silent: the head is trained from speech; use a video with speech")
+    if survey.frames < COMPLETE_SHARE * info.duration * FPS:
         say(
-            f"warning: {info.path} ends after {survey.frames / FPS:.1f} of {info.duration:.1f} s, "
-            f"it may be damaged: what is there is used"
+            f"warning: {info.path} ends after {survey.frames / FPS:.1f} of {info.duration:.1f} s: the file may be "
+            f"damaged; the part that can be read is used"
         )
     if survey.cuts:
         shots = "at " + ", ".join(f"{cut:.2f}" for cut in survey.cuts[:5]) + (" s …" if len(survey.cuts) > 5 else " s")
         say(
-            f"{info.path} has {len(survey.cuts)} cuts ({shots}): only its longest shot is used, from "
+            f"{info.path} has {len(survey.cuts)} cuts ({shots}): only the longest shot is used, from "
             f"{survey.start:.2f} to {survey.start + survey.duration:.2f} s"
         )
     _check_length(info, survey.duration, "its longest shot lasts" if survey.cuts else "lasts")
-    for check in judge(survey, info.fps, info.width, info.height):
+    for check in video_checks(survey, info.fps, info.width, info.height):
         if not check.ok and check.name not in ("length", "cuts"):
-            say(f"warning: {check.name} {check.value:g} {check.unit}: {check.advice}")
+            say(f"warning: {check.name} {check.value:g} {check.unit}: ", *check.advice)
 
 
 def _check_length(info: VideoInfo, seconds: float, lasts: str) -> None:
-    if seconds < SHORTEST - 1.5 / FPS:  # what rounding and a last frame's own length can take away
+    if seconds < MIN_SECONDS - 1.5 / FPS:  # tolerance for rounding and for the duration of the last frame
         raise UserError(
-            f"{info.path}: {lasts} {seconds:.1f} s: give at least {SHORTEST:g} s of one person talking, "
-            f"better 3 to 5 minutes"
+            f"{info.path}: {lasts} {seconds:.1f} s: give at least {MIN_SECONDS:g} s of one person talking, "
+            f"ideally 3 to 5 minutes"
         )
 
 
 def _check_folder(out: pathlib.Path, video: Facts) -> None:
-    """Refuses a folder that belongs to something else, whose files would be mixed with or replaced by ours."""
-    remedy = f"choose another --out, or delete {out}"
+    """Refuses a folder that holds something else, whose files would be overwritten or mixed with the dataset's."""
+    remedy = ("choose another ", Option("out"), f", or delete {out}")
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: {remedy}")
+        raise UserError(f"{out} is a file: ", *remedy)
     manifest = out / schema.MANIFEST
     if manifest.exists():
         saved = read_json(manifest, "dataset manifest")
         other = saved.get("video") if isinstance(saved, dict) else None
         if not isinstance(other, dict) or not isinstance(saved.get("steps", {}), dict):
-            raise UserError(f"{manifest} is not of this program: {remedy}")
+            raise UserError(f"{manifest} was not written by this program: ", *remedy)
         if other.get("sha256") != video["sha256"]:
-            raise UserError(f"{out} was made from another video ({other.get('name', 'unknown')}): {remedy}")
+            raise UserError(f"{out} was made from another video ({other.get('name', 'unknown')}): ", *remedy)
     elif any((out / name).exists() for name in (*schema.TRANSFORMS.values(), "ori_imgs", "head_imgs", "com_imgs")):
-        raise UserError(f"{out} holds a dataset that this program did not make: {remedy}")
-
-
-def _digest(path: pathlib.Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
+        raise UserError(f"{out} holds a dataset that this program did not make: ", *remedy)

@@ -1,4 +1,4 @@
-"""What the preparation found, for the person who films: `report.json`, and `preview.png` to look at."""
+"""Quality checks of a video and its dataset, with advice on filming: `report.json` and `preview.png`."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from adnerf_jax.common.errors import Option, join_message
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.face import parsing
 from adnerf_jax.face.focal import FocalEstimate
@@ -16,153 +17,175 @@ from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.face.tracking import head_to_camera
 from adnerf_jax.preprocessing.survey import Survey
 
-MOST_FLICKER = 0.005  # of the head; the built-in subject and two recordings have 0.0003
-_PANEL = 400  # pixels of a panel's side
+MAX_FLICKER = 0.005  # share of the head's pixels; the built-in subject and two recordings have 0.0003
+_PANEL = 400  # width of a panel in pixels
 _TINTS = {parsing.HEAD: (255, 80, 80), parsing.NECK: (80, 220, 80), parsing.TORSO: (80, 120, 255)}
 _AXES = ((255, 60, 60), (60, 220, 60), (60, 120, 255))
-_AXIS = 6.0  # cm
+_AXIS = 6.0  # length of the drawn axes in cm
 _INK, _PAPER = (30, 30, 30), (250, 250, 250)
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing that matters.
+    """One quality check.
 
     Attributes:
-      name: of it.
-      value: measured; None where it could not be.
+      name: of the measured quantity.
+      value: as measured; None if it could not be measured.
       unit: of the value.
-      ok: whether it is good enough.
-      advice: what to film better; empty where `ok`.
+      ok: whether the value is good enough.
+      advice: parts of a message (`errors.join_message`) that tells what to improve; empty if `ok`.
     """
 
     name: str
     value: float | None
     unit: str
     ok: bool
-    advice: str
+    advice: tuple[str | Option, ...]
 
 
-def judge(survey: Survey, fps: float, width: int, height: int) -> list[Check]:
-    """What can be told before any work.
+def video_checks(survey: Survey, fps: float, width: int, height: int) -> list[Check]:
+    """Checks of the video alone, before any step has run.
 
     Args:
       survey: of the video.
-      fps: pictures a second in the file.
+      fps: frame rate of the file.
       width, height: of the frames in the dataset.
     """
     motion = survey.camera_motion
     return [
-        _check("length", survey.duration, "s", survey.duration >= 60, "film 3 to 5 minutes: more sounds are learnt"),
-        _check("shorter side", min(width, height), "px", min(width, height) >= 256, "film larger than 256 pixels"),
-        _check("frame rate", fps, "1/s", fps >= 24, "film at 25 pictures a second: slower ones are repeated"),
-        _check("cuts", len(survey.cuts), "", not survey.cuts, "film in one piece: only the longest shot is used"),
+        _check("length", survey.duration, "s", survey.duration >= 60, "film for 3 to 5 minutes, to cover more speech"),
+        _check("shorter side", min(width, height), "px", min(width, height) >= 256, "film at 256 pixels or more"),
+        _check("frame rate", fps, "1/s", fps >= 24, "film at 25 fps or more; missing frames are repeated"),
+        _check("cuts", len(survey.cuts), "", not survey.cuts, "film without cuts; only the longest shot is used"),
         _check(
             "camera motion",
             None if motion is None else 100 * motion,
-            "% of the width in a second",
+            "% of the width per second",
             motion is None or motion < 0.004,
-            "put the camera on a tripod: the background is taken to stand still",
+            "put the camera on a tripod; the background must not move",
         ),
         _check(
             "light change",
             100 * survey.light_change,
             "%",
             survey.light_change < 0.15,
-            "film in steady light, with the camera's exposure locked",
+            "film in constant light, with the exposure of the camera locked",
         ),
         _check("brightness", survey.brightness, "of 255", survey.brightness > 25, "film in brighter light"),
-        _check("sound level", survey.sound_level, "dB", survey.sound_level > -40, "speak nearer to the microphone"),
+        _check("sound level", survey.sound_level, "dB", survey.sound_level > -40, "speak closer to the microphone"),
         _check(
-            "clipped sound", 100 * survey.sound_clipped, "%", survey.sound_clipped < 0.001, "record at a lower level"
+            "clipped sound",
+            100 * survey.sound_clipped,
+            "%",
+            survey.sound_clipped < 0.001,
+            "record the sound at a lower level",
         ),
     ]
 
 
 def flicker(triples: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
-    """Share of the head's pixels that belong to it, or do not, in a single frame between two that agree.
+    """Pixels whose label as head differs in one frame from both its neighbours, as a share of the head's pixels.
 
     Args:
-      triples: part maps uint8 [H, W] of three frames in a row, for some places in the clip.
+      triples: part maps uint8 [H, W] of three consecutive frames, for some places in the clip.
     """
-    alone = total = 0
+    flickering = total = 0
     for triple in triples:
         before, now, after = (parts == parsing.HEAD for parts in triple)
-        alone += int(((before == after) & (now != before)).sum())
+        flickering += int(((before == after) & (now != before)).sum())
         total += int(now.sum())
-    return alone / max(total, 1)
+    return flickering / max(total, 1)
 
 
-def judge_result(
+def result_checks(
     records: dict[str, dict[str, Any]], transforms: np.ndarray, focal: float, face_share: float, flickering: float
 ) -> list[Check]:
-    """What the steps found.
+    """Checks of what the steps found.
 
     Args:
-      records: of the steps.
+      records: of the steps, by name.
       transforms: [N, 4, 4], camera-to-head of the usable frames.
-      focal: px, with which they were found.
-      face_share: mean height of the face in parts of the picture's.
-      flickering: from `flicker`.
+      focal: focal length in pixels that the poses were found with.
+      face_share: mean height of the face as a share of the frame's height.
+      flickering: result of `flicker`.
     """
     frames = records["frames"]["frames"]
-    turned = 100 * (frames - records["pose"]["usable"]) / frames
-    sound, pose, faces = records["sound"], records["pose"], records["landmarks"]["at_once"]
+    unusable = 100 * (frames - records["pose"]["usable"]) / frames
+    sound, pose, faces = records["sound"], records["pose"], records["landmarks"]["max_faces"]
     checks = [
-        _check("frames without a face or pose", turned, "%", turned < 5, "keep the whole face in view"),
-        _check("faces at once", faces, "", faces <= 1, "film one person alone: only the largest face is followed"),
-        _check("height of the face", 100 * face_share, "% of the picture", face_share > 0.2, "come nearer"),
-        _check("reprojection", pose["reprojection_px"], "px", pose["reprojection_px"] < 1.5, "check the focal length"),
+        _check("frames without a face or pose", unusable, "%", unusable < 5, "keep the whole face in view"),
+        _check("faces in a frame", faces, "", faces <= 1, "film one person alone; only the largest face is used"),
+        _check("height of the face", 100 * face_share, "% of the picture", face_share > 0.2, "film closer to the face"),
+        _check(
+            "reprojection error",
+            pose["reprojection_px"],
+            "px",
+            pose["reprojection_px"] < 1.5,
+            "check the focal length: ",
+            Option("focal", "PIXELS"),
+        ),
         _check(
             "flicker of the head's outline",
             100 * flickering,
             "% of the head",
-            flickering < MOST_FLICKER,
-            "film before a background unlike hair and skin",
+            flickering < MAX_FLICKER,
+            "film in front of a background that differs from hair and skin",
         ),
-        _check("background seen", 100 * records["background"]["seen"], "%", True, ""),
+        _check("visible background", 100 * records["background"]["seen"], "%", True),
     ]
     if "focal_by_motion" in pose:
-        checks += _judge_focal(FocalEstimate.from_json(pose["focal_by_motion"]), focal)
+        checks += _focal_checks(FocalEstimate.from_json(pose["focal_by_motion"]), focal)
     for name, low, high in zip(("yaw", "pitch", "roll"), *pose_range(transforms), strict=True):
         checks.append(_check(f"range of {name}", high - low, "degrees", high - low < 60, "turn the head less"))
     if "offset_s" in sound:
-        clear = sound["offset_clear"]
         checks.append(
             _check(
-                "sound late by", sound["offset_s"], "s", clear, "the lips hardly tell: check it, give --audio_offset"
+                "delay of the sound",
+                sound["offset_s"],
+                "s",
+                sound["offset_clear"],
+                "the measurement is unreliable; check that sound and lips match, and set ",
+                Option("audio_offset", "SECONDS"),
+                " if they do not",
             )
         )
     return checks
 
 
-def _judge_focal(by_motion: FocalEstimate, given: float) -> list[Check]:
+def _focal_checks(by_motion: FocalEstimate, given: float) -> list[Check]:
     agrees = not by_motion.sure or by_motion.low <= given <= by_motion.high
-    advice = f"{given:.0f} was taken: prepare again with --focal={by_motion.focal:.0f}"
     return [
-        _check("focal length by motion", by_motion.focal, "px", agrees, advice),
-        _check("its uncertainty", 100 * by_motion.uncertainty, "%", True, ""),
+        _check(
+            "focal length estimated from motion",
+            by_motion.focal,
+            "px",
+            agrees,
+            f"{given:.0f} was used; prepare again with ",
+            Option("focal", f"{by_motion.focal:.0f}"),
+        ),
+        _check("uncertainty of the estimated focal length", 100 * by_motion.uncertainty, "%", True),
     ]
 
 
 def pose_range(transforms: np.ndarray) -> np.ndarray:
-    """2nd and 98th percentile [2, 3] of yaw, pitch and roll in degrees, of camera-to-head [N, 4, 4]."""
+    """2nd and 98th percentile of yaw, pitch and roll in degrees, [2, 3], of camera-to-head matrices [N, 4, 4]."""
     angles = Rotation.from_matrix(transforms[:, :3, :3].transpose(0, 2, 1)).as_euler("YXZ", degrees=True)
     return np.percentile(angles, [2, 98], axis=0)
 
 
 def to_json(survey: Survey, checks: list[Check]) -> dict[str, Any]:
-    """What `report.json` holds: `{"ok", "shot", "checks": [{"name", "value", "unit", "ok", "advice"}]}`."""
+    """The contents of `report.json`: `{"ok", "shot", "checks": [{"name", "value", "unit", "ok", "advice"}]}`."""
     return {
         "ok": all(check.ok for check in checks),
         "shot": {"start_s": survey.start, "duration_s": survey.duration, "cuts_s": list(survey.cuts)},
-        "checks": [dataclasses.asdict(check) for check in checks],
+        "checks": [{**vars(check), "advice": join_message(check.advice)} for check in checks],
     }
 
 
-def _check(name: str, value: float | None, unit: str, ok: bool, advice: str) -> Check:
+def _check(name: str, value: float | None, unit: str, ok: bool, *advice: str | Option) -> Check:
     rounded = None if value is None or not math.isfinite(value) else round(float(value), 3)
-    return Check(name, rounded, unit, bool(ok), "" if ok else advice)
+    return Check(name, rounded, unit, bool(ok), () if ok else advice)
 
 
 def preview(
@@ -174,7 +197,7 @@ def preview(
     camera: Pinhole,
     curve: list[float] | None,
 ) -> np.ndarray:
-    """Six panels: frame, landmarks, parts, background, the head's axes and the offset curve.
+    """Six panels: frame, landmarks, parts, background, the head's axes and the curve of the sound's offset.
 
     Args:
       rgb, background: uint8 [H, W, 3].
@@ -182,7 +205,7 @@ def preview(
       parts: uint8 [H, W].
       transform: [4, 4], camera-to-head.
       camera: intrinsics.
-      curve: `sync.Offset.curve`; None where it was not measured.
+      curve: `sync.Offset.curve`; None if it was not measured.
 
     Returns:
       uint8 RGB [2 h, 1200, 3].
@@ -202,8 +225,8 @@ def preview(
         (marked, "landmarks"),
         (tinted, "head, neck, torso"),
         (clean, "background"),
-        (_with_axes(frame.copy(), transform, camera, scale), "pose: right, up, forward"),
-        (_plot(curve, size), "lips explained by the sound, by offset"),
+        (_draw_axes(frame.copy(), transform, camera, scale), "pose: right, up, forward"),
+        (_plot(curve, size), "lip motion explained by the sound"),
     ]
     for picture, title in panels:
         cv2.rectangle(picture, (0, 0), (size[0], 20), _PAPER, -1)
@@ -212,7 +235,7 @@ def preview(
     return np.vstack([np.hstack(pictures[:3]), np.hstack(pictures[3:])])
 
 
-def _with_axes(picture: np.ndarray, transform: np.ndarray, camera: Pinhole, scale: float) -> np.ndarray:
+def _draw_axes(picture: np.ndarray, transform: np.ndarray, camera: Pinhole, scale: float) -> np.ndarray:
     ends = np.vstack([np.zeros(3), _AXIS * np.eye(3)])
     seen = camera.project(head_to_camera(transform[None]).move(ends)[0]) * scale
     origin, *tips = np.rint(seen).astype(int).tolist()
@@ -222,7 +245,7 @@ def _with_axes(picture: np.ndarray, transform: np.ndarray, camera: Pinhole, scal
 
 
 def _plot(curve: list[float] | None, size: tuple[int, int]) -> np.ndarray:
-    """The offset curve over lags in frames, its top marked."""
+    """Plots the offset curve over the lag, with its maximum marked."""
     picture = np.full((size[1], size[0], 3), _PAPER, np.uint8)
     if not curve:
         cv2.putText(picture, "not measured", (30, 60), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK, 1, cv2.LINE_AA)
@@ -243,7 +266,7 @@ def _plot(curve: list[float] | None, size: tuple[int, int]) -> np.ndarray:
         x, _ = place(lag, low)
         cv2.line(picture, (x, bottom), (x, bottom + 3), _INK, 1)
         write(f"{1000 * lag / FPS:.0f}", (x - 14, bottom + 15))
-    write("ms late", (right - 48, bottom + 26))
+    write("delay in ms", (right - 72, bottom + 26))
     for value in np.linspace(low, high, 5):
         write(f"{value:.2f}", (4, place(0, value)[1] + 4))
     line = np.array([place(k - most, value) for k, value in enumerate(values)])

@@ -1,4 +1,4 @@
-"""Steps that a killed run continues: what is done, and from which inputs, in `manifest.json`."""
+"""Resumable steps: `manifest.json` records which steps are finished, and from which inputs."""
 
 import dataclasses
 import hashlib
@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import read_json, write_json
 from adnerf_jax.common.progress import say
 
+# What a step records in the manifest besides its state: JSON values by name.
 Facts = dict[str, Any]
 
 
@@ -20,13 +21,13 @@ class Step:
     """One step.
 
     Attributes:
-      name: of the step, for the manifest and the user.
-      run: does it. It is given the records of the steps before, and returns what is to be recorded of this one.
-        Called again after it was interrupted, it finds the files it had written and may go on from them.
-      writes: the files it writes, as patterns relative to the dataset's folder.
+      name: in the manifest and in messages.
+      run: takes the records of the steps before, runs the step, and returns the facts to record. When it is called
+        again after an interruption, the files that it had already written are still there and may be reused.
+      writes: the files that it writes, as glob patterns relative to the dataset's folder.
       needs: names of the earlier steps whose results it reads.
-      options: what its result depends on besides.
-      version: to be raised when its results change.
+      options: the options that its result depends on; JSON values.
+      version: of its implementation; increased when its results change.
     """
 
     name: str
@@ -38,15 +39,15 @@ class Step:
 
 
 class Ledger:
-    """The steps' records in a manifest, on disk at every change.
+    """The steps' records in a manifest, written to disk at every change.
 
-    A record is `{"inputs": digest, "finished": bool, "files": int, "seconds": float, …facts}`. A step is done when
-    its record is finished, was made from the same inputs, and all its files are still there.
+    A record is `{"inputs": digest, "finished": bool, "files": int, "seconds": float, …facts}`. A step is done if
+    its record is finished, has the digest of the current inputs, and all of the step's files still exist.
 
     Args:
-      path: of the manifest; its folder holds the files.
+      path: of the manifest; its folder holds the steps' files.
       header: the manifest's other entries.
-      steps: all of them, each after those it needs.
+      steps: all steps, each after those that it needs.
     """
 
     def __init__(self, path: pathlib.Path, header: Facts, steps: Sequence[Step]):
@@ -55,13 +56,13 @@ class Ledger:
         self.records: dict[str, Facts] = read_json(path, "dataset manifest").get("steps", {}) if path.exists() else {}
 
     def inputs(self, step: Step) -> str:
-        """Digest of all that the step's result depends on, the steps before it included."""
+        """Digest of everything that the step's result depends on, including the steps before it."""
         needs = [self.inputs(self._steps[name]) for name in step.needs]
         identity = json.dumps([step.name, step.version, step.options, needs], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def done(self) -> list[str]:
-        """Names of the steps with nothing left to do, in order."""
+        """Names of the steps that need not run, in order."""
         done: list[str] = []
         for name, step in self._steps.items():
             record = self.records.get(name, {})
@@ -71,7 +72,7 @@ class Ledger:
         return done
 
     def invalidate(self, step: Step) -> None:
-        """Takes back the step and all that was made from it, files included."""
+        """Removes the record and the files of the step and of every step that depends on it."""
         for other in self._steps.values():
             if step.name in other.needs:
                 self.invalidate(other)
@@ -80,8 +81,8 @@ class Ledger:
         if self.records.pop(step.name, None):
             self._save()
 
-    def begin(self, step: Step) -> None:
-        """Opens the step's record. What an interrupted run wrote from the same inputs stays; anything else goes."""
+    def start(self, step: Step) -> None:
+        """Opens the step's record. Keeps files that an interrupted run wrote from the same inputs, removes others."""
         record = self.records.get(step.name, {})
         if record.get("finished", True) or record.get("inputs") != self.inputs(step):
             self.invalidate(step)
@@ -95,10 +96,10 @@ class Ledger:
         self._save()
 
     def remove_partial_files(self) -> None:
-        """Removes what `files.atomic_path` was writing when a run was killed."""
+        """Removes the temporary files of `files.atomic_path` that a killed run left behind."""
         for pattern in (".*.part*", "*/.*.part*"):
             for path in self._path.parent.glob(pattern):
-                if not path.is_dir():  # as of frames being decoded (`.frames/`)
+                if not path.is_dir():  # a folder is being written by `data.frame_cache`
                     path.unlink()
 
     def _save(self) -> None:
@@ -113,21 +114,21 @@ def run_steps(path: pathlib.Path, header: Facts, steps: Sequence[Step], redo: st
     """Runs the steps that are not done yet.
 
     Args:
-      path: of the manifest; its folder holds the files.
+      path: of the manifest; its folder holds the steps' files.
       header: the manifest's other entries.
-      steps: in order, each after those it needs.
-      redo: a step to do again even though it is done; those that need it follow.
+      steps: in order, each after those that it needs.
+      redo: name of a step to run again even if it is done; the steps that need it follow.
 
     Returns:
-      the record of each step.
+      the record of each step, by its name.
 
     Raises:
-      UserError: `redo` is not the name of a step; and what the steps raise.
+      UserError: `redo` is not the name of a step; also what the steps raise.
     """
     ledger = Ledger(path, header, steps)
     names = [step.name for step in steps]
     if redo is not None and redo not in names:
-        raise UserError(f"there is no step '{redo}': choose one of {', '.join(names)}")
+        raise UserError(Option("redo"), f" is '{redo}', but there is no such step: choose one of {', '.join(names)}")
     ledger.remove_partial_files()
     if redo is not None:
         ledger.invalidate(steps[names.index(redo)])
@@ -138,8 +139,8 @@ def run_steps(path: pathlib.Path, header: Facts, steps: Sequence[Step], redo: st
         if step.name in done:
             continue
         say(f"[{number}/{len(steps)}] {step.name}")
-        ledger.begin(step)
-        start = time.monotonic()
+        ledger.start(step)
+        started = time.monotonic()
         facts = step.run(ledger.records)
-        ledger.finish(step, time.monotonic() - start, facts)
+        ledger.finish(step, time.monotonic() - started, facts)
     return ledger.records

@@ -1,6 +1,6 @@
-"""The steps of the preparation, in their order. Each holds only a few frames at a time.
+"""The steps of the preparation. Each holds only a few frames in memory at a time.
 
-A step is given the job and the records of the steps before it, and returns what the manifest says of it.
+A step takes the job and the records of the steps before it, and returns the facts to record in the manifest.
 """
 
 import collections
@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import atomic_path, write_bytes, write_json
 from adnerf_jax.common.progress import say, track
-from adnerf_jax.common.timing import FPS
+from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.data import schema
 from adnerf_jax.face import landmarks as face_landmarks
 from adnerf_jax.face import parsing as face_parsing
@@ -40,33 +40,34 @@ from adnerf_jax.speech import sync
 from adnerf_jax.speech.features import get_encoder, load_deepspeech, speech_windows
 from adnerf_jax.speech.lips import lip_shapes
 
-SHORTEST = 2.0  # seconds
-LEAST_FACES = 0.5  # of the frames
-SOUND_RATE = 16000
-LEAST_OFFSET = 1 / FPS  # seconds: smaller ones are left as they are
-SOUND_SHORTER_BY_AT_MOST = 25  # rows of a user's speech features, one second: the last row is repeated
+MIN_SECONDS = 2.0  # of the video
+MIN_FACES = 0.5  # share of the frames in which a face must be found
+MIN_OFFSET = 1 / FPS  # seconds; smaller offsets of the sound are not corrected
+# Frames that a file of speech features may be shorter than the video, one second: its last row is repeated.
+MAX_MISSING_ROWS = 25
 PARSERS = {"bisenet": face_parsing.BISENET, "permissive": PERMISSIVE}
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 REPORT, PREVIEW = "report.json", "preview.png"
-FLICKER_PLACES = 100  # in the clip, where the steadiness of the parts is looked at
+FLICKER_PLACES = 100  # places in the clip at which the flicker of the parts is measured
 FACE_COUNTS = 20  # frames of the clip in which all faces are counted
-WRITERS = 2  # threads that compress pictures while the next one is decoded
+WRITERS = 2  # threads that encode images while the next frame is decoded
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Records = dict[str, Facts]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is prepared, and how.
+    """The input and the options of the steps.
 
     Attributes:
-      clip: the portrait video, or its longest shot.
+      clip: the longest shot of the portrait video.
       out: the dataset's folder.
       focal: focal length in pixels.
-      speech: name of a speech encoder, or the path of a DeepSpeech `.npy`.
-      survey: what the video is like.
-      audio_offset: seconds by which the sound is late; None: measured.
+      speech: name of a speech encoder, or the path of DeepSpeech features (`.npy`).
+      survey: of the video.
+      audio_offset: seconds by which the sound lags behind the lips; None: it is measured.
       parsing: a key of `PARSERS`.
     """
 
@@ -80,16 +81,22 @@ class Job:
 
     @property
     def speech_is_file(self) -> bool:
-        """Whether the user brings the speech features."""
+        """Whether `speech` is a file of features."""
         return self.names_file(self.speech)
 
     @staticmethod
     def names_file(speech: str) -> bool:
-        """Whether this names a file of features rather than an encoder."""
+        """Whether `speech` is the path of a file of features rather than the name of an encoder."""
         return str(speech).endswith(".npy")
 
 
 def extract_frames(job: Job, records: Records) -> Facts:
+    """Writes the frames at 25 fps.
+
+    Raises:
+      UserError: there are fewer than `MIN_SECONDS` of them.
+    """
+
     def write(frame: tuple[int, np.ndarray]) -> None:
         path = job.out / schema.original_image(frame[0])
         if not path.exists():
@@ -98,40 +105,50 @@ def extract_frames(job: Job, records: Records) -> Facts:
     expected = job.clip.expected_frames
     written = overlapped(write, enumerate(job.clip.frames()))
     count = sum(1 for _ in track(written, "frames", expected))
-    if count < round(SHORTEST * FPS) - 1:
+    if count < round(MIN_SECONDS * FPS) - 1:
         raise UserError(
-            f"{job.clip.video.path} has only {count} frames: give at least {SHORTEST:g} s, better 3 to 5 minutes"
+            f"{job.clip.video.path} has only {count} frames: give at least {MIN_SECONDS:g} s, ideally 3 to 5 minutes"
         )
     return {"frames": count}
 
 
 def extract_sound(job: Job, records: Records) -> Facts:
+    """Writes the sound and the speech windows [N, 16, C] of all frames, aligned with the lips.
+
+    Raises:
+      UserError: the file of speech features is too short for the video.
+    """
     frames = records["frames"]["frames"]
-    samples = job.clip.sound(SOUND_RATE, frames)
+    samples = job.clip.sound(SAMPLE_RATE, frames)
     if job.speech_is_file:
-        windows = load_deepspeech(job.speech)
-        if len(windows) < frames - SOUND_SHORTER_BY_AT_MOST:
-            raise UserError(
-                f"{job.speech} has features for {len(windows)} frames and {job.clip.video.path} has {frames}: "
-                f"extract them from the sound of this video"
-            )
-        windows = windows[np.minimum(np.arange(frames), len(windows) - 1)]
+        windows = _load_windows(job, frames)
     else:
         windows = speech_windows(get_encoder(job.speech), samples, frames)
-    seconds, facts = _offset(job, windows)
+    seconds, facts = _choose_offset(job, windows)
     if seconds:
-        samples = sync.moved_earlier(samples, seconds, SOUND_RATE)
+        samples = sync.moved_earlier(samples, seconds, SAMPLE_RATE)
         if job.speech_is_file:
             windows = windows[np.clip(np.arange(frames) + round(seconds * FPS), 0, frames - 1)]
         else:
             windows = speech_windows(get_encoder(job.speech), samples, frames)
-    write_wav(job.out / schema.SOUND, samples, SOUND_RATE)
-    _save_arrays(job.out / schema.AUDIO_WINDOWS, windows)
+    write_wav(job.out / schema.SOUND, samples, SAMPLE_RATE)
+    _save_array(job.out / schema.AUDIO_WINDOWS, windows)
     return {"features": windows.shape[-1], **facts}
 
 
-def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
-    """Seconds by which the sound is to be moved earlier, and what the manifest says of it."""
+def _load_windows(job: Job, frames: int) -> np.ndarray:
+    """The windows [frames, 16, C] in the file of DeepSpeech features."""
+    windows = load_deepspeech(job.speech)
+    if len(windows) < frames - MAX_MISSING_ROWS:
+        raise UserError(
+            f"{job.speech} has features for {len(windows)} frames, but {job.clip.video.path} has {frames}: "
+            f"extract them from the sound of this video"
+        )
+    return windows[np.minimum(np.arange(frames), len(windows) - 1)]
+
+
+def _choose_offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
+    """Seconds by which to shift the sound earlier, and the facts about the offset for the manifest."""
     if job.audio_offset is not None:
         return job.audio_offset, {"moved_earlier_s": job.audio_offset}
     found = _load_landmarks(job)
@@ -139,12 +156,11 @@ def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
     offset = sync.measure_offset(windows[:frames], lip_shapes(found.points[:frames]), found.valid[:frames])
     if offset is None:
         return 0.0, {"moved_earlier_s": 0.0}
-    moved = offset.seconds if offset.clear and abs(offset.seconds) > LEAST_OFFSET else 0.0
-    late = "late" if offset.seconds > 0 else "early"
+    moved = offset.seconds if offset.clear and abs(offset.seconds) > MIN_OFFSET else 0.0
     say(
-        f"sound: {abs(offset.seconds):.2f} s {late} against the lips, a {'clear' if offset.clear else 'doubtful'} "
-        f"measurement (fit {offset.fit:.2f}, {offset.margin:.2f} above other lags); "
-        f"{'moved back' if moved else 'left as it is'}"
+        f"sound: {'lags behind' if offset.seconds > 0 else 'leads'} the lips by {abs(offset.seconds):.2f} s, "
+        f"{'a reliable' if offset.clear else 'an unreliable'} measurement (fit {offset.fit:.2f}, {offset.margin:.2f} "
+        f"above other offsets); {'corrected' if moved else 'not corrected'}"
     )
     return moved, {
         "moved_earlier_s": round(moved, 4),
@@ -157,40 +173,52 @@ def _offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
 
 
 def find_landmarks(job: Job, records: Records) -> Facts:
+    """Writes the landmarks and the openness of the eyes of all frames.
+
+    Raises:
+      UserError: too few frames show a face.
+    """
     frames = records["frames"]["frames"]
-    at_once = 0
+    max_faces = 0
     every = math.ceil(frames / FACE_COUNTS)
 
-    def watched() -> Iterator[np.ndarray]:
-        nonlocal at_once
+    def counting_faces() -> Iterator[np.ndarray]:
+        nonlocal max_faces
         for i, rgb in enumerate(job.clip.frames()):
             if i % every == 0:
-                at_once = max(at_once, face_landmarks.count_faces(rgb))
+                max_faces = max(max_faces, face_landmarks.count_faces(rgb))
             yield rgb
 
-    found = face_landmarks.detect_video(watched(), total=frames)
-    valid = np.flatnonzero(found.valid)
-    if len(valid) < max(LEAST_FACES * frames, 2):
+    found = face_landmarks.detect_video(counting_faces(), total=frames)
+    valid = np.flatnonzero(found.valid).tolist()
+    if len(valid) < max(MIN_FACES * frames, 2):
         raise UserError(
             f"a face was found in {len(valid)} of {frames} frames of {job.clip.video.path}: use a video of one person "
-            f"who faces the camera, the whole head in view"
+            f"who faces the camera with the whole head in view"
         )
     for i, points in zip(valid, face_landmarks.to_ibug68(found.points[valid]), strict=True):
         rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in points)
         write_bytes(job.out / schema.landmark_file(i), rows.encode())
-    _save_arrays(job.out / schema.EYES, face_landmarks.eye_openness(found.points).astype(np.float32))
+    _save_array(job.out / schema.EYES, face_landmarks.eye_openness(found.points).astype(np.float32))
     with atomic_path(job.out / schema.LANDMARKS) as temporary:
         found.save(temporary)
-    return {"faces": len(valid), "at_once": at_once}
+    return {"faces": len(valid), "max_faces": max_faces}
 
 
 def track_pose(job: Job, records: Records) -> Facts:
+    """Writes the head's poses.
+
+    Raises:
+      UserError: fewer than two frames have one.
+    """
     found = _load_landmarks(job)
     camera = Pinhole(job.focal, job.clip.width / 2, job.clip.height / 2)
     head = tracking.track_head(found.points, found.valid, *camera, canonical_face())
     if head.valid.sum() < 2:
         raise UserError(
-            f"the head could not be tracked in {job.clip.video.path}: check the focal length, {job.focal:g} pixels"
+            f"the head could not be tracked in {job.clip.video.path}: check the focal length: ",
+            Option("focal", f"{job.focal:g}"),
+            " was used",
         )
 
     def head_of(i: int) -> np.ndarray:
@@ -202,9 +230,10 @@ def track_pose(job: Job, records: Records) -> Facts:
 
 
 def parse(job: Job, records: Records) -> Facts:
+    """Writes the part maps of the frames with a face; those that an interrupted run wrote are kept."""
     found = _load_landmarks(job)
     missing = {i for i in np.flatnonzero(found.valid).tolist() if not (job.out / schema.parsing_image(i)).exists()}
-    # One before: the parts of a frame depend on its neighbours.
+    # Starts one frame earlier: the parts of a frame depend on its neighbours.
     first = max(min(missing, default=len(found.valid)) - 1, 0)
 
     def write(part: tuple[int, np.ndarray]) -> None:
@@ -215,13 +244,14 @@ def parse(job: Job, records: Records) -> Facts:
     if missing:
         parser, count = PARSERS[job.parsing], len(found.valid) - first
         parts = face_parsing.parse_video(job.clip.pick, found, first, parser)
-        compiles = parser is face_parsing.BISENET  # the other one runs outside of JAX
+        compiles = parser is face_parsing.BISENET  # the other one does not use JAX
         for _ in track(overlapped(write, enumerate(parts, first)), "parsing", count, compiles=compiles):
             pass
     return {}
 
 
 def recover_background(job: Job, records: Records) -> Facts:
+    """Writes the background, recovered from training frames, and how often each of its pixels is visible."""
     training, _ = transforms.split(_usable(job))
     chosen = background.choose_frames(training, job.clip.height, job.clip.width)
     frames = (
@@ -236,6 +266,7 @@ def recover_background(job: Job, records: Records) -> Facts:
 
 
 def write_images(job: Job, records: Records) -> Facts:
+    """Writes the training images, the person or the head over the recovered background, and the alpha mattes."""
     clean = read_image(job.out / schema.LOSSLESS_BACKGROUND)
     seen = read_image(job.out / schema.SEEN)[..., 0] > 0
     names = (schema.head_image, schema.composite_image, schema.lossless_image, schema.alpha_image)
@@ -245,8 +276,8 @@ def write_images(job: Job, records: Records) -> Facts:
         i, rgb = frame
         parts = face_parsing.read_parts(job.out / schema.parsing_image(i))
         alpha = soft_alpha(rgb, parts != face_parsing.BACKGROUND, clean, seen)
-        parts = face_parsing.with_edge(parts, alpha)[..., None]
-        # At the edge the frame is the mixture of person and background itself.
+        parts = face_parsing.extend_to_alpha(parts, alpha)[..., None]
+        # At the edge the frame itself is the composite of person and background.
         composite = np.where(parts == face_parsing.BACKGROUND, clean, rgb)
         write_image(job.out / schema.alpha_image(i), alpha)
         write_image(job.out / schema.head_image(i), np.where(parts == face_parsing.HEAD, rgb, clean), TARGET_QUALITY)
@@ -259,6 +290,7 @@ def write_images(job: Job, records: Records) -> Facts:
 
 
 def write_index(job: Job, records: Records) -> Facts:
+    """Writes the index of training and held-out frames."""
     usable = _usable(job)
     lms = face_landmarks.to_ibug68(_load_landmarks(job).points[usable])
     poses = _load_arrays(job.out / schema.TRACK)["transform"][usable]
@@ -268,18 +300,14 @@ def write_index(job: Job, records: Records) -> Facts:
 
 
 def write_report(job: Job, records: Records) -> Facts:
+    """Writes `report.json` and `preview.png`, and prints the checks that failed."""
     usable, found = _usable(job), _load_landmarks(job)
     transforms = _load_arrays(job.out / schema.TRACK)["transform"]
     points = found.points[..., :2]
     face_share = float(np.ptp(points[usable, :, 1], axis=1).mean() / job.clip.height)
-    between = usable[np.isin(usable - 1, usable) & np.isin(usable + 1, usable)]
-    places = between[np.unique(np.linspace(0, len(between) - 1, FLICKER_PLACES).astype(int))] if len(between) else []
-    flickering = report.flicker(
-        tuple(face_parsing.read_parts(job.out / schema.parsing_image(i + k)) for k in (-1, 0, 1)) for i in places
-    )
     checks = [
-        *report.judge(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
-        *report.judge_result(records, transforms[usable], job.focal, face_share, flickering),
+        *report.video_checks(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
+        *report.result_checks(records, transforms[usable], job.focal, face_share, _measure_flicker(job, usable)),
     ]
     middle = int(usable[len(usable) // 2])
     (_, rgb), *_ = job.clip.pick([middle])
@@ -296,15 +324,27 @@ def write_report(job: Job, records: Records) -> Facts:
     write_json(job.out / REPORT, report.to_json(job.survey, checks))
     for check in checks:
         if not check.ok:
-            say(f"to film better: {check.name} {check.value} {check.unit}: {check.advice}")
+            say(f"report: {check.name} {check.value} {check.unit}: ", *check.advice)
     return {"warnings": sum(not check.ok for check in checks)}
 
 
-# --- pictures and arrays ---------------------------------------------------------------------------------------------
+def _measure_flicker(job: Job, usable: np.ndarray) -> float:
+    """`report.flicker` at evenly spaced places where three consecutive frames are usable."""
+
+    def parts(i: int) -> np.ndarray:
+        return face_parsing.read_parts(job.out / schema.parsing_image(i))
+
+    middle = usable[np.isin(usable - 1, usable) & np.isin(usable + 1, usable)]
+    if len(middle):
+        middle = middle[np.unique(np.linspace(0, len(middle) - 1, FLICKER_PLACES).astype(int))]
+    return report.flicker((parts(i - 1), parts(i), parts(i + 1)) for i in middle.tolist())
+
+
+# --- images and arrays -----------------------------------------------------------------------------------------------
 
 
 def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Maps in a few threads, results in order, never more than a few items ahead: constant memory for long videos."""
+    """Maps in a few threads with the results in order, at most a few items ahead: constant memory for long videos."""
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
         for item in items:
@@ -316,12 +356,12 @@ def overlapped(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
 
 
 def canonical_face() -> np.ndarray:
-    """The mesh that the landmarks are vertices of: float [468, 3] cm."""
+    """The canonical mesh whose vertices the landmarks are: float [468, 3] cm."""
     return FaceLandmarker(weights.path("face_landmarker")).canonical
 
 
 def _usable(job: Job) -> np.ndarray:
-    """Numbers of the frames that have a pose, in order of time."""
+    """Indices of the frames that have a pose, in order of time."""
     return np.flatnonzero(_load_arrays(job.out / schema.TRACK)["valid"])
 
 
@@ -330,7 +370,7 @@ def _load_landmarks(job: Job) -> face_landmarks.Landmarks:
 
 
 def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """What an `.npz` holds."""
+    """The arrays in an `.npz` file, by name."""
     try:
         with np.load(path) as saved:
             return dict(saved)
@@ -338,11 +378,14 @@ def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is damaged: delete it and run the same command again") from None
 
 
-def _save_arrays(path: pathlib.Path, array: np.ndarray | None = None, **arrays: Any) -> None:
-    """Writes an `.npy` of one array or an `.npz` of several, atomically."""
+def _save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an `.npy` file, atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        if array is None:
-            np.savez(file, **arrays)
-        else:
-            # To what is no file NumPy gives blocks, and a full disk is told as such.
-            np.save(types.SimpleNamespace(write=file.write), array)
+        # NumPy writes to a real file by itself and hides the cause of a failure, such as a full disk.
+        np.save(types.SimpleNamespace(write=file.write), array)
+
+
+def _save_arrays(path: pathlib.Path, **arrays: Any) -> None:
+    """Writes an `.npz` file, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)

@@ -1,4 +1,4 @@
-"""The dataset's index: which frames train, and each frame's camera, face rectangle and place in the sound."""
+"""The dataset's index: the training and held-out frames, each with its camera, face rectangle and speech window."""
 
 import pathlib
 
@@ -8,19 +8,19 @@ from adnerf_jax.common.files import write_json
 from adnerf_jax.data import schema
 from adnerf_jax.face.landmarks import face_rect
 
-TRAINING_PART = (10, 11)  # the published `process_data.py`, step 7
+TRAINING_SHARE = (10, 11)  # 10/11, as in the published `process_data.py`, step 7
 
 
 def split(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first 10/11 of the frames to train on and the rest to validate with, at least one of each.
+    """The first 10/11 of the frames for training and the rest held out, at least one of each.
 
     Args:
       ids: int [N], N ≥ 2, the usable frames in order of time.
 
     Returns:
-      int [T], int [N - T].
+      int [T], the training frames; int [N - T], the held-out frames.
     """
-    numerator, denominator = TRAINING_PART
+    numerator, denominator = TRAINING_SHARE
     cut = max(len(ids) * numerator // denominator, 1)
     return ids[:cut], ids[cut:]
 

@@ -1,4 +1,4 @@
-"""The clean background: nothing of the person stays, what was seen is exact, what was not is smooth."""
+"""The recovered background: free of the person, exact where it was visible, smooth elsewhere."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def test_far_from_is_the_euclidean_distance_to_the_nearest_pixel_of_the_person()
     assert background.far_from(np.zeros((3, 4), bool), 5.0).all()
 
 
-def test_masked_median_equals_the_median_of_what_is_seen():
+def test_masked_median_equals_the_median_of_visible_pixels():
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
     seen = rng.random((7, 5, 6)) < 0.5
@@ -35,14 +35,14 @@ def test_filling_solves_laplaces_equation(harmonic):
     rows, columns = np.mgrid[:97, :130]
     truth = harmonic(columns, rows).astype(float)[..., None].repeat(2, axis=-1)
     known = np.ones((97, 130), bool)
-    known[20:70, 30:110] = known[80:90, 3:8] = False  # ring-shaped surroundings determine a harmonic function
+    known[20:70, 30:110] = known[80:90, 3:8] = False  # the values around a hole determine a harmonic function
     filled = background.fill_smoothly(np.where(known[..., None], truth, 1e6), known)
     np.testing.assert_array_equal(filled[known], truth[known])
-    # the discrete solution is exact for these two; what is left is the solver's tolerance: 1e-4 of values up to 340
+    # the discrete solution is exact for these two; the rest is the solver's tolerance: 1e-4 of values up to 340
     np.testing.assert_allclose(filled, truth, atol=0.2)
 
 
-def test_filling_stays_within_its_surroundings_up_to_the_edge_of_the_picture():
+def test_filling_stays_within_the_range_of_the_known_pixels():
     rng = np.random.default_rng(1)
     values = rng.uniform(50, 200, (40, 40, 3))
     known = np.zeros((40, 40), bool)
@@ -52,7 +52,7 @@ def test_filling_stays_within_its_surroundings_up_to_the_edge_of_the_picture():
     assert (background.fill_smoothly(values, np.zeros((40, 40), bool)) == background.NEVER_SEEN).all()
 
 
-def test_a_person_who_moves_leaves_no_trace():
+def test_a_moving_person_does_not_appear_in_the_background():
     height, width, radius = 96, 128, 14
     rng = np.random.default_rng(2)
     rows, columns = np.mgrid[:height, :width]
@@ -68,11 +68,11 @@ def test_a_person_who_moves_leaves_no_trace():
     clean, count = background.clean_background(frame(k) for k in range(12))
     assert count.max() == 12 and (count > 0).all()
     error = np.abs(clean.astype(float) - np.clip(scene, 0, 255))
-    assert error.mean() < 2.0  # the noise's 3.2 mean deviation, less by the median of up to 12
-    assert error.max() < 20.0  # nothing of the disc, which is 60 and more brighter
+    assert error.mean() < 2.0  # the noise's mean deviation is 3.2, reduced by the median over up to 12 frames
+    assert error.max() < 20.0  # no trace of the disc, which is at least 60 brighter
 
 
-def test_pixels_seen_by_one_mistake_of_the_parsing_are_not_trusted():
+def test_pixels_visible_only_through_a_parsing_mistake_are_filled():
     picture, person = np.full((32, 32, 3), 90, np.uint8), np.zeros((32, 32), bool)
     picture[8:24, 8:24], person[8:24, 8:24] = 255, True
     frames = [(picture, person)] * 39 + [(picture, np.zeros((32, 32), bool))]
@@ -84,7 +84,7 @@ def test_pixels_seen_by_one_mistake_of_the_parsing_are_not_trusted():
 def test_chosen_frames_are_spread_evenly_and_fit_in_memory():
     ids = np.arange(5, 7505)
     chosen = background.choose_frames(ids, 450, 450)
-    assert len(chosen) == background.MOST_FRAMES and chosen[0] == 5 and chosen[-1] == 7504
+    assert len(chosen) == background.MAX_FRAMES and chosen[0] == 5 and chosen[-1] == 7504
     assert np.ptp(np.diff(chosen)) <= 1
     large = background.choose_frames(ids, 2160, 3840)
     assert 3 <= len(large) and len(large) * 2160 * 3840 * 4 <= background.MEMORY

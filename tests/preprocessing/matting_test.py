@@ -1,4 +1,4 @@
-"""The person's share of the pixels at the silhouette."""
+"""The alpha matte at the silhouette."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ _SIZE, _FINE = 96, 8
 
 @pytest.fixture(scope="module")
 def scene() -> tuple[np.ndarray, ...]:
-    """A disc before a striped wall, drawn 8 times as fine: frame, wall and the disc's true share of each pixel."""
+    """A disc in front of a striped wall, supersampled 8 times: frame, wall and the true alpha of each pixel."""
     y, x = np.mgrid[: _SIZE * _FINE, : _SIZE * _FINE] / _FINE
     disc = (((x - 47) / 30) ** 2 + ((y - 50) / 34) ** 2 < 1).astype(np.float32)
     share = cv2.resize(disc, (_SIZE, _SIZE), interpolation=cv2.INTER_AREA)
@@ -21,23 +21,23 @@ def scene() -> tuple[np.ndarray, ...]:
     return rgb.round().astype(np.uint8), wall.astype(np.uint8), share
 
 
-def test_shares_are_found_although_the_mask_is_a_pixel_off(scene):
+def test_alpha_is_recovered_from_a_mask_that_is_a_pixel_off(scene):
     rgb, wall, share = scene
     mask = np.roll(share > 0.5, 1, axis=1)
     everywhere = np.ones_like(mask)
     exact = soft_alpha(rgb, share > 0.5, wall, everywhere) / 255
     moved = soft_alpha(rgb, mask, wall, everywhere) / 255
-    # Rounding to bytes at a contrast of 150 and the limits on either side of the mask's edge leave a few hundredths.
+    # Rounding to 8 bits at a contrast of 150, and the bounds around the mask's edge, leave a few hundredths.
     edge = (share > 0) & (share < 1)
     assert np.abs(exact - share)[edge].mean() < 0.05
-    # A mask off by one must not carry its error over: of what it has wrong itself, less than half is left.
+    # With a mask that is off by one pixel, less than half of the mask's own error remains.
     assert np.abs(moved - share).sum() < 0.5 * np.abs(mask - share).sum()
     assert (moved[cv2.erode(mask.astype(np.uint8), np.ones((7, 7))) > 0] == 1).all()
     assert (moved[cv2.dilate(mask.astype(np.uint8), np.ones((7, 7))) == 0] == 0).all()
 
 
 @pytest.mark.parametrize("why", ["never seen", "no contrast"])
-def test_without_a_background_to_compare_with_the_edge_is_softened(scene, why):
+def test_without_a_usable_background_the_edge_is_a_ramp(scene, why):
     rgb, wall, share = scene
     mask = share > 0.5
     if why == "no contrast":
@@ -47,7 +47,7 @@ def test_without_a_background_to_compare_with_the_edge_is_softened(scene, why):
     assert ((alpha > 0) & (alpha < 255)).any() and alpha[50, 47] == 255 and alpha[0, 0] == 0
 
 
-def test_a_frame_without_or_full_of_a_person_has_no_edge(scene):
+def test_an_empty_and_a_full_mask_have_no_edge(scene):
     rgb, wall, share = scene
     for person in (np.zeros_like(share, bool), np.ones_like(share, bool)):
         alpha = soft_alpha(rgb, person, wall, np.ones_like(person))

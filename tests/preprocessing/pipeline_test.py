@@ -1,4 +1,4 @@
-"""The preparation: the files the published loaders read, steps that resume, and errors in one line."""
+"""The preparation: the files that the published loaders read, resumption of steps, and errors in one line."""
 
 import errno
 import json
@@ -23,11 +23,11 @@ from adnerf_jax.preprocessing.__main__ import main
 from adnerf_jax.preprocessing.clip import Clip
 from adnerf_jax.preprocessing.resume import Step, run_steps
 
-# --- steps in general ----------------------------------------------------------------------------------------------
+# --- resumable steps ----------------------------------------------------------------------------------------------
 
 
 class Recorder:
-    """Three steps that write a file each: a → b → c, and d beside them."""
+    """Four steps that write a file each: a → b → c, and a → d."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder, self.ran, self.fail, self.speech = folder, [], None, "x"
@@ -72,7 +72,7 @@ def test_a_failed_step_is_run_again_and_nothing_before_it(recorder):
     assert recorder.ran == ["b", "c", "d"]
 
 
-def test_what_was_made_from_a_redone_step_is_redone_even_after_a_kill(recorder):
+def test_steps_after_a_redone_step_are_redone_even_after_a_failure(recorder):
     recorder.run()
     recorder.fail = "b"
     with pytest.raises(RuntimeError):
@@ -83,7 +83,7 @@ def test_what_was_made_from_a_redone_step_is_redone_even_after_a_kill(recorder):
     assert recorder.ran == ["b", "c", "d"]
 
 
-def test_a_changed_option_or_a_lost_file_redoes_only_what_it_touches(recorder):
+def test_a_changed_option_or_a_lost_file_redoes_only_the_steps_that_depend_on_it(recorder):
     recorder.run()
     recorder.speech = "y"
     recorder.run()
@@ -93,7 +93,7 @@ def test_a_changed_option_or_a_lost_file_redoes_only_what_it_touches(recorder):
     assert recorder.ran == ["b", "c"]
 
 
-# --- the real steps with small stand-ins for the networks -------------------------------------------------------------
+# --- the real steps with stubs in place of the networks -------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def clip(tmp_path_factory):
     return film_portrait(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp_path):
+def test_a_killed_run_resumes_and_gives_the_same_dataset(nets, clip, tmp_path):
     run = ["--video", str(clip), "--speech", "logmel", "--out"]
     assert main([*run, str(tmp_path / "whole")]) == 0
     assert nets["parsed"] == FRAMES
@@ -113,11 +113,11 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(nets, clip, tmp
     (broken / "parsing" / ".7.1.part.png").write_bytes(b"half")
     nets.update(parsed=0, die_at=None)
     assert main([*run, str(broken)]) == 0
-    assert 0 < nets["parsed"] <= FRAMES - 10  # most of the 19 were written before the end came
+    assert 0 < nets["parsed"] <= FRAMES - 10  # most of the 19 were written before the interruption
     assert contents(tmp_path / "whole") == contents(broken)
 
 
-def test_another_parsing_is_done_again_and_an_unknown_one_refused(nets, clip, tmp_path, capsys):
+def test_another_parsing_reruns_and_an_unknown_one_is_refused(nets, clip, tmp_path, capsys):
     run = ["--video", str(clip), "--speech", "logmel", "--out", str(tmp_path / "d")]
     assert main(run) == 0
     assert main([*run, "--parsing", "permissive"]) == 0
@@ -125,7 +125,7 @@ def test_another_parsing_is_done_again_and_an_unknown_one_refused(nets, clip, tm
     assert "choose one of bisenet, permissive" in fails(capsys, *run, "--parsing", "other")
 
 
-def test_frames_without_face_or_pose_are_left_out_and_time_stays_true(nets, clip, tmp_path):
+def test_frames_without_face_or_pose_are_left_out_and_indices_stay_aligned(nets, clip, tmp_path):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     index = schema.load_index(tmp_path / "d")
     ids = np.concatenate([index.train.img_id, index.val.img_id])
@@ -137,16 +137,18 @@ def test_frames_without_face_or_pose_are_left_out_and_time_stays_true(nets, clip
     assert len(schema.load_audio_windows(tmp_path / "d")) == FRAMES
 
 
-def test_training_images_show_the_part_over_the_clean_background(nets, clip, tmp_path):
+def test_training_images_show_the_person_over_the_recovered_background(nets, clip, tmp_path):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     clean = cv2.imread(str(tmp_path / "d" / schema.LOSSLESS_BACKGROUND))
     slope = np.linspace(40, 120, SIZE)[None, :, None]
-    assert np.abs(clean[:, 3:-3] - slope[:, 3:-3]).max() < 12  # H.264 at CRF 18, and the fill behind the square
+    assert (
+        np.abs(clean[:, 3:-3] - slope[:, 3:-3]).max() < 12
+    )  # H.264 at CRF 18, and the filled region behind the square
     i, original = 10, list(read_frames(clip))[10][..., ::-1]
     parts = parsing.read_parts(tmp_path / "d" / schema.parsing_image(i))
     lossless = cv2.imread(str(tmp_path / "d" / schema.lossless_image(i)))
     alpha = cv2.imread(str(tmp_path / "d" / schema.alpha_image(i)), cv2.IMREAD_GRAYSCALE)
-    parts = parsing.with_edge(parts, alpha)
+    parts = parsing.extend_to_alpha(parts, alpha)
     background = parts == parsing.BACKGROUND
     np.testing.assert_array_equal(background, alpha == 0)
     np.testing.assert_array_equal(lossless[background], clean[background])
@@ -156,7 +158,7 @@ def test_training_images_show_the_part_over_the_clean_background(nets, clip, tmp
     assert np.abs(head - truth).mean() < 4  # JPEG with halved chroma, on a square of saturated yellow
 
 
-def test_a_held_out_frame_does_not_reach_the_background(nets, tmp_path, monkeypatch):
+def test_held_out_frames_do_not_contribute_to_the_background(nets, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
         steps.background,
@@ -185,7 +187,7 @@ def test_only_the_speech_is_redone_when_only_the_speech_changes(nets, clip, tmp_
     assert schema.load_manifest(tmp_path / "d")["speech"]["encoder"] == "deepspeech"
 
 
-# --- mistakes a first user makes --------------------------------------------------------------------------------------
+# --- wrong input and options --------------------------------------------------------------------------------------
 
 
 def test_videos_that_cannot_be_used(nets, tmp_path, capsys):
@@ -206,32 +208,35 @@ def test_videos_that_cannot_be_used(nets, tmp_path, capsys):
         schema.load_index(out)
 
 
-def test_options_that_make_no_sense(nets, clip, tmp_path, capsys):
+def test_options_out_of_range_are_refused(nets, clip, tmp_path, capsys):
     run = ("--video", clip, "--out", tmp_path / "d")
-    assert "focal length" in fails(capsys, *run, "--focal", "-3")
+    assert "--focal is -3.0: give the focal length" in fails(capsys, *run, "--focal", "-3")
     assert "no speech encoder" in fails(capsys, *run, "--speech", "wisper")
     assert "cannot read" in fails(capsys, *run, "--speech", tmp_path / "none.npy")
-    assert "no step 'frame'" in fails(capsys, *run, "--speech", "logmel", "--redo", "frame")
+    assert "--redo is 'frame', but there is no such step" in fails(
+        capsys, *run, "--speech", "logmel", "--redo", "frame"
+    )
     np.save(tmp_path / "short.npy", np.zeros((10, 16, 29), np.float32))
     assert "extract them from the sound of this video" in fails(capsys, *run, "--speech", tmp_path / "short.npy")
 
 
-def test_a_folder_that_belongs_to_something_else_is_refused_untouched(nets, clip, tmp_path, capsys):
+def test_a_folder_with_other_contents_is_refused_and_unchanged(nets, clip, tmp_path, capsys):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     before = contents(tmp_path / "d")
     other = film_portrait(tmp_path / "other.mp4", frames=FRAMES + 1)
-    assert "made from another video (clip.mp4)" in fails(capsys, "--video", other, "--out", tmp_path / "d")
+    line = fails(capsys, "--video", other, "--out", tmp_path / "d")
+    assert "made from another video (clip.mp4): choose another --out, or delete" in line
     assert contents(tmp_path / "d") == before
-    for other in ("[]", '{"video": "mine"}', '{"video": {}, "steps": []}'):  # of a web page, say
+    for other in ("[]", '{"video": "mine"}', '{"video": {}, "steps": []}'):  # of another program
         (tmp_path / "d" / schema.MANIFEST).write_text(other)
-        assert "is not of this program" in fails(capsys, "--video", clip, "--out", tmp_path / "d")
+        assert "was not written by this program" in fails(capsys, "--video", clip, "--out", tmp_path / "d")
     assert contents(tmp_path / "d") == before
     (tmp_path / "d" / schema.MANIFEST).unlink()
     assert "did not make" in fails(capsys, "--video", clip, "--out", tmp_path / "d")
     assert "is a file" in fails(capsys, "--video", clip, "--out", clip)
 
 
-def test_what_another_version_saved_of_the_survey_is_measured_anew(nets, clip, tmp_path):
+def test_an_incomplete_survey_in_the_manifest_is_measured_again(nets, clip, tmp_path):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     manifest = schema.load_manifest(tmp_path / "d")
     survey = manifest["survey"].pop("brightness")
@@ -243,7 +248,7 @@ def test_what_another_version_saved_of_the_survey_is_measured_anew(nets, clip, t
 
 @pytest.mark.parametrize("name", [schema.LANDMARKS, schema.TRACK])
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"PK" + data])
-def test_a_damaged_file_is_named_and_made_again_once_it_is_deleted(nets, clip, tmp_path, capsys, name, damage):
+def test_a_damaged_file_is_reported_and_made_again_once_deleted(nets, clip, tmp_path, capsys, name, damage):
     run = ("--video", clip, "--out", tmp_path / "d", "--speech", "logmel")
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     before, path = contents(tmp_path / "d"), tmp_path / "d" / name
@@ -254,7 +259,7 @@ def test_a_damaged_file_is_named_and_made_again_once_it_is_deleted(nets, clip, t
     assert contents(tmp_path / "d") == before
 
 
-def test_a_full_disk_ends_in_one_line_and_the_next_run_continues(nets, clip, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_gives_one_line_and_the_next_run_continues(nets, clip, tmp_path, capsys, monkeypatch):
     write = image.write_bytes
 
     def full(path, data):
@@ -269,19 +274,19 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_continues(nets, clip, tmp
     assert main([str(a) for a in run]) == 0
 
 
-def test_a_given_offset_moves_the_sound(nets, clip, tmp_path, capsys):
+def test_a_given_offset_shifts_the_sound(nets, clip, tmp_path, capsys):
     run = ("--video", clip, "--out", tmp_path / "d", "--speech", "logmel")
     assert main([str(a) for a in (*run, "--audio_offset", "0")]) == 0
-    before = read_audio(tmp_path / "d" / schema.SOUND, 16000)
+    before = read_audio(tmp_path / "d" / schema.SOUND)
     assert main([str(a) for a in (*run, "--audio_offset", "0.2")]) == 0
-    after = read_audio(tmp_path / "d" / schema.SOUND, 16000)
+    after = read_audio(tmp_path / "d" / schema.SOUND)
     np.testing.assert_array_equal(after, np.append(before[3200:], np.zeros(3200, np.float32)))
     record = json.loads((tmp_path / "d" / schema.MANIFEST).read_text())["steps"]["sound"]
     assert record["moved_earlier_s"] == 0.2
-    assert "-5 to 5, not 7" in fails(capsys, *run, "--audio_offset", "7")
+    assert "--audio_offset is 7.0: give seconds from -5 to 5" in fails(capsys, *run, "--audio_offset", "7")
 
 
-def test_help_is_quick_and_names_the_steps_and_the_licence(tmp_path, clip):
+def test_help_imports_nothing_heavy_and_names_steps_and_licence(tmp_path, clip):
     program = (
         "import sys; from adnerf_jax.preprocessing.__main__ import main\n"
         "try: main(['--help'])\n"
@@ -300,7 +305,7 @@ def test_help_is_quick_and_names_the_steps_and_the_licence(tmp_path, clip):
 
 @pytest.fixture(scope="session")
 def real_dataset(tmp_path_factory):
-    """A moment of a real portrait, prepared with the real networks; of the built-in subject without recordings."""
+    """2.2 s of a real portrait, prepared with the real networks; the built-in subject if there are no recordings."""
     folder = tmp_path_factory.mktemp("real")
     video = folder / "talk.mp4"
     if data := os.environ.get("ADNERF_TEST_DATA"):
@@ -317,8 +322,8 @@ def real_dataset(tmp_path_factory):
     return folder / "dataset"
 
 
-def test_every_file_and_key_that_the_published_loaders_read(real_dataset):
-    """`load_audface.py` of HeadNeRF and TorsoNeRF, read line by line."""
+def test_files_and_keys_that_the_published_loaders_read(real_dataset):
+    """Everything that `load_audface.py` of HeadNeRF and TorsoNeRF reads."""
     background = cv2.imread(str(real_dataset / "bc.jpg"))
     height, width = background.shape[:2]
     aud = np.load(real_dataset / "aud.npy")
@@ -342,7 +347,7 @@ def test_every_file_and_key_that_the_published_loaders_read(real_dataset):
     assert counts[0] == sum(counts) * 10 // 11 and counts[1] >= 1
 
 
-def test_the_rest_of_the_layout(real_dataset):
+def test_other_files_of_the_dataset(real_dataset):
     manifest = schema.load_manifest(real_dataset)
     assert manifest["speech"] == {"encoder": "whisper"}
     assert all(record["seconds"] >= 0 for record in manifest["steps"].values())
@@ -363,7 +368,7 @@ def test_the_rest_of_the_layout(real_dataset):
             assert cv2.imread(str(real_dataset / name(i))) is not None
 
 
-def test_split_keeps_time_and_leaves_something_to_validate():
+def test_split_keeps_the_order_and_holds_out_at_least_one_frame():
     train, val = transforms.split(np.arange(5, 16))
     assert train.tolist() == list(range(5, 15)) and val.tolist() == [15]
     train, val = transforms.split(np.arange(2))

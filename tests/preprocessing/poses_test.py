@@ -1,4 +1,4 @@
-"""What binds landmarks, flow and bundle adjustment together."""
+"""Refinement of the poses: conventions, and the fallback to the landmarks' poses."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_camera_to_head_and_back(turning):
     np.testing.assert_allclose(back.translation, turning.translation, atol=1e-9)
 
 
-def test_other_axes_and_size_of_the_head_change_no_pixel(turning):
+def test_change_of_axes_and_scale_keeps_the_reprojection(turning):
     rng = np.random.default_rng(0)
     points = rng.normal(0, 5, (20, 3))
     turn = Rotation.from_rotvec([0.1, -0.2, 0.05]).as_matrix()
@@ -36,7 +36,7 @@ def test_other_axes_and_size_of_the_head_change_no_pixel(turning):
     np.testing.assert_allclose(CAMERA.project(changed.move(shape)), CAMERA.project(turning.move(points)), atol=1e-8)
 
 
-def test_a_head_with_nothing_to_follow_keeps_the_landmarks_poses(tmp_path, turning):
+def test_a_head_without_texture_keeps_the_landmarks_poses(tmp_path, turning):
     with VideoWriter(tmp_path / "v.mp4", 64, 64) as writer:
         for _ in range(6):
             writer.write(np.full_like(portrait(0, (64, 64)), 128))

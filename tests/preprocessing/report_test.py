@@ -1,4 +1,4 @@
-"""The report: what is judged, and the picture."""
+"""The report: its checks and the preview."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from adnerf_jax.common.errors import Option
 from adnerf_jax.face import parsing
 from adnerf_jax.face.focal import FocalEstimate
 from adnerf_jax.face.rigid import Pinhole
@@ -16,8 +17,8 @@ from adnerf_jax.preprocessing.survey import Survey
 GOOD = Survey(7500, (), 0.0, 300.0, 0.0005, 0.03, 110.0, -22.0, 0.0)
 
 
-def complaints(survey, fps=25.0, width=512, height=512):
-    return [check.name for check in report.judge(survey, fps, width, height) if not check.ok]
+def failed_checks(survey, fps=25.0, width=512, height=512):
+    return [check.name for check in report.video_checks(survey, fps, width, height) if not check.ok]
 
 
 @pytest.mark.parametrize(
@@ -32,17 +33,17 @@ def complaints(survey, fps=25.0, width=512, height=512):
         ({"sound_clipped": 0.05}, "clipped sound"),
     ],
 )
-def test_each_fault_is_told_alone(change, name):
-    assert complaints(GOOD) == []
-    assert complaints(dataclasses.replace(GOOD, **change)) == [name]
+def test_each_fault_fails_its_check_alone(change, name):
+    assert failed_checks(GOOD) == []
+    assert failed_checks(dataclasses.replace(GOOD, **change)) == [name]
 
 
-def test_what_the_camera_can_do_better_is_told():
-    assert complaints(GOOD, fps=12.0, height=128) == ["shorter side", "frame rate"]
-    assert complaints(dataclasses.replace(GOOD, camera_motion=None)) == []
+def test_size_and_frame_rate_are_checked():
+    assert failed_checks(GOOD, fps=12.0, height=128) == ["shorter side", "frame rate"]
+    assert failed_checks(dataclasses.replace(GOOD, camera_motion=None)) == []
 
 
-def test_the_range_of_poses_is_that_of_the_head():
+def test_range_of_poses():
     yaw = np.linspace(-15, 15, 200)
     transforms = np.tile(np.eye(4), (200, 1, 1))
     transforms[:, :3, :3] = Rotation.from_euler("y", yaw[:, None], degrees=True).as_matrix().transpose(0, 2, 1)
@@ -50,12 +51,12 @@ def test_the_range_of_poses_is_that_of_the_head():
     np.testing.assert_allclose(high - low, [0.96 * 30, 0, 0], atol=0.1)
 
 
-def test_the_preview_shows_parts_axes_and_the_curves_top():
+def test_preview_shows_parts_axes_and_the_maximum_of_the_curve():
     grey = np.full((200, 200, 3), 128, np.uint8)
     parts = np.full((200, 200), parsing.BACKGROUND, np.uint8)
     parts[60:140, 60:140] = parsing.HEAD
     pose = np.eye(4)
-    pose[2, 3] = 0.84  # straight before the camera
+    pose[2, 3] = 0.84  # straight in front of the camera
     curve = np.exp(-0.5 * ((np.arange(-15, 16) - 6) / 2) ** 2).tolist()
     points = np.full((478, 2), 20.0)
     camera = Pinhole(533.0, 100.0, 100.0)
@@ -75,7 +76,7 @@ def test_the_preview_shows_parts_axes_and_the_curves_top():
     assert (empty[:400] == picture[:400]).all() and not (empty[400:] == picture[400:]).all()
 
 
-def test_flicker_counts_what_changes_for_one_frame_and_not_what_moves():
+def test_flicker_counts_changes_of_one_frame_but_not_motion():
     def head(left: int) -> np.ndarray:
         parts = np.full((40, 60), parsing.BACKGROUND, np.uint8)
         parts[10:30, left : left + 20] = parsing.HEAD
@@ -90,16 +91,16 @@ def test_flicker_counts_what_changes_for_one_frame_and_not_what_moves():
 
 
 @pytest.mark.parametrize(
-    "by_motion, wanted",
+    "by_motion, fails",
     [
-        ([1000.0, 950.0, 1060.0], True),  # sure, and the given one lies outside
+        ([1000.0, 950.0, 1060.0], True),  # reliable, and the given one lies outside
         ([1230.0, 1150.0, 1320.0], False),
-        ([600.0, 300.0, 1100.0], False),  # a range that says nothing
+        ([600.0, 300.0, 1100.0], False),  # a range that is too wide
         ([900.0, 500.0, None], False),
     ],
 )
-def test_another_focal_length_is_asked_for_only_where_the_motion_is_sure(by_motion, wanted):
-    check, uncertainty = report._judge_focal(FocalEstimate.from_json(by_motion), 1200.0)
-    assert check.ok != wanted and ("--focal=1000" in check.advice) == wanted
+def test_another_focal_length_is_advised_only_if_the_estimate_is_reliable(by_motion, fails):
+    check, uncertainty = report._focal_checks(FocalEstimate.from_json(by_motion), 1200.0)
+    assert check.ok != fails and (Option("focal", "1000") in check.advice) == fails
     assert (uncertainty.value is None) == (by_motion[2] is None)
     assert FocalEstimate.from_json(by_motion).to_json() == by_motion

@@ -1,4 +1,4 @@
-"""The preparation survives what cameras, phones, disks and people do: one test for each."""
+"""Preparation of unusual and damaged videos, on full disks, and with wrong arguments: one test for each."""
 
 import errno
 import fnmatch
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from clips import clicks, contents, encode, fails, film_portrait, onset, portrait
 
+from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.data import schema
 from adnerf_jax.face.landmarks import count_faces, detect_video
 from adnerf_jax.media.audio import read_audio
@@ -22,19 +23,21 @@ from adnerf_jax.preprocessing.__main__ import main
 from adnerf_jax.preprocessing.clip import Clip
 from adnerf_jax.preprocessing.synthetic_subject.film import make_subject
 
-MOMENT = 1.2  # seconds at which a corner lights up and a click is heard
+MOMENT = 1.2  # seconds, time of a flash in a corner and of a click
 SECONDS = 2.4
 
 
 def record(path, times, size=(64, 64), **options):
-    """A portrait whose upper left corner is lit from `MOMENT` on, with a click; pictures at these times."""
+    """A portrait with pictures at `times`, whose upper left corner is lit from `MOMENT` on, and with a click then."""
     pictures = []
     for time in times:
         picture = portrait(round(25 * time), size)
         picture[:8, :8] = 255 if time >= MOMENT - 1e-6 else 0
         pictures.append(picture)
-    sound = clicks(16000, SECONDS, MOMENT) + 0.02 * np.sin(np.arange(round(SECONDS * 16000))).astype(np.float32)
-    encode(path, times, pictures, (sound[None], 16000), **options)
+    sound = clicks(SAMPLE_RATE, SECONDS, MOMENT) + 0.02 * np.sin(np.arange(round(SECONDS * SAMPLE_RATE))).astype(
+        np.float32
+    )
+    encode(path, times, pictures, (sound[None], SAMPLE_RATE), **options)
     return path
 
 
@@ -48,7 +51,7 @@ def count_frames(out):
 
 
 def lit(out, count, corner=(2, 2)):
-    """Which frames show the lit corner."""
+    """The frames that show the lit corner."""
     pictures = [cv2.imread(str(out / schema.original_image(i))) for i in range(count)]
     assert not (out / schema.original_image(count)).exists()
     return [i for i, picture in enumerate(pictures) if picture[corner].mean() > 128]
@@ -65,15 +68,15 @@ RATES = {
 
 
 @pytest.mark.parametrize("times", [*RATES.values(), irregular(np.random.default_rng(0))], ids=[*RATES, "variable"])
-def test_any_rate_becomes_25_with_the_sound_in_step(nets, tmp_path, times):
+def test_any_frame_rate_becomes_25_in_sync_with_the_sound(nets, tmp_path, times):
     out = prepared(record(tmp_path / "v.mkv", times), tmp_path / "d")
     frames = count_frames(out)
-    assert abs(frames - SECONDS * 25) <= 1
+    assert abs(frames - SECONDS * FPS) <= 1
     first_lit = times[times >= MOMENT - 1e-6][0]
     shown = lit(out, frames)
     assert shown == list(range(shown[0], frames))
     assert -0.002 <= shown[0] / 25 - first_lit < 0.041  # the first frame at which the picture is on screen
-    assert onset(read_audio(out / schema.SOUND, 16000), 16000) == pytest.approx(MOMENT, abs=0.005)
+    assert onset(read_audio(out / schema.SOUND), SAMPLE_RATE) == pytest.approx(MOMENT, abs=0.005)
     assert len(schema.load_audio_windows(out)) == frames
 
 
@@ -104,7 +107,7 @@ def test_a_phones_rotated_video_comes_out_upright(nets, tmp_path):
     assert sorted(map(len, corners)) == [0, count_frames(out) - 30]
 
 
-def test_large_frames_are_shrunk_as_told(nets, tmp_path):
+def test_large_frames_are_downscaled_to_max_side(nets, tmp_path):
     video = record(tmp_path / "v.mp4", STEADY, (540, 960), codec="aac")
     out = prepared(video, tmp_path / "d", "--max_side", "160")
     assert cv2.imread(str(out / schema.lossless_image(5))).shape == (90, 160, 3)
@@ -113,13 +116,17 @@ def test_large_frames_are_shrunk_as_told(nets, tmp_path):
     assert cv2.imread(str(again / schema.lossless_image(5))).shape == (54, 96, 3)
 
 
-def test_a_4k_video_is_shrunk(nets, tmp_path):
+def test_a_4k_video_is_downscaled(nets, tmp_path):
     dark = portrait(0, (2160, 3840))
     bright = dark.copy()
     bright[:200, :200] = 255
-    tone = 0.1 * np.sin(np.arange(round(SECONDS * 16000)) / 10)
+    tone = 0.1 * np.sin(np.arange(round(SECONDS * SAMPLE_RATE)) / 10)
     encode(
-        tmp_path / "v.mp4", [0.0, 0.4, 0.8, 1.2, 1.6, 2.0], [dark] * 3 + [bright] * 3, (tone[None], 16000), codec="aac"
+        tmp_path / "v.mp4",
+        [0.0, 0.4, 0.8, 1.2, 1.6, 2.0],
+        [dark] * 3 + [bright] * 3,
+        (tone[None], SAMPLE_RATE),
+        codec="aac",
     )
     out = prepared(tmp_path / "v.mp4", tmp_path / "d", "--max_side", "320")
     frames = count_frames(out)
@@ -131,23 +138,23 @@ def test_a_4k_video_is_shrunk(nets, tmp_path):
 
 
 @pytest.mark.parametrize("size", [2, 16, 40])
-def test_tiny_frames_are_warned_of_and_in_the_end_only_lack_a_face(nets, tmp_path, monkeypatch, capsys, size):
+def test_tiny_frames_cause_a_warning_and_fail_only_for_lack_of_a_face(nets, tmp_path, monkeypatch, capsys, size):
     video = film_portrait(tmp_path / "v.mp4", size=size)
     out = prepared(video, tmp_path / "d")
     assert cv2.imread(str(out / schema.BACKGROUND)).shape == (size, size, 3)
-    assert f"warning: shorter side {size} px: film larger than 256 pixels" in capsys.readouterr().err
+    assert f"warning: shorter side {size} px: film at 256 pixels or more" in capsys.readouterr().err
     monkeypatch.setattr(steps.face_landmarks, "detect_video", detect_video)
     line = fails(capsys, "--video", video, "--out", tmp_path / "e", "--speech", "logmel")
     assert "a face was found in 0 of 55 frames" in line
 
 
-def test_pictures_that_change_their_size_on_the_way_all_get_the_first_ones(nets, tmp_path):
+def test_pictures_that_change_size_are_resized_to_the_first(nets, tmp_path):
     parts = [tmp_path / f"{size}.ts" for size in (64, 96)]
     for part, size in zip(parts, (64, 96), strict=True):
         later = (size == 96) * SECONDS
-        tone = 0.1 * np.sin(np.arange(round(SECONDS * 16000)) / 10)
-        still = [portrait(0, (size, size))] * len(STEADY)
-        encode(part, STEADY + later, still, (tone[None], 16000), (later,), codec="aac")
+        tone = 0.1 * np.sin(np.arange(round(SECONDS * SAMPLE_RATE)) / 10)
+        static = [portrait(0, (size, size))] * len(STEADY)
+        encode(part, STEADY + later, static, (tone[None], SAMPLE_RATE), (later,), codec="aac")
     (tmp_path / "v.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
     out = prepared(tmp_path / "v.ts", tmp_path / "d")
     assert abs(count_frames(out) - 120) <= 1
@@ -155,14 +162,14 @@ def test_pictures_that_change_their_size_on_the_way_all_get_the_first_ones(nets,
 
 
 @pytest.mark.parametrize("turn", [{}, {"rotate": {"degrees": 90}}])
-def test_pictures_of_another_size_are_the_means_over_areas(tmp_path, turn):
+def test_resized_pictures_are_means_over_areas(tmp_path, turn):
     encode(tmp_path / "v.mp4", STEADY[:3], [cv2.GaussianBlur(portrait(9, (150, 250)), (0, 0), 3)] * 3, **turn)
     own, small = (next(read_frames(tmp_path / "v.mp4", size=size)) for size in (None, (50, 70)))
     means = cv2.resize(own, (50, 70), interpolation=cv2.INTER_AREA)
-    assert np.abs(small.astype(int) - means).mean() < 0.5  # colours and brightness are averaged apart
+    assert np.abs(small.astype(int) - means).mean() < 0.5  # chroma and luma are averaged separately
 
 
-def test_a_recording_of_a_browser_tells_neither_length_nor_rate(tmp_path):
+def test_a_browser_recording_without_duration_and_frame_rate(tmp_path):
     times = irregular(np.random.default_rng(1))
     tone = 0.1 * np.sin(np.arange(round(SECONDS * 48000)) / 10)
     with av.open(str(tmp_path / "v.webm"), "w", format="webm", options={"live": "1"}) as out:
@@ -182,7 +189,7 @@ def test_a_recording_of_a_browser_tells_neither_length_nor_rate(tmp_path):
     )
 
 
-def test_a_damaged_time_stamp_does_not_stop_the_clock(tmp_path):
+def test_a_damaged_time_stamp_does_not_add_frames(tmp_path):
     encode(tmp_path / "v.mkv", [*STEADY, 40_000.0], [portrait(0, (64, 64))] * (len(STEADY) + 1))
     assert abs(sum(1 for _ in read_frames(tmp_path / "v.mkv")) - len(STEADY)) <= 1
 
@@ -217,12 +224,12 @@ def test_any_file_name(nets, tmp_path, monkeypatch, name):
     )
 
 
-def test_a_folder_is_no_video(tmp_path, capsys):
+def test_a_folder_as_video_is_refused(tmp_path, capsys):
     line = fails(capsys, "--video", tmp_path, "--out", tmp_path / "d")
     assert str(tmp_path) in line and not (tmp_path / "d").exists()
 
 
-def test_an_empty_name_of_the_folder(tmp_path, capsys):
+def test_an_empty_out_is_refused(tmp_path, capsys):
     assert "--out is empty" in fails(capsys, "--video", str(tmp_path / "me.mp4"), "--out", "")
 
 
@@ -232,9 +239,9 @@ def test_misspelt_and_missing_options(capsys):
     assert "argument --focal: invalid float value: 'long'" in fails(capsys, "--focal", "long")
 
 
-def test_a_file_that_may_not_be_read(capsys):
+def test_a_file_without_read_permission_is_refused(capsys):
     user = os.geteuid()
-    # Not below `tmp_path`, which is closed to everybody but its owner.
+    # Not below `tmp_path`, which only its owner may enter.
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder).chmod(0o755)
         video = film_portrait(pathlib.Path(folder) / "v.mp4")
@@ -248,20 +255,20 @@ def test_a_file_that_may_not_be_read(capsys):
     assert "permission" in line.lower()
 
 
-def test_a_file_without_its_index_is_refused(tmp_path, capsys):
+def test_a_truncated_file_without_its_index_is_refused(tmp_path, capsys):
     whole = record(tmp_path / "v.mp4", STEADY, codec="aac").read_bytes()  # the index is at the end
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
     assert "cut.mp4" in fails(capsys, "--video", tmp_path / "cut.mp4", "--out", tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
-def test_of_a_truncated_file_the_part_before_is_used_and_this_is_said(nets, tmp_path, capsys):
+def test_the_readable_part_of_a_truncated_file_is_used_with_a_warning(nets, tmp_path, capsys):
     whole = film_portrait(tmp_path / "v.mp4", frames=100).read_bytes()  # the index is at the front
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 4 // 5])
     out = prepared(tmp_path / "cut.mp4", tmp_path / "d")
     frames = count_frames(out)
     assert 50 <= frames < 95 and len(schema.load_audio_windows(out)) == frames
-    assert "it may be damaged" in capsys.readouterr().err
+    assert "the file may be damaged" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +278,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(video, tmp_path_factory):
-    """What an undisturbed run makes of it."""
+    """The dataset of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
         from clips import stand_in
 
@@ -289,14 +296,14 @@ STEPS = ("frames", "landmarks", "sound", "parsing", "pose", "background", "image
 
 @pytest.mark.parametrize("what", ["disk full", "interrupted"])
 @pytest.mark.parametrize("name", STEPS)
-def test_disturbed_at_any_step_the_next_run_ends_as_if_nothing_had_been(
+def test_after_a_failure_in_any_step_the_next_run_gives_the_same_dataset(
     nets, video, whole, tmp_path, monkeypatch, capsys, name, what
 ):
     steps = {step.name: step for step in _steps(video)}
     assert tuple(steps) == STEPS
     replace, written = os.replace, []
 
-    def disturbed(source, target, **options):
+    def failing(source, target, **options):
         relative = str(pathlib.Path(target).relative_to(tmp_path / "d"))
         if any(fnmatch.fnmatch(relative, pattern) for pattern in steps[name].writes):
             written.append(relative)
@@ -306,7 +313,7 @@ def test_disturbed_at_any_step_the_next_run_ends_as_if_nothing_had_been(
                 raise KeyboardInterrupt
         replace(source, target, **options)
 
-    monkeypatch.setattr(os, "replace", disturbed)
+    monkeypatch.setattr(os, "replace", failing)
     status = main(["--video", str(video), "--out", str(tmp_path / "d"), "--speech", "logmel"])
     assert status == (1 if what == "disk full" else 130) and written
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -316,8 +323,8 @@ def test_disturbed_at_any_step_the_next_run_ends_as_if_nothing_had_been(
     assert contents(prepared(video, tmp_path / "d")) == whole
 
 
-@pytest.mark.parametrize("away", [range(10, 14), range(5)], ids=["meanwhile", "at first"])
-def test_of_two_faces_the_larger_one_is_followed_throughout(tmp_path, away):
+@pytest.mark.parametrize("away", [range(10, 14), range(5)], ids=["in between", "at first"])
+def test_of_two_faces_the_larger_one_is_tracked(tmp_path, away):
     make_subject(tmp_path, size=96, seconds=2, driving_seconds=2)
     frames = []
     for k, rgb in enumerate(read_frames(tmp_path / "subject.mp4", duration=1.2)):
@@ -328,5 +335,5 @@ def test_of_two_faces_the_larger_one_is_followed_throughout(tmp_path, away):
         frames.append(scene)
     assert [count_faces(scene) for scene in (frames[-1], frames[away[0]], np.full_like(frames[0], 90))] == [2, 1, 0]
     found = detect_video(frames)
-    assert not found.valid[away].any() and found.valid[14:].all()  # seen at the latest in the 12th frame
+    assert not found.valid[away].any() and found.valid[14:].all()  # found again by the 12th frame at the latest
     assert (found.points[found.valid, :, 0].mean(1) > 180).all()

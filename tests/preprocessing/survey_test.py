@@ -1,4 +1,4 @@
-"""What a video is like: cuts, camera, light and sound, on made-up videos and on real ones."""
+"""The survey: cuts, camera, light and sound, of synthetic videos and of real ones."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.timing import SAMPLE_RATE
 from adnerf_jax.media.video import VideoWriter, probe
 from adnerf_jax.preprocessing import pipeline
 from adnerf_jax.preprocessing.__main__ import main
@@ -24,8 +25,8 @@ def wall(seed, size=SIZE):
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
 
 
-def film(path, frames, wall_of=lambda k: 0, shift=lambda k: 0, light=lambda k: 1.0, loudness=0.1, size=SIZE, lead=0):
-    """A disc that nods before a wall; sound that is a tone of 200 Hz in frames of an even `wall_of`, else 800 Hz."""
+def film(path, frames, wall_of=lambda k: 0, shift=lambda k: 0, light=lambda k: 1.0, loudness=0.1, size=SIZE):
+    """A disc that nods in front of a wall, and a tone: 200 Hz in frames with an even `wall_of`, else 800 Hz."""
     walls = {}
     height, width = size
     pitch = np.repeat([200.0 if wall_of(k) % 2 == 0 else 800.0 for k in range(frames)], 640)
@@ -40,12 +41,12 @@ def film(path, frames, wall_of=lambda k: 0, shift=lambda k: 0, light=lambda k: 1
     return path
 
 
-def look(path):
+def survey_of(path):
     return survey_video(probe(path))
 
 
-def test_a_still_camera_in_steady_light_is_not_complained_of(tmp_path):
-    survey = look(film(tmp_path / "v.mp4", 60))
+def test_a_static_camera_in_constant_light_passes(tmp_path):
+    survey = survey_of(film(tmp_path / "v.mp4", 60))
     assert survey.cuts == () and (survey.start, survey.duration) == (0.0, 2.4) and survey.frames == 60
     assert survey.camera_motion < 0.002 and survey.light_change < 0.05
     assert survey.sound_level == pytest.approx(20 * np.log10(0.1 / np.sqrt(2)), abs=0.5)  # AAC
@@ -53,21 +54,21 @@ def test_a_still_camera_in_steady_light_is_not_complained_of(tmp_path):
 
 
 def test_a_moving_camera_is_measured(tmp_path):
-    pan = look(film(tmp_path / "pan.mp4", 75, shift=lambda k: k // 4))  # 6 of 128 pixels a second
+    pan = survey_of(film(tmp_path / "pan.mp4", 75, shift=lambda k: k // 4))  # 6 of 128 pixels a second
     assert pan.camera_motion == pytest.approx(6.25 / 128, rel=0.2) and pan.cuts == ()
 
 
-def test_a_moving_camera_is_warned_of_with_its_measure(tmp_path, nets, capsys):
+def test_a_moving_camera_causes_a_warning_with_its_motion(tmp_path, nets, capsys):
     video = film(tmp_path / "pan.mp4", 75, shift=lambda k: k // 4)
     assert main(["--video", str(video), "--out", str(tmp_path / "d"), "--speech", "logmel"]) == 0
-    said = re.search(
-        r"warning: camera motion ([\d.]+) % of the width in a second: put .* tripod", capsys.readouterr().err
+    warning = re.search(
+        r"warning: camera motion ([\d.]+) % of the width per second: put .* tripod", capsys.readouterr().err
     )
-    assert float(said[1]) == pytest.approx(100 * 6.25 / 128, rel=0.2)
+    assert float(warning[1]) == pytest.approx(100 * 6.25 / 128, rel=0.2)
 
 
-def test_changing_light_is_measured_and_no_cut(tmp_path):
-    flicker = look(film(tmp_path / "light.mp4", 60, light=lambda k: 0.6 if k > 30 else 1.0))
+def test_changing_light_is_measured_and_is_not_a_cut(tmp_path):
+    flicker = survey_of(film(tmp_path / "light.mp4", 60, light=lambda k: 0.6 if k > 30 else 1.0))
     assert flicker.light_change > 0.3 and flicker.cuts == ()
 
 
@@ -81,10 +82,10 @@ def test_hard_cuts_are_found_and_flashes_are_not():
     assert find_cuts(moving).tolist() == []
 
 
-def test_the_longest_shot_is_used_with_its_own_sound(tmp_path):
-    survey = look(film(tmp_path / "v.mp4", 100, wall_of=lambda k: 0 if k < 30 else 1))
+def test_the_longest_shot_is_chosen(tmp_path):
+    survey = survey_of(film(tmp_path / "v.mp4", 100, wall_of=lambda k: 0 if k < 30 else 1))
     assert survey.cuts == (1.2,) and (survey.start, survey.duration) == (1.2, 2.8)
-    assert look(film(tmp_path / "w.mp4", 100, wall_of=lambda k: k // 55)).duration == 2.2
+    assert survey_of(film(tmp_path / "w.mp4", 100, wall_of=lambda k: k // 55)).duration == 2.2
 
 
 def fails(capsys, *argv):
@@ -92,7 +93,7 @@ def fails(capsys, *argv):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_silence_a_short_shot_and_a_small_side_are_refused_before_any_work(tmp_path, capsys):
+def test_silence_a_short_shot_and_a_small_side_are_refused_first(tmp_path, capsys):
     out = tmp_path / "d"
     silent = film(tmp_path / "silent.mp4", 60, loudness=0.0)
     assert "is silent" in fails(capsys, "--video", silent, "--out", out)
@@ -101,20 +102,20 @@ def test_silence_a_short_shot_and_a_small_side_are_refused_before_any_work(tmp_p
     assert "is silent" in fails(capsys, "--video", mute, "--out", out)
     cut = film(tmp_path / "cut.mp4", 60, wall_of=lambda k: k // 35)
     assert "its longest shot lasts 1.4 s: give at least 2 s" in fails(capsys, "--video", cut, "--out", out)
-    assert "at least 64 pixels" in fails(capsys, "--video", cut, "--out", out, "--max_side", 10)
+    assert "--max_side is 10: give at least 64 pixels" in fails(capsys, "--video", cut, "--out", out, "--max_side", 10)
     assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["obama/obama_20s_450.mp4", "lieu/lieu_60s_256.mp4"])
-def test_real_portraits_are_one_shot_by_a_still_camera(name):
+def test_real_portraits_are_one_shot_of_a_static_camera(name):
     if "ADNERF_TEST_DATA" not in os.environ:
         pytest.skip("needs the recordings in ADNERF_TEST_DATA")
-    survey = look(pathlib.Path(os.environ["ADNERF_TEST_DATA"]) / name)
+    survey = survey_of(pathlib.Path(os.environ["ADNERF_TEST_DATA"]) / name)
     assert survey.cuts == () and survey.camera_motion < 0.004 and not survey.silent and survey.light_change < 0.15
 
 
-def test_only_the_shot_reaches_the_steps_and_large_frames_are_shrunk(tmp_path, monkeypatch, capsys):
-    """The first step's pictures and the sound are those of the shot; the rest is not needed to see that."""
+def test_the_steps_get_only_the_shot_and_downscaled_frames(tmp_path, monkeypatch, capsys):
+    """The clip's frames and sound are those of the longest shot."""
     video = film(tmp_path / "v.mp4", 100, wall_of=lambda k: 0 if k < 30 else 1, size=(200, 300))
     jobs = []
 
@@ -124,10 +125,10 @@ def test_only_the_shot_reaches_the_steps_and_large_frames_are_shrunk(tmp_path, m
 
     monkeypatch.setattr(pipeline, "make_steps", stop)
     assert main(["--video", str(video), "--out", str(tmp_path / "d"), "--speech", "logmel", "--max_side", "150"]) == 2
-    assert "only its longest shot is used, from 1.20 to 4.00 s" in capsys.readouterr().err
+    assert "only the longest shot is used, from 1.20 to 4.00 s" in capsys.readouterr().err
     clip = jobs[0].clip
     assert (clip.width, clip.height, clip.expected_frames) == (150, 100, 70) and jobs[0].focal == 8 / 3 * 150
     frames = list(clip.frames())
     assert len(frames) == 70 and frames[0].shape == (100, 150, 3)
-    spectrum = np.abs(np.fft.rfft(clip.sound(16000, 70)))
-    assert spectrum.argmax() * 16000 / (70 * 640) == pytest.approx(800, abs=2)
+    spectrum = np.abs(np.fft.rfft(clip.sound(SAMPLE_RATE, 70)))
+    assert spectrum.argmax() * SAMPLE_RATE / (70 * 640) == pytest.approx(800, abs=2)

@@ -1,17 +1,16 @@
-"""The built-in subject's speech: sound and mouth belong together, through the phones and not through loudness."""
+"""The built-in subject's speech: phones relate the sound to the mouth, loudness does not."""
 
 import chex
 import numpy as np
 import pytest
 
+from adnerf_jax.common.timing import FPS
 from adnerf_jax.preprocessing.synthetic_subject import voice as subject_voice
 from adnerf_jax.speech import features as speech
 
-FPS = 25
-
 
 def _opening(utterance: subject_voice.Utterance) -> np.ndarray:
-    """The opening to be seen, [N]."""
+    """The visible opening, [N]."""
     columns = dict(zip(subject_voice.ARTICULATORS, utterance.articulation.T, strict=True))
     return columns["open"] * (1 - columns["press"])
 
@@ -33,7 +32,7 @@ def _best_correlation(a: np.ndarray, b: np.ndarray) -> float:
     )
 
 
-def test_the_shapes_and_ranges():
+def test_shapes_and_ranges():
     utterance = subject_voice.speak(2.5, seed=3)
     chex.assert_shape(utterance.samples, (40000,))
     chex.assert_shape(utterance.articulation, (62, len(subject_voice.ARTICULATORS)))
@@ -53,7 +52,7 @@ def test_the_phones_fill_the_time():
     assert set(names) <= set(subject_voice.PHONES)
 
 
-def test_a_seed_is_an_utterance():
+def test_the_seed_determines_the_utterance():
     first, again, other = (subject_voice.speak(2.0, seed) for seed in (5, 5, 6))
     chex.assert_trees_all_equal(first.samples, again.samples)
     assert first.phones == again.phones
@@ -61,21 +60,21 @@ def test_a_seed_is_an_utterance():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_ten_seconds_train_on_every_phone(seed):
+def test_the_training_frames_of_ten_seconds_hold_every_phone(seed):
     heard = {name for name, _, end in subject_voice.speak(10.0, seed).phones if end < 10 * 10 / 11}
     assert heard == set(subject_voice.PHONES)
 
 
 @pytest.mark.parametrize("seconds, seeds", [(2.0, 8), (4.0, 5), (10.0, 2)])
-def test_loudness_does_not_tell_the_opening(seconds, seeds):
+def test_loudness_does_not_predict_the_opening(seconds, seeds):
     for seed in range(seeds):
         utterance = subject_voice.speak(seconds, seed)
         for loudness in _loudness(utterance):
             assert _best_correlation(_opening(utterance), loudness) <= 0.6
-            assert _best_correlation(_opening(utterance), -loudness) <= 0.6  # nor does its opposite
+            assert _best_correlation(_opening(utterance), -loudness) <= 0.6  # nor does its negative
 
 
-def test_the_lips_close_and_tuck_where_they_must():
+def test_seals_are_completed():
     utterance = subject_voice.speak(10.0, seed=0)
     columns = dict(zip(subject_voice.ARTICULATORS, utterance.articulation.T, strict=True))
     time = np.arange(len(utterance.articulation)) / FPS
@@ -92,16 +91,16 @@ def test_the_lips_close_and_tuck_where_they_must():
 
 def test_the_mouth_moves_smoothly_and_ahead_of_the_sound():
     utterance = subject_voice.speak(4.0, seed=2, fps=200)
-    # The quickest movement takes 90 ms along half a cosine: pi / 2 / 0.09 s = 17.5 times its range a second.
+    # The fastest movement takes 90 ms along half a cosine: at most pi / 2 / 0.09 s = 17.5 times its range per second.
     ranges = np.array([1, 2, 1, 1, 1])  # `wide` goes from -1 to 1
     assert np.abs(np.diff(utterance.articulation, axis=0) / ranges).max() * 200 < 17.6
     press = utterance.articulation[:, subject_voice.ARTICULATORS.index("press")]
     starts = [start for name, start, _ in utterance.phones if subject_voice.PHONES[name].seals == "press"]
     for start in starts:
-        assert 0.4 < press[round((start - 0.045) * 200)]  # half-way there before it is heard
+        assert 0.4 < press[round((start - 0.045) * 200)]  # half closed before the phone is heard
 
 
-def test_vowels_sound_as_their_formants_say():
+def test_vowels_have_their_formants():
     """The spectrum's two strongest regions of AA, IY and UW lie where the vowel's first two formants are."""
     utterance = subject_voice.speak(10.0, seed=0)
     for name, low_band, high_band in (("AA", (550, 900), (900, 1300)), ("IY", (180, 400), (2000, 2600))):
@@ -114,12 +113,12 @@ def test_vowels_sound_as_their_formants_say():
             def band(low, high, power=power, hertz=hertz):
                 return power[(hertz >= low) & (hertz < high)].max()
 
-            assert band(*low_band) > 3 * band(1500, 1800)  # between the formants lies a valley
+            assert band(*low_band) > 3 * band(1500, 1800)  # the valley between the formants
             assert band(*high_band) > 3 * band(1500, 1800)
 
 
-def test_speech_features_tell_the_opening_and_loudness_does_not():
-    """A ridge regression learnt on ten seconds reads the mouth of another sequence, from Whisper; not from loudness."""
+def test_speech_features_predict_the_opening_and_loudness_does_not():
+    """A ridge regression on ten seconds predicts another sequence's opening from Whisper, but not from loudness."""
     encoder = speech.get_encoder("whisper")
     train, test = subject_voice.speak(10.0, seed=0), subject_voice.speak(4.0, seed=1)
     # These seeds give 0.91 and 0.53. Over twenty other pairs: 0.85 ... 0.95, mean 0.91, and 0.07 ... 0.70, mean 0.37.
@@ -128,14 +127,14 @@ def test_speech_features_tell_the_opening_and_loudness_does_not():
 
 
 def _score(rows_of, train: subject_voice.Utterance, test: subject_voice.Utterance) -> float:
-    """Correlation at lag 0 of the opening with what is predicted from `rows_of` an utterance."""
+    """Correlation at lag 0 of the opening with the prediction from `rows_of` an utterance."""
     count = len(train.articulation) * 10 // 11
-    known, asked = (rows_of(u).reshape(len(u.articulation), -1) for u in (train, test))
-    return np.corrcoef(_ridge(known[:count], _opening(train)[:count], asked), _opening(test))[0, 1]
+    known, queries = (rows_of(u).reshape(len(u.articulation), -1) for u in (train, test))
+    return np.corrcoef(_ridge(known[:count], _opening(train)[:count], queries), _opening(test))[0, 1]
 
 
 def _loudness_windows(utterance: subject_voice.Utterance) -> np.ndarray:
-    """What a frame's speech window would be with loudness, linear and logarithmic, as its features: [N, 16, 2]."""
+    """Speech windows with loudness, linear and logarithmic, as the features: [N, 16, 2]."""
     rms = np.sqrt((utterance.samples.reshape(-1, 320) ** 2).mean(1))
     return speech.windows(np.column_stack([rms / rms.std(), np.log10(rms + 1e-5)]), len(utterance.articulation))
 

@@ -1,13 +1,13 @@
 """The built-in subject's body: one textured mesh of head, hair, ears, eyes, mouth, neck and shoulders.
 
-Everything behind the face is procedural and grows from the face mesh's border. Centimetres; axes as in `subject_face`.
+Everything behind the face is procedural and extends the border of the face mesh. Units and axes are those of `face.py`.
 """
 
 import dataclasses
 
 import numpy as np
 
-from adnerf_jax.preprocessing.synthetic_subject import paint as paint
+from adnerf_jax.preprocessing.synthetic_subject import paint
 from adnerf_jax.preprocessing.synthetic_subject.face import (
     INNER_LIP_LOWER,
     INNER_LIP_UPPER,
@@ -30,20 +30,21 @@ from adnerf_jax.preprocessing.synthetic_subject.face import (
 )
 from adnerf_jax.preprocessing.synthetic_subject.raster import rims, subdivide
 
-CHART_SIDE = 1040  # px of the unrolled head's picture
-CHART_SCALE = 20.0  # px per cm in it
-CHART_CENTRE = np.array([0.0, 0.5])  # cm: straight between the eyes and the mouth
+# The chart is the unwrapped head, the face in the middle and the scalp around it.
+CHART_SIDE = 1040  # px
+CHART_SCALE = 20.0  # px per cm
+CHART_CENTRE = np.array([0.0, 0.5])  # cm, between the eyes and the mouth
 SKULL_CENTRE = np.array([0.0, 1.4, -3.2])
 
-# Where hair begins: cm outwards from the face mesh's border (negative: on the forehead), by the angle in the chart
-# (0 = the person's left side, 90 = up; the other side is the mirror image but for the parting).
+# The hairline: distance in cm outwards from the face mesh's border (negative: on the forehead) by the angle in the
+# chart in degrees (0: the person's left side, 90: up). It is symmetric.
 HAIRLINE_ANGLE = [-90, -60, -32, -20, -12, -6, 2, 12, 22, 35, 48, 60, 75, 90]
 HAIRLINE_OFFSET = [16, 11, 6.5, 5.2, 3.6, 0.9, 0.5, 0.6, 0.5, 0.1, -0.25, -0.5, -0.7, -0.75]
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """A rigid movement x -> rotation @ x + translation of head or shoulders into the camera's frame (cm)."""
+    """The rigid transform x -> rotation @ x + translation of head or shoulders into the camera's frame (cm)."""
 
     rotation: np.ndarray
     translation: np.ndarray
@@ -53,18 +54,18 @@ class Motion:
 
 
 class _Atlas:
-    """Pictures on one sheet: the head's chart on the left, the others stacked beside it."""
+    """Texture atlas: the head's chart on the left, the other pictures stacked beside it."""
 
     def __init__(self, height: int, width: int):
         self.sheet = np.zeros((height, width, 3), np.float32)
         self._x, self._y = 0, 0
 
     def add(self, picture: np.ndarray, new_column: bool = False) -> np.ndarray:
-        """Places `picture` and returns the px of its first pixel, `[2]`."""
+        """Places `picture` and returns the coordinates `[2]` of its first pixel."""
         if new_column:
             self._x, self._y = CHART_SIDE + 8, 0
         height, width = picture.shape[:2]
-        # A margin of repeated pixels keeps bilinear look-ups inside.
+        # A margin of repeated pixels keeps bilinear interpolation within the picture.
         place = self.sheet[self._y : self._y + height + 4, self._x : self._x + width + 4]
         place[:] = np.pad(picture, ((2, 2), (2, 2), (0, 0)), "edge")
         corner = np.array([self._x + 2.0, self._y + 2.0])
@@ -75,7 +76,7 @@ class _Atlas:
 def grid(rows: int, columns: int, closed: bool) -> np.ndarray:
     """Triangles over a `rows` x `columns` grid of vertices (row-major); `closed` joins the last column to the first.
 
-    The front is where columns run to the right and rows run down.
+    Seen from the front, columns run to the right and rows run down.
     """
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
     after = (column + 1) % columns
@@ -85,7 +86,7 @@ def grid(rows: int, columns: int, closed: bool) -> np.ndarray:
 
 
 def loft(loop: np.ndarray, first: int, rings: int) -> np.ndarray:
-    """Triangles that continue a mesh from its border `loop` (as `rims` gives it) over `rings` rings.
+    """Triangles that extend a mesh from its border `loop` (an element of `rims`) by `rings` rings.
 
     The rings' vertices are numbered from `first`, each ring in the loop's order.
     """
@@ -97,23 +98,30 @@ def loft(loop: np.ndarray, first: int, rings: int) -> np.ndarray:
 
 
 class Figure:
-    """The subject: a fixed mesh and texture, and where its vertices are at a moment.
+    """The subject: a mesh of fixed topology and texture, with vertices as a function of pose and expression.
 
     Attributes:
-      triangles: `[T, 3]` counter-clockwise from outside.
-      is_torso: `[T]` the neck and the shirt (the others are the head's).
-      texture: `[H, W, 3]` float32 RGB 0..255; coordinates: `[V, 2]` px in it.
-      gloss: `[V]` strength of the highlight.
+      triangles: `[T, 3]`, counter-clockwise from outside.
+      is_torso: bool `[T]`, triangles of the neck and the shirt; the others belong to the head.
+      texture: `[H, W, 3]` float32 RGB 0..255.
+      coordinates: `[V, 2]`, texture coordinates in pixels.
+      gloss: `[V]`, strength of the specular highlight.
       face: the control mesh; the first 468 vertices of the figure are its landmarks.
     """
 
     def __init__(self, canonical: np.ndarray, triangles: np.ndarray, seed: int = 0):
-        """Args: the landmark net's mesh (`[468, 3]` cm, `[898, 3]`) and the painter's seed."""
+        """Builds the mesh and paints its texture.
+
+        Args:
+          canonical, triangles: mesh of the landmark network, `[468, 3]` cm and `[898, 3]`.
+          seed: of the texture.
+        """
         self._rng = np.random.default_rng(seed)
         self.face = Face(canonical, triangles)
         self._subdivision, self._skin_triangles = subdivide(self.face.triangles, len(canonical))
         self._atlas = _Atlas(1300, CHART_SIDE + 560)
-        self._count, self._parts = 0, []
+        self._count = 0
+        self._parts: list[tuple[np.ndarray, np.ndarray, float, bool]] = []  # arguments of `_add`
         self._build_head()
         self._build_eyes()
         self._build_mouth()
@@ -131,15 +139,15 @@ class Figure:
         self._count += len(coordinates)
 
     def landmarks(self, articulation: np.ndarray, eyes: np.ndarray) -> np.ndarray:
-        """`[468, 3]` cm in the head's frame: the visible surface's points under the tracker's vertex numbers."""
+        """Points `[468, 3]` cm of the visible surface in the head's frame, in the order of the landmarks."""
         return self._subdivision[:468] @ self.face.pose(articulation, eyes)
 
     def vertices(self, head: Motion, torso: Motion, articulation: np.ndarray, eyes: np.ndarray) -> np.ndarray:
         """All vertices in the camera's frame, `[V, 3]` cm.
 
         Args:
-          head, torso: where head and shoulders are.
-          articulation, eyes: as `subject_face.Face.pose` takes them.
+          head, torso: poses of head and shoulders.
+          articulation, eyes: as `face.Face.pose` takes them.
         """
         skin = self._subdivision @ self.face.pose(articulation, eyes)
         drop = JAW_DROP * jaw_opening(articulation)
@@ -150,7 +158,7 @@ class Figure:
         neck = self._neck_follow * head(self._neck) + (1.0 - self._neck_follow) * torso(self._neck)
         return np.concatenate([head(np.concatenate(on_head)), neck, torso(self._shirt)])
 
-    # Head: the face, continued from its border over a skull; hair is the same surface, lifted and painted.
+    # Head: the face, extended from its border over a skull; hair is the same surface, displaced and painted.
 
     def _build_head(self) -> None:
         rest = self._subdivision @ self.face.pose(np.zeros(5), np.ones(2))
@@ -178,7 +186,7 @@ class Figure:
         away = positions - SKULL_CENTRE
         away /= np.linalg.norm(away, axis=-1, keepdims=True)
         thickness = (0.55 + 0.85 * smoothstep(-0.2, 0.8, away[:, 1])) * smoothstep(-0.1, 1.8, depth)
-        # Locks: bumps a few centimetres long that run backwards.
+        # Locks: ridges a few centimetres wide that run backwards.
         angle = np.arctan2(away[:, 1], away[:, 0])
         locks = np.sin(11 * angle + 0.8 * positions[:, 2]) + 0.7 * np.sin(17 * angle - 0.9 * positions[:, 2] + 1)
         thickness *= 1.0 + 0.10 * locks
@@ -192,7 +200,7 @@ class Figure:
         self._add(np.concatenate([self._skin_triangles, follow]), pixels + centre, 0.10)
 
     def _skull(self, border: np.ndarray, rings: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rings from the face's border `[B, 3]` to the back of the head, `[rings, B, 3]`; arc lengths `[rings, B]`."""
+        """Rings `[rings, B, 3]` from the face's border `[B, 3]` to the back of the head; arc lengths `[rings, B]`."""
         offset = border - SKULL_CENTRE
         angle = np.arctan2(offset[:, 1], offset[:, 0])
         up = np.sin(angle)
@@ -208,11 +216,12 @@ class Figure:
         return rings_at[1:], np.cumsum(steps, axis=0)
 
     def _scalp(self, skin: np.ndarray) -> np.ndarray:
+        """The vertices of the skull, which follow the border of the face, with the hair's displacement."""
         moved = self._scalp_rest + self._scalp_follow * (skin[self._border] - self._border_rest)
         return moved.reshape(-1, 3) + self._hair_lift[len(skin) :]
 
     def _inside_hairline(self, chart: np.ndarray) -> np.ndarray:
-        """cm behind the hairline (negative: bare skin) of points `[..., 2]` of the chart."""
+        """Distance in cm behind the hairline (negative: bare skin) of points `[..., 2]` in the chart."""
         outward = chart - CHART_CENTRE
         angle = np.degrees(np.arctan2(outward[..., 1], outward[..., 0]))
         border = np.interp(angle, self._border_angle, self._border_reach, period=360)
@@ -223,7 +232,7 @@ class Figure:
     def _paint_head(self, pixels: np.ndarray) -> np.ndarray:
         y, x = np.mgrid[:CHART_SIDE, :CHART_SIDE]
         chart = (np.stack([x, y], -1) - CHART_SIDE / 2) / [CHART_SCALE, -CHART_SCALE] + CHART_CENTRE
-        parts = {
+        parts: dict[str, list] = {
             "lips_outer": OUTER_LIP_UPPER + OUTER_LIP_LOWER[::-1],
             "lips_upper": OUTER_LIP_UPPER + INNER_LIP_UPPER[::-1],
             "lips_inner_upper": INNER_LIP_UPPER,
@@ -241,7 +250,7 @@ class Figure:
         crown = np.array([CHART_SIDE / 2 - 70, CHART_SIDE / 2 + 40])
         return paint.head(CHART_SIDE, pixels[:468], hair, crown, parts, self._rng)
 
-    # Eyes and mouth: what is seen through the holes of the face.
+    # Eyes and mouth: the geometry behind the holes of the face.
 
     def _build_eyes(self) -> None:
         corner = self._atlas.add(paint.eye(128, self._rng), new_column=True)
@@ -256,7 +265,7 @@ class Figure:
 
     @staticmethod
     def _eye_cap(eyeball: Eyeball) -> tuple[np.ndarray, np.ndarray]:
-        """Front cap of an eyeball: vertices `[9 * 24, 3]` from the pupil outwards, and the same seen flat, in radii."""
+        """Front cap of an eyeball, from the pupil outwards: vertices `[9 * 24, 3]`, and x and y of them in radii."""
         tilt = np.linspace(0.0, np.radians(75), 9)[:, None]
         turn = np.arange(24) / 24 * 2 * np.pi
         flat = np.stack([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn)], -1).reshape(-1, 2)
@@ -264,12 +273,12 @@ class Figure:
         return eyeball.centre + eyeball.radius * np.column_stack([flat, height]), flat * [1, -1]
 
     def _add_cavity(self, rim: np.ndarray, coordinates: np.ndarray) -> None:
-        # The rim's own vertices are repeated so that light does not run smoothly from the skin into the hole.
+        # The vertices of the rim are duplicated so that shading is not smoothed across it.
         self._add(loft(np.arange(len(rim)), len(rim), 2), coordinates, 0.0)
 
     @staticmethod
     def _cavity(skin: np.ndarray, rim: np.ndarray, shift: np.ndarray, depth: float) -> np.ndarray:
-        """A bag behind a hole: the rim, a ring around inside, and a ring nearly closed at the bottom; `[3 * R, 3]`."""
+        """A cavity behind a hole, `[3 * R, 3]`: the rim, a ring inside it, and a nearly closed ring at the bottom."""
         edge = skin[rim]
         middle = edge.mean(0)
         behind = np.array([0.0, 0.0, depth])
@@ -292,7 +301,7 @@ class Figure:
             self._add(grid(4, 17, closed=False), corner + np.stack([u, v], -1).reshape(-1, 2), 0.25)
         corner = self._atlas.add(paint.mouth_inside(96))
         edge = rest[self._mouth_rim, :2] - rest[self._mouth_rim, :2].mean(0)
-        # At rest the lips touch: the angle round the opening comes from the order along the rim.
+        # At rest the lips touch: only the side of the rim tells the upper lip from the lower one.
         upper = np.isin(self._mouth_rim, self._upper_rim())
         angle = np.arccos(np.clip(edge[:, 0] / np.abs(edge[:, 0]).max(), -1, 1)) * np.where(upper, 1, -1)
         u = np.mod(angle / (2 * np.pi), 1.0) * 95
@@ -300,7 +309,7 @@ class Figure:
         self._add_cavity(self._mouth_rim, corner + uv.reshape(-1, 2))
 
     def _upper_rim(self) -> np.ndarray:
-        """The mouth rim's vertices on the upper lip: those that stay up when the mouth opens."""
+        """Vertices of the mouth's rim on the upper lip: those that do not drop when the mouth opens."""
         open_mouth = self._subdivision @ self.face.pose(np.array([1.0, 0, 0, 0, 0]), np.ones(2))
         closed = self._subdivision @ self.face.rest
         return self._mouth_rim[open_mouth[self._mouth_rim, 1] > closed[self._mouth_rim, 1] - 0.2]
@@ -312,7 +321,7 @@ class Figure:
         corner = self._atlas.add(paint.ear(128, self._rng))
         radius, turn = np.linspace(0, 1, 9)[:, None], np.arange(28) / 28 * 2 * np.pi
         along, up = radius * np.cos(turn), radius * np.sin(turn)
-        # Egg-shaped, wider above; a raised rim and a bowl.
+        # Egg-shaped, wider at the top, with a raised rim and a bowl.
         width = 1.55 + 0.3 * up
         height = 3.1
         relief = 0.55 * bump(radius, 0.86, 0.14) - 0.35 * bump(along, -0.15, 0.4) * bump(up, -0.1, 0.5)
@@ -344,7 +353,7 @@ class Figure:
         self._add(grid(rows, columns, closed=True), corner + np.stack([u, v], -1).reshape(-1, 2), 0.06, torso=True)
 
     def _build_shirt(self) -> None:
-        # Half width, half depth, height, how far the front hangs below, middle of the depth.
+        # Half width, half depth, height, drop of the front below it, centre of the depth; cm, from the collar down.
         profile = np.array(
             [
                 [5.75, 5.3, -13.6, 1.5, -4.9],
@@ -369,7 +378,7 @@ class Figure:
         fold = 0.12 * np.sin(0.9 * x + 0.35 * y) * smoothstep(6.5, 9.0, width)
         self._shirt = np.stack([x, y, middle + forward + fold], -1).reshape(-1, 3)
         step = np.linalg.norm(np.diff(np.stack([x, y, forward], -1)[:, 0], axis=0), axis=-1)
-        length = np.concatenate([[0.0], np.cumsum(step)]) + 0.0
+        length = np.concatenate([[0.0], np.cumsum(step)])
         corner = self._atlas.add(paint.shirt(536, 500, 24, self._rng))
         u = 268 + 12.0 * np.clip(x, -22, 22)
         v = np.minimum(12.0 * length, 498.0)[:, None] + 0 * x

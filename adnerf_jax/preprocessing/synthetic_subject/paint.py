@@ -1,10 +1,11 @@
-"""What the built-in subject is painted with: skin, hair, eyes, teeth, shirt, and the wall behind.
+"""Procedural textures of the built-in subject: skin, hair, eyes, teeth, shirt, and the wall behind.
 
-float32 RGB, 0..255.
+Pictures are float32 RGB, 0..255.
 """
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 SKIN = np.array([219, 168, 140], np.float32)
 LIP = np.array([186, 96, 92], np.float32)
@@ -14,13 +15,13 @@ _FINE = 4  # fractional bits of OpenCV's polygon coordinates
 
 
 def noise(height: int, width: int, cell: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise of about unit variance; `cell` is the size of a bump in pixels. `[height, width]`."""
+    """Smooth noise `[height, width]` of about unit variance with features of `cell` pixels."""
     grid = rng.standard_normal((int(height / cell) + 3, int(width / cell) + 3)).astype(np.float32)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) * 1.3
 
 
-def blend(picture: np.ndarray, colour: np.ndarray, mask: np.ndarray) -> None:
-    """Lays `colour` [3] or [H, W, 3] over `picture` in place where `mask` [H, W] (0..1) says."""
+def blend(picture: np.ndarray, colour: npt.ArrayLike, mask: np.ndarray) -> None:
+    """Composites `colour` [3] or [H, W, 3] over `picture`, in place, with the alpha `mask` [H, W] (0..1)."""
     rows, columns = np.flatnonzero((mask > 1e-3).any(1)), np.flatnonzero((mask > 1e-3).any(0))
     if not len(rows):
         return
@@ -31,14 +32,14 @@ def blend(picture: np.ndarray, colour: np.ndarray, mask: np.ndarray) -> None:
 
 
 def polygon_mask(shape: tuple[int, int], points: np.ndarray, blur: float) -> np.ndarray:
-    """`[H, W]` 0..1 inside the polygon `points` [N, 2] px, with soft borders of `blur` pixels."""
+    """Mask `[H, W]`, 0..1, of the polygon `points` [N, 2] px, with borders softened over `blur` pixels."""
     mask = np.zeros(shape, np.float32)
     cv2.fillPoly(mask, [np.round(points * 2**_FINE).astype(np.int32)], 1.0, cv2.LINE_8, _FINE)
     return cv2.GaussianBlur(mask, (0, 0), blur)
 
 
 def line_mask(shape: tuple[int, int], points: np.ndarray, width: float, blur: float) -> np.ndarray:
-    """`[H, W]` 0..1 along the open line through `points` [N, 2] px."""
+    """Mask `[H, W]`, 0..1, of the open line through `points` [N, 2], with width and blur in pixels."""
     mask = np.zeros(shape, np.float32)
     fixed = np.round(points * 2**_FINE).astype(np.int32)
     cv2.polylines(mask, [fixed], False, 1.0, max(1, round(width)), cv2.LINE_8, _FINE)
@@ -46,13 +47,13 @@ def line_mask(shape: tuple[int, int], points: np.ndarray, width: float, blur: fl
 
 
 def spot_mask(shape: tuple[int, int], centre: np.ndarray, radii: tuple[float, float]) -> np.ndarray:
-    """`[H, W]` Gaussian spot of height 1, `radii` px in x and y."""
+    """Mask `[H, W]`: a Gaussian of height 1 with `radii` in x and y in pixels."""
     down, across = (np.exp(-(((np.arange(shape[i]) - centre[1 - i]) / radii[1 - i]) ** 2)) for i in range(2))
     return np.outer(down, across).astype(np.float32)
 
 
 def skin(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Skin with blotches, pores and freckles: something for flow and a radiance field to hold on to."""
+    """Skin with blotches, pores and freckles: texture for optical flow and the radiance field."""
     picture = np.tile(SKIN, (height, width, 1))
     picture += noise(height, width, 60, rng)[..., None] * [5, 4, 4]
     picture += noise(height, width, 18, rng)[..., None] * [4, 4.5, 4]
@@ -68,7 +69,7 @@ def skin(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def strands(picture: np.ndarray, mask: np.ndarray, centre: np.ndarray, rng: np.random.Generator) -> None:
-    """Paints hair into `picture` where `mask` is set: strokes combed away from `centre` (px) with a sideways sweep."""
+    """Paints hair into `picture` where `mask` is set: strands that run away from `centre` (px) and bend sideways."""
     height, width = mask.shape
     hair = np.tile(HAIR, (height, width, 1)) + noise(height, width, 25, rng)[..., None] * [7, 5, 4]
     count = 7000
@@ -84,13 +85,13 @@ def strands(picture: np.ndarray, mask: np.ndarray, centre: np.ndarray, rng: np.r
         fixed = np.round(line * 2**_FINE).astype(np.int32)
         cv2.polylines(hair, [fixed], False, colour, int(rng.integers(1, 3)), cv2.LINE_8, _FINE)
     hair = cv2.GaussianBlur(hair.astype(np.float32), (0, 0), 0.8)
-    # A hairline is made of single hairs: roughen the mask along the strokes' scale before it cuts.
+    # Single hairs form the hairline: the mask is roughened at their scale before it is thresholded.
     rough = mask + 0.16 * noise(height, width, 5, rng) * (mask > 0.05) * (mask < 0.98)
     blend(picture, hair, np.clip((cv2.GaussianBlur(rough, (0, 0), 0.8) - 0.3) / 0.4, 0, 1))
 
 
 def brow(picture: np.ndarray, upper: np.ndarray, lower: np.ndarray, rng: np.random.Generator) -> None:
-    """Paints hairs between two lines `[5, 2]` px that run from the temple to the nose."""
+    """Paints an eyebrow between two lines `[5, 2]` px that run from the temple to the nose."""
     shape = picture.shape[:2]
     blend(picture, HAIR * 0.9, 0.5 * polygon_mask(shape, np.concatenate([upper, lower[::-1]]), 2.0))
     towards_temple = (upper[0] - upper[-1]) / np.linalg.norm(upper[0] - upper[-1])
@@ -107,7 +108,7 @@ def brow(picture: np.ndarray, upper: np.ndarray, lower: np.ndarray, rng: np.rand
 
 
 def eye(size: int, rng: np.random.Generator) -> np.ndarray:
-    """An eyeball seen along its axis: white, iris, pupil and a highlight; the picture spans 1.94 radii."""
+    """An eyeball seen along its axis, with iris, pupil and a highlight; the picture spans ±0.97 radii."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size * 1.94 - 0.97
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     picture = np.tile(np.array([236, 230, 226], np.float32), (size, size, 1))
@@ -121,12 +122,12 @@ def eye(size: int, rng: np.random.Generator) -> np.ndarray:
     blend(picture, [30, 36, 36], np.exp(-(((radius - 0.4) / 0.035) ** 2)))
     blend(picture, [10, 9, 10], np.clip((0.18 - radius) / soft, 0, 1))
     blend(picture, [255, 255, 255], 0.95 * np.clip((0.085 - np.hypot(x + 0.13, y + 0.17)) / soft, 0, 1))
-    # The lids' shade on the upper part.
+    # The shadow of the upper lid.
     return (picture * (1.0 - 0.4 * np.clip((-y - 0.05) / 0.6, 0, 1))[..., None]).astype(np.float32)
 
 
 def teeth(width: int, height: int) -> np.ndarray:
-    """A row of teeth, dark towards the corners of the mouth and between teeth."""
+    """A row of teeth that darkens towards the corners of the mouth and between the teeth."""
     x = (np.arange(width) + 0.5) / width * 2 - 1
     y = (np.arange(height) + 0.5)[:, None] / height
     # Front teeth are the widest.
@@ -140,7 +141,7 @@ def teeth(width: int, height: int) -> np.ndarray:
 
 
 def mouth_inside(size: int) -> np.ndarray:
-    """The cavity by (angle, depth): u runs round from the picture's right over the top, v inwards; a tongue below."""
+    """The cavity of the mouth with a tongue: u is the angle, from the picture's right over the top, and v the depth."""
     angle = (np.arange(size) + 0.5) / size * 2 * np.pi
     depth = (np.arange(size)[:, None] + 0.5) / size
     tongue = np.clip(-np.sin(angle) - 0.25, 0, 1) * np.exp(-(((depth - 0.35) / 0.3) ** 2))
@@ -150,7 +151,7 @@ def mouth_inside(size: int) -> np.ndarray:
 
 
 def ear(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Skin that darkens into the bowl of the ear, reddish along the rim."""
+    """Skin that darkens in the bowl of the ear and is reddish along the rim."""
     picture = skin(size, size, rng)
     y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
     radius = np.hypot(x, y)
@@ -161,7 +162,7 @@ def ear(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def neck(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Skin with the jaw's shadow at the top and a crease."""
+    """Skin with the shadow of the jaw at the top and a crease."""
     picture = skin(height, width, rng) * [0.93, 0.9, 0.89]
     y = (np.arange(height) + 0.5) / height
     shadow = np.clip((0.62 - y) / 0.5, 0, 1)[:, None] + 0 * picture[..., 0]
@@ -193,7 +194,7 @@ def shirt(width: int, height: int, collar: int, rng: np.random.Generator) -> np.
 
 
 def wall(size: int, rng: np.random.Generator) -> np.ndarray:
-    """The background `[size, size, 3]`: wallpaper, a window frame and lights out of focus; drawn at 512 and scaled."""
+    """The background `[size, size, 3]`: wallpaper, a window frame and blurred lights; painted at 512 px and resized."""
     side = 512
     y, x = np.mgrid[:side, :side].astype(np.float32) / side
     picture = np.array([118, 142, 138], np.float32) + (1 - y)[..., None] * [26, 24, 16]
@@ -216,25 +217,25 @@ def head(
     landmarks: np.ndarray,
     hair: np.ndarray,
     crown: np.ndarray,
-    parts: dict[str, np.ndarray],
+    parts: dict[str, list],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The unrolled head: face in the middle, scalp around it.
+    """The chart of the head: the face in the middle, the scalp around it.
 
     Args:
-      side: size of the square picture, px.
-      landmarks: `[468, 2]` px of the mesh's vertices in it.
-      hair: `[side, side]` 0..1, where hair grows.
-      crown: `[2]` px that the hair is combed away from.
-      parts: lists of landmark numbers: closed outlines "lips_outer" and "lips_upper", lines "lips_inner_upper" and
-        "lips_inner_lower"; for the right and the left eye, from the outer corner, the upper lids "lid_*", the lower
-        ones "under_*" and the folds "crease_*"; "brow_*" [2, 5].
-      rng: the painter's dice.
+      side: side of the square picture in pixels.
+      landmarks: `[468, 2]` px, the mesh's vertices in the chart.
+      hair: `[side, side]`, 0..1, mask of the hair.
+      crown: `[2]` px, the point that the hair runs away from.
+      parts: vertex indices of the closed outlines "lips_outer" and "lips_upper", of the lines "lips_inner_upper" and
+        "lips_inner_lower", and for the right and the left eye (*), from the outer corner, of the upper lid "lid_*", the
+        lower lid "under_*", the crease "crease_*" and the eyebrow "brow_*" [2, 5].
+      rng: source of the texture's noise.
     """
     shape = (side, side)
     picture = skin(side, side, rng)
     at = landmarks.__getitem__
-    unit = np.linalg.norm(at(33) - at(263)) / 9.0  # about a centimetre
+    unit = float(np.linalg.norm(at(33) - at(263))) / 9.0  # about a centimetre
 
     def spot(index: int, shift: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
         return spot_mask(shape, at(index) + np.multiply(shift, unit), (radii[0] * unit, radii[1] * unit))
@@ -248,7 +249,7 @@ def head(
         blend(picture, SKIN * [0.74, 0.6, 0.6], 0.35 * spot(bag, (0, 0.45), (1.5, 0.45)))
     for corner, inner in ((193, 0.3), (417, -0.3)):
         blend(picture, SKIN * [0.68, 0.54, 0.5], 0.35 * spot(corner, (-inner, 0.3), (0.5, 0.9)))
-    # The folds from the nose to the corners of the mouth, and the shade under the lower lip.
+    # The folds from the nose to the corners of the mouth, and the shadow under the lower lip.
     for fold in ([129, 203, 206, 216], [358, 423, 426, 436]):
         blend(picture, SKIN * [0.7, 0.56, 0.52], 0.5 * line_mask(shape, at(fold), 0.25 * unit, 0.2 * unit))
     blend(picture, SKIN * [0.66, 0.52, 0.48], 0.45 * spot(18, (0, -0.1), (1.5, 0.35)))
@@ -274,6 +275,7 @@ def head(
         blend(picture, LASH, 0.95 * line_mask(shape, lashes, 0.2 * unit, 0.06 * unit))
         crease = at(parts[f"crease_{name}"])
         blend(picture, SKIN * [0.58, 0.45, 0.42], 0.6 * line_mask(shape, crease, 0.08 * unit, 0.08 * unit))
-        brow(picture, *at(parts[f"brow_{name}"]), rng)
+        upper, lower = at(parts[f"brow_{name}"])
+        brow(picture, upper, lower, rng)
     strands(picture, hair, crown, rng)
     return np.clip(picture, 0, 255)

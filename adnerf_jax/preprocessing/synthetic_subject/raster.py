@@ -1,4 +1,4 @@
-"""A small software rasteriser: subdivided meshes, normals, depth-buffered triangles, as whole-array operations."""
+"""A small vectorised software rasteriser: Loop subdivision, vertex normals, triangles with a depth buffer."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What is visible at each covered pixel.
+    """The visible surface at each covered pixel.
 
     Attributes:
-      pixels: `[P]` row * width + column.
-      triangle: `[P]` index of the front triangle.
-      weights: `[P, 3]` barycentric weights of its corners (affine in the picture, triangles being small).
+      pixels: `[P]`, row * width + column.
+      triangle: `[P]`, index of the frontmost triangle.
+      weights: `[P, 3]`, barycentric weights of its corners, affine in the picture (the triangles are small).
     """
 
     pixels: np.ndarray
@@ -21,7 +21,7 @@ class Coverage:
 
 
 def _expand(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For ranges first..last (inclusive, maybe empty): the owner of each member, and the members."""
+    """Concatenates the ranges first..last (inclusive, possibly empty): each member's range, and the members."""
     count = np.maximum(last - first + 1, 0)
     owner = np.repeat(np.arange(len(count), dtype=np.int32), count)
     start = np.cumsum(count) - count
@@ -30,31 +30,31 @@ def _expand(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def rasterise(points: np.ndarray, triangles: np.ndarray, height: int, width: int) -> Coverage:
-    """Depth-buffered rasterisation of triangles that face the viewer.
+    """Rasterises front-facing triangles with a depth buffer.
 
-    Each triangle is cut into rows, each row into pixels: no work is spent on pixels outside. A pixel's centre is at its
-    index + 0.5. Shared edges leave no gap.
+    Each triangle is divided into rows and each row into pixels, so only covered pixels are visited. The centre of a
+    pixel is at its index + 0.5. Triangles that share an edge leave no gap.
 
     Args:
-      points: `[V, 3]` picture x, y in pixels (y down) and nearness (> 0, greater is in front; in a unit that is linear
-        in the picture, as 1 / distance is).
-      triangles: `[T, 3]`; counter-clockwise as seen with y up is the front, backs are dropped.
+      points: `[V, 3]`: x and y in pixels (y down), and a depth > 0 that is greater in front and linear in the picture,
+        such as 1 / distance.
+      triangles: `[T, 3]`, counter-clockwise with y up; back faces are culled.
     """
     corners = points[triangles].transpose(2, 1, 0)
     (x0, x1, x2), (y0, y1, y2), _ = corners
     front = np.flatnonzero((x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0) < -1e-9)
     x, y, near = corners[..., front]
 
-    # Edge function k is a·x + b·y + c: 0 on the edge opposite to corner k, positive outside. Neighbours have the same
-    # numbers with the other sign, so that their spans meet exactly.
+    # Edge function k is a·x + b·y + c: 0 on the edge opposite to corner k, positive outside. Adjacent triangles
+    # have the same coefficients with opposite signs, so that their spans meet exactly.
     ahead, behind = [1, 2, 0], [2, 0, 1]
     a, b, c = y[ahead] - y[behind], x[behind] - x[ahead], x[ahead] * y[behind] - x[behind] * y[ahead]
 
     top = np.clip(np.ceil(y.min(0) - 0.5), 0, height).astype(np.int64)
     bottom = np.clip(np.floor(y.max(0) - 0.5), -1, height - 1).astype(np.int64)
     owner, row = _expand(top, bottom)
-    # Where edge k crosses a row, as a line in y; an edge bounds the row on the side that its slope says. (Level edges
-    # bound nothing: the rows end there.)
+    # x at which edge k crosses a row; the sign of its slope decides which end of the row it bounds. (Horizontal edges
+    # bound none: the rows end there.)
     low, high = np.full(len(owner), -np.inf), np.full(len(owner), np.inf)
     for k in range(3):
         slope = np.where(a[k] == 0.0, 1.0, a[k])
@@ -73,8 +73,8 @@ def rasterise(points: np.ndarray, triangles: np.ndarray, height: int, width: int
     at_row = down.take(owner) * (row + 0.5) + level.take(owner)
     depth = (along.take(which) * (column + 0.5) + at_row.take(span)).astype(np.float32)
 
-    # One maximum finds the front fragment: the bits of its nearness (positive floats sort as integers do) above the
-    # triangle's number.
+    # A single maximum finds the front fragment: its depth's bits (positive floats sort like integers) above the index
+    # of its triangle.
     buffer = np.zeros(height * width, np.int64)
     fragment = row.take(span) * np.int32(width) + column
     np.maximum.at(buffer, fragment, (depth.view(np.int32).astype(np.int64) << 32) | which)
@@ -86,10 +86,15 @@ def rasterise(points: np.ndarray, triangles: np.ndarray, height: int, width: int
 
 
 class Normals:
-    """Vertex normals of a mesh whose vertices move and whose triangles do not."""
+    """Vertex normals of a deforming mesh with fixed triangles."""
 
     def __init__(self, triangles: np.ndarray, count: int):
-        """Args: `triangles` [T, 3] over `count` vertices, each used at least once."""
+        """Prepares the mesh.
+
+        Args:
+          triangles: `[T, 3]`.
+          count: number of vertices; each is used at least once.
+        """
         self._triangles = triangles
         corners = triangles.reshape(-1)
         order = np.argsort(corners, kind="stable")
@@ -97,7 +102,7 @@ class Normals:
         self._start = np.searchsorted(corners[order], np.arange(count))
 
     def __call__(self, vertices: np.ndarray) -> np.ndarray:
-        """`[V, 3]` unit normals, each the area-weighted mean over the vertex's triangles."""
+        """Unit normals `[V, 3]`, each the area-weighted mean over the vertex's triangles."""
         a, b, c = (vertices[self._triangles[:, k]] for k in range(3))
         u, v = b - a, c - a
         face = np.stack(
@@ -113,14 +118,14 @@ class Normals:
 
 
 def subdivide(triangles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """One step of Loop's subdivision (Loop 1987), rims of holes as smooth curves.
+    """One step of Loop subdivision (Loop 1987) with smooth boundary curves.
 
     Args:
       triangles: `[T, 3]` over `count` vertices.
 
     Returns:
-      `[V', count]` matrix from old vertices to new ones (the first `count` are the old vertices, smoothed), and the
-      `[4 T, 3]` triangles over them.
+      the matrix `[V', count]` from old vertices to new ones (the first `count` are the smoothed old vertices), and the
+      triangles `[4 T, 3]` over them.
     """
     opposite: dict[tuple[int, int], list[int]] = {}
     for a, b, c in triangles.tolist():
@@ -160,7 +165,7 @@ def subdivide(triangles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def rims(triangles: np.ndarray) -> list[np.ndarray]:
-    """The mesh's open borders, each an array of vertices in the direction of its triangles, longest first."""
+    """The boundary loops of a mesh, longest first, each an array of vertices in the direction of its triangles."""
     edges = {(int(t[i]), int(t[(i + 1) % 3])) for t in triangles for i in range(3)}
     after = {i: j for i, j in edges if (j, i) not in edges}
     loops = []
