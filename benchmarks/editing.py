@@ -107,10 +107,10 @@ def pose_error(avatar: Avatar, audio: pathlib.Path, name: str, frames: int) -> t
     head = track_head(found.points, found.valid, camera.focal, camera.cx, camera.cy, canonical_face())
     source = displaced(pose_source("rest", avatar.stage.person), read_curves(keys, NAMES, "offset"))
     seen = MotionRange.of(avatar.stage.person.transforms)
-    asked = np.stack([posed.transform for posed in itertools.islice(source.start(), len(found.valid))])
-    learned = np.array([not seen.out_of_range(pose[None]) for pose in asked])
-    asked = asked.astype(np.float64)
-    return tuple(pose_errors(head.transform[some], asked[some])["rotation"] for some in (slice(None), learned))
+    requested = np.stack([posed.transform for posed in itertools.islice(source.start(), len(found.valid))])
+    learned = np.array([not seen.out_of_range(pose[None]) for pose in requested])
+    requested = requested.astype(np.float64)
+    return tuple(pose_errors(head.transform[some], requested[some])["rotation"] for some in (slice(None), learned))
 
 
 def eyes(avatar: Avatar, audio: pathlib.Path, frames: int, pose: str) -> float:
@@ -119,8 +119,8 @@ def eyes(avatar: Avatar, audio: pathlib.Path, frames: int, pose: str) -> float:
     keys = {"eyes": [[k / 2, float(k % 2 == 0)] for k in range(int(2 * seconds) + 2)]}
     found = landmarks(avatar.render(audio, duration=seconds, pose=pose, eyes=keys))
     curve = read_curves(keys, ("eyes",), "eyes")["eyes"]
-    asked = np.array([curve(i / FPS) for i in range(len(found.valid))])
-    return correlation(eye_openness(found.points).mean(1), asked)
+    requested = np.array([curve(i / FPS) for i in range(len(found.valid))])
+    return correlation(eye_openness(found.points).mean(1), requested)
 
 
 def format_jitter(found: Landmarks, frames: np.ndarray) -> str:

@@ -338,7 +338,7 @@ def main() -> None:
         count, since = min(row.times, arguments.most), time.monotonic()
         try:
             outcome = row.run(bench, count, random.Random(f"{arguments.seed} {name}"))
-        except (RuntimeError, OSError) as error:  # the other rows go on
+        except (RuntimeError, OSError) as error:  # the other rows still run
             outcome = Outcome(count, count, f"given up: {error}")
         times, wrong = times + outcome.times, wrong + outcome.wrong
         note = f"{outcome.note + '; ' if outcome.note else ''}{time.monotonic() - since:.0f} s"

@@ -152,7 +152,9 @@ def _options(fields: dict[str, object]) -> list[str]:
 def _run(*options: str) -> None:
     status = run.main(["run.py", *options])
     if status:
-        raise UserError(f"run.py {' '.join(options)} ended with status {status}: run the same command again to go on")
+        raise UserError(
+            f"run.py {' '.join(options)} ended with status {status}: run the same command again to continue"
+        )
 
 
 def markdown(results: dict[str, dict[str, dict]]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import run
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import read_frames
+from adnerf_jax.speech.features import SAMPLES_PER_FRAME
 from benchmarks.machine import REFERENCE_GFLOPS, matrix_rate
 
 
@@ -63,7 +64,8 @@ def correlation_at(late: np.ndarray, true: np.ndarray, lag: int) -> float:
 
 def _around(samples: np.ndarray, frame: int) -> np.ndarray:
     """The 40 ms of 16 kHz sound around the time of a frame at 25 fps."""
-    return samples[max(640 * frame - 320, 0) : 640 * frame + 320]
+    middle, half = SAMPLES_PER_FRAME * frame, SAMPLES_PER_FRAME // 2
+    return samples[max(middle - half, 0) : middle + half]
 
 
 def main() -> None:

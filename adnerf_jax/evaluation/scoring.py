@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.progress import say
 from adnerf_jax.evaluation.face_metrics import LEAST_PAIRS, ExpectedLips, face_scores
 from adnerf_jax.evaluation.metrics import MS_SSIM_SMALLEST, crop, ms_ssim, psnr, seam_band, seam_error, ssim
@@ -79,8 +80,8 @@ NEEDS = {
     f"{MIN_FRAMES_WITH_MODEL} scored frames",
     "sync_confidence": f"it needs sound and {LEAST} clips of five consecutive frames",
     "blendshape_error": _IN_BOTH,
-    "jitter_px": "it needs a face in three frames in a row",
-    "jitter_deg": "it needs a face in three frames in a row",
+    "jitter_px": "it needs a face in three consecutive frames",
+    "jitter_deg": "it needs a face in three consecutive frames",
 }
 _IMAGE_METRICS = ("psnr", "psnr_face", "ssim", "ms_ssim", "lpips_alex", "lpips_vgg", "seam_error")
 
@@ -93,7 +94,7 @@ class _Face:
         self.lips = None if syncnet is None else LipClips(syncnet)
 
     def add(self, time: int, image: np.ndarray) -> None:
-        rgb = np.round(image * 255.0).astype(np.uint8)
+        rgb = to_uint8(image)
         self.tracker.add(rgb)
         if self.lips is not None:
             self.lips.add(time, rgb, self.tracker.latest)
@@ -227,8 +228,8 @@ def _face_values(setting: _Setting, render: _Face, expected: ExpectedLips | None
 
 
 def quantise(image: np.ndarray) -> np.ndarray:
-    """An image [H, W, 3] rounded to 8 bits, still in [0, 1]."""
-    return np.round(np.clip(image, 0.0, 1.0) * 255.0) / 255.0
+    """A float image [H, W, 3] rounded to 8 bits, still in [0, 1]."""
+    return to_uint8(image).astype(image.dtype) / 255.0
 
 
 def image_metrics(image: np.ndarray, truth: np.ndarray, face_rect: np.ndarray) -> dict[str, float]:
@@ -282,8 +283,8 @@ def _lpips_networks(networks: str, smallest: int, left_out: dict[str, str]) -> d
         key = f"lpips_{name}"
         if name not in names:
             left_out[key] = _NOT_REQUESTED
-        elif smallest < lpips.SMALLEST:
-            left_out[key] = f"frames below {lpips.SMALLEST} pixels"
+        elif smallest < lpips.MIN_SIDE:
+            left_out[key] = f"frames below {lpips.MIN_SIDE} pixels"
         else:
             network = _with_weights(key, functools.partial(Lpips, name), left_out, key)
             if network is not None:

@@ -1,10 +1,12 @@
 """Volume rendering (paper, equation 2) with the background's pixel as the closing sample."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from adnerf_jax.common.types import Rendered
+from adnerf_jax.common.types import ArrayLike, Rendered
 
 
 def alpha_weights(density: Array, distances: Array) -> Array:
@@ -74,7 +76,7 @@ def composite_samples(
     # 0, with the gradient of the colours.
     leak = share[..., None] * (colours - jax.lax.stop_gradient(colours)).sum(-2)
     rendered = composite(weights, colours, t[..., :-1], background)
-    return rendered.replace(rgb=rendered.rgb + leak, foreground=rendered.foreground + leak)
+    return dataclasses.replace(rendered, rgb=rendered.rgb + leak, foreground=rendered.foreground + leak)
 
 
 def composite(weights: Array, colours: Array, t: Array, background: Array) -> Rendered:
@@ -97,7 +99,7 @@ def composite(weights: Array, colours: Array, t: Array, background: Array) -> Re
     )
 
 
-def over(foreground: Array, opacity: Array, behind: Array) -> Array:
+def over(foreground: Array, opacity: Array, behind: ArrayLike) -> Array:
     """A premultiplied layer [..., 3] with its opacity [...] in front of `behind` [..., 3]."""
     return foreground + (1.0 - opacity)[..., None] * behind
 

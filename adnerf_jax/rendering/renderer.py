@@ -1,7 +1,7 @@
 """Whole pictures: visible pixels are packed and rendered in chunks; head and torso are composited."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,11 +37,11 @@ class Layers:
     torso_opacity: Array
     abutting: bool = struct.field(pytree_node=False, default=False)
 
-    def head_over(self, background: Array) -> Array:
+    def head_over(self, background: ArrayLike) -> Array:
         """The head alone over a background [H, W, 3]."""
         return over(self.head, self.head_opacity, background)
 
-    def person_over(self, background: Array) -> Array:
+    def person_over(self, background: ArrayLike) -> Array:
         """Torso over head over a background [H, W, 3] (paper, section 3.4)."""
         return over(*self._person(), background)
 
@@ -82,7 +82,7 @@ def render_head(
     params: Any,
     scene: Scene,
     transform: ArrayLike,
-    codes: dict[str, Array],
+    codes: Mapping[str, ArrayLike],
     picture: Camera | Framing,
     chunk: int,
     options: RenderOptions = DEFAULT_OPTIONS,

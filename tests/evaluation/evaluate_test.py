@@ -260,7 +260,7 @@ def test_metrics_that_the_frames_do_not_allow_are_left_out_with_a_reason(tiny_da
         "cross", "lmd_px", "lmd_percent", "lip_lag_frames", "lip_amplitude", "av_offset_s", "sync_confidence",
         "blendshape_error", "jitter_px", "jitter_deg",
     }  # fmt: skip
-    assert protocol["left_out"]["jitter_px"] == "it needs a face in three frames in a row"
+    assert protocol["left_out"]["jitter_px"] == "it needs a face in three consecutive frames"
     assert set(protocol["measures"]) == {"psnr", "lip_correlation", "av_offset_s"}
     without = describe_protocol(
         "2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"faces": "not requested"}

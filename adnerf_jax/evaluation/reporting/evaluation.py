@@ -145,7 +145,7 @@ def number(value: float) -> str:
 
 
 def summary_rows(settings: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """Rows of metrics with a cell for each setting; the ground truth's own score stands in brackets."""
+    """Rows of metrics with a cell for each setting; the ground truth's own score is in brackets."""
     present = {name for values in settings.values() for name in values}
     rows = []
     for name in (name for name in MEASURES if name in present):
