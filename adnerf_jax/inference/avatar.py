@@ -137,7 +137,7 @@ class Avatar:
         silence.
 
     Attributes:
-      stage: the same.
+      stage: the trained stage; `stage.person` holds its camera, background and training poses.
     """
 
     def __init__(self, stage: TrainedStage, zero_padded: bool = False):
@@ -196,7 +196,8 @@ class Avatar:
 
         Args:
           speech: path of a sound or video file of any rate; samples, float in [-1, 1] or int16, [T] or [channels, T] at
-            16 kHz, or a pair (samples, rate in Hz); None where only `features` are given.
+            16 kHz, or a pair (samples, rate in Hz); an iterable of chunks, as for `stream`; None where only `features`
+            are given.
           pose: head poses: `mirror` (the training video, back and forth), `forward` (in a loop), `random` (segments of
             it in random order), `rest` (constant), `frame:N`; a `.json` or `.csv` file of poses or of motion curves; a
             driving video; or camera-to-head matrices [N, 4, 4], one for each frame (`pose_sources.pose_source`).
