@@ -1,8 +1,8 @@
 """478 face landmarks, 52 blendshapes and the canonical face mesh from MediaPipe's `face_landmarker.task` (Apache-2.0).
 
 The task file is a zip of three LiteRT networks (BlazeFace short range detector, face mesh with irises, blendshapes) and
-the geometry of the canonical face. The crops follow MediaPipe's own: detector box or landmark box × 1.5, turned so that
-the eyes are level.
+the geometry of the canonical face. Crops are made as in MediaPipe: the bounding box of the detection or of the
+landmarks × 1.5, rotated so that the eyes are level.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from adnerf_jax.common.errors import UserError
 
 LANDMARKS = 478  # 468 mesh vertices, then 5 for each iris
 MIN_SCORE = 0.5  # MediaPipe's default for detection and presence
-_RIVAL = 0.7  # of the best score: a face at least so certain can be the one to follow
+_RELATIVE_SCORE = 0.7  # of the best score: the largest face that scores at least this is chosen
 _DETECTOR_SIDE, _MESH_SIDE = 128, 256
 _CROP_MARGIN = 1.5
 _RIGHT_EYE_OUTER, _LEFT_EYE_OUTER = 33, 263
@@ -50,22 +50,28 @@ _BLENDSHAPE_INPUTS = np.array(
 
 
 class Crop(NamedTuple):
-    """A turned square in the picture: centre [2] px, side px, angle of its x axis in radians."""
+    """A rotated square in the picture: centre [2] px, side px, angle of its x axis in radians."""
 
     centre: np.ndarray
     side: float
     angle: float
 
     def to_picture(self, pixels: int) -> np.ndarray:
-        """Affine map [2, 3] from a crop of `pixels`² to the picture."""
+        """The affine map [2, 3] from the pixels of the crop, resized to `pixels`², to those of the picture."""
         scale = self.side / pixels
         cos, sin = np.cos(self.angle) * scale, np.sin(self.angle) * scale
-        turn = np.array([[cos, -sin], [sin, cos]])
-        return np.c_[turn, self.centre - turn @ (pixels / 2, pixels / 2)]
+        linear = np.array([[cos, -sin], [sin, cos]])
+        return np.c_[linear, self.centre - linear @ (pixels / 2, pixels / 2)]
 
 
 class Face(NamedTuple):
-    """landmarks float32 [478, 3] px (x right, y down, z away from the camera), score in [0, 1], blendshapes [52]."""
+    """A detected face.
+
+    Attributes:
+      landmarks: float32 [478, 3] px (x right, y down, z away from the camera).
+      score: probability that there is a face, in [0, 1].
+      blendshapes: float32 [52] in [0, 1], in the order of BLENDSHAPE_NAMES.
+    """
 
     landmarks: np.ndarray
     score: float
@@ -73,7 +79,7 @@ class Face(NamedTuple):
 
 
 class FaceLandmarker:
-    """Finds one face and its landmarks; 6 ms a frame when following it, on one core.
+    """Finds one face and its landmarks; 6 ms per frame on one core when tracking.
 
     Attributes:
       canonical: float64 [468, 3], MediaPipe's mean face in cm (x to the left eye, y up, z towards the camera).
@@ -99,14 +105,14 @@ class FaceLandmarker:
         self._anchors = _detector_anchors()
 
     def __call__(self, rgb: np.ndarray, previous: np.ndarray | None = None) -> Face | None:
-        """The face in a picture.
+        """Finds the face in a picture.
 
         Args:
           rgb: uint8 [H, W, 3].
-          previous: landmarks of the frame before, to follow; None looks for a face in the whole picture.
+          previous: landmarks [478, 3] px of the previous frame, to track; None: detect in the whole picture.
 
         Returns:
-          The face, or None where there is none (or the one followed is lost).
+          the face; None if there is none, or if the tracked face is lost.
         """
         crop = self.detect(rgb) if previous is None else _crop_around(previous)
         if crop is None:
@@ -117,10 +123,10 @@ class FaceLandmarker:
         return Face(points.astype(np.float32), score, self.blendshapes(points))
 
     def detect(self, rgb: np.ndarray) -> Crop | None:
-        """The crop around the clearest face, or None.
+        """The crop around the largest face, or None.
 
-        The detector sees 128² pixels, in which a face must fill about a tenth: where it finds none in the whole
-        picture, squares of the short side and of half of it are tried.
+        The detector's input has 128² pixels, of which a face must fill about a tenth. If it finds none in the whole
+        picture, it runs on squares of the short side, then of half the short side.
         """
         height, width = rgb.shape[:2]
         for side in (max(height, width), min(height, width), min(height, width) / 2):
@@ -131,19 +137,19 @@ class FaceLandmarker:
         return None
 
     def _detect_in(self, rgb: np.ndarray, corner: np.ndarray, side: float) -> Crop | None:
-        """Crop of the largest face in the square with this upper left corner [2] px (it may pass the border)."""
+        """Crop of the largest face in a square with this upper left corner [2] px; it may extend beyond the picture."""
         scale = _DETECTOR_SIDE / side
         affine = np.c_[np.eye(2) * scale, -corner * scale]
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        picture = _warp(rgb, affine, _DETECTOR_SIDE, how, cv2.BORDER_CONSTANT)
+        flags = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        picture = _warp(rgb, affine, _DETECTOR_SIDE, flags, cv2.BORDER_CONSTANT)
         out = self._detector(picture[None] / 127.5 - 1)
         scores = 1 / (1 + np.exp(-np.clip(out["classificators"][0, :, 0], -80, 80)))
         if scores.max() < MIN_SCORE:
             return None
         heights = out["regressors"][0].reshape(-1, 8, 2)[:, 1, 1]
-        # The largest of those about as certain as the best: who is filmed stands in front.
-        best = np.where(scores > max(MIN_SCORE, _RIVAL * scores.max()), heights, 0).argmax()
-        # One face: its candidates are blended by score, as in MediaPipe's weighted non-maximum suppression.
+        # The largest of the faces with a high score: the subject is usually in front of other people.
+        best = np.where(scores > max(MIN_SCORE, _RELATIVE_SCORE * scores.max()), heights, 0).argmax()
+        # Candidates near it are averaged by score, as in MediaPipe's weighted non-maximum suppression.
         near = (scores > MIN_SCORE) & (np.abs(self._anchors - self._anchors[best]).max(1) < 0.15)
         pairs = out["regressors"][0, near].reshape(-1, 8, 2) / _DETECTOR_SIDE  # centre, size, six key points
         pairs[:, [0, 2, 3, 4, 5, 6, 7]] += self._anchors[near, None]
@@ -152,17 +158,17 @@ class FaceLandmarker:
         return Crop(pairs[0] + corner, float(max(pairs[1])) * _CROP_MARGIN, float(np.arctan2(across[1], across[0])))
 
     def landmarks(self, rgb: np.ndarray, crop: Crop) -> tuple[np.ndarray, float]:
-        """Landmarks float64 [478, 3] px and the probability that the crop holds a face."""
+        """Landmarks float64 [478, 3] px, and the probability that the crop holds a face."""
         affine = crop.to_picture(_MESH_SIDE)
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out = self._mesh(_warp(rgb, affine, _MESH_SIDE, how, cv2.BORDER_REPLICATE)[None] / 255)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = self._mesh(_warp(rgb, affine, _MESH_SIDE, flags, cv2.BORDER_REPLICATE)[None] / 255)
         points = out["Identity"].reshape(LANDMARKS, 3).astype(np.float64)
         xy = points[:, :2] @ affine[:, :2].T + affine[:, 2]
         score = 1 / (1 + np.exp(-float(out["Identity_1"].item())))
         return np.c_[xy, points[:, 2] * (crop.side / _MESH_SIDE)], score
 
     def blendshapes(self, landmarks: np.ndarray) -> np.ndarray:
-        """float32 [52] in [0, 1], in the order of BLENDSHAPE_NAMES, from landmarks [478, 2 or 3] px."""
+        """Blendshapes float32 [52] in [0, 1], in the order of BLENDSHAPE_NAMES, from landmarks [478, 2 or 3] px."""
         return self._blendshapes(landmarks[_BLENDSHAPE_INPUTS, :2][None])["StatefulPartitionedCall:0"].copy()
 
 
@@ -173,12 +179,12 @@ def _crop_around(landmarks: np.ndarray) -> Crop:
     return Crop((low + high) / 2, float(max(high - low)) * _CROP_MARGIN, float(np.arctan2(across[1], across[0])))
 
 
-def _warp(rgb: np.ndarray, affine: np.ndarray, side: int, how: int, border: int) -> np.ndarray:
-    return cv2.warpAffine(rgb, affine, (side, side), flags=how, borderMode=border).astype(np.float32)
+def _warp(rgb: np.ndarray, affine: np.ndarray, side: int, flags: int, border: int) -> np.ndarray:
+    return cv2.warpAffine(rgb, affine, (side, side), flags=flags, borderMode=border).astype(np.float32)
 
 
 def _windows(width: int, height: int, side: float) -> list[np.ndarray]:
-    """Upper left corners of squares, overlapping by half, that cover the picture; centred where one is enough."""
+    """Upper left corners of squares that cover the picture and overlap by half; a single one is centred."""
 
     def starts(length: int) -> np.ndarray:
         if length <= side:
@@ -189,7 +195,7 @@ def _windows(width: int, height: int, side: float) -> list[np.ndarray]:
 
 
 def _detector_anchors() -> np.ndarray:
-    """Centres [896, 2] of the detector's cells in [0, 1]: two to a cell of 8 px, six to one of 16 px."""
+    """Centres [896, 2] in [0, 1] of the detector's anchors: two per cell of 8 px, six per cell of 16 px."""
     grids = []
     for stride, copies in ((8, 2), (16, 6)):
         centres = (np.arange(_DETECTOR_SIDE // stride) + 0.5) * stride / _DETECTOR_SIDE
@@ -198,7 +204,7 @@ def _detector_anchors() -> np.ndarray:
 
 
 def _network(model: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A function from the input to the outputs by name. One thread: two are no faster for nets this small."""
+    """A function from a network's input to its outputs by name. It runs on one thread: these are too small for more."""
     interpreter = Interpreter(model_content=model, num_threads=1)
     interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
@@ -214,18 +220,18 @@ def _network(model: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 
 @contextlib.contextmanager
 def _quiet_runtime() -> Iterator[None]:
-    """Holds back the runtime's INFO lines, which it writes past Python and gives no switch for; the rest passes."""
+    """Filters INFO lines of the LiteRT runtime, which writes them to file descriptor 2 and has no option for them."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            held.seek(0)
-            os.write(2, b"".join(line for line in held if not line.startswith(b"INFO:")))
+            captured.seek(0)
+            os.write(2, b"".join(line for line in captured if not line.startswith(b"INFO:")))
 
 
 def _read_geometry(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -233,19 +239,20 @@ def _read_geometry(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
     Message: 1 = mesh {3 = vertex buffer, float32 x y z u v; 4 = index buffer, packed or repeated varints}.
     """
-    mesh = next(value for field, value in _fields(data) if field == 1)
-    vertices, indices = [], []
+    mesh = next(value for field, value in _fields(data) if field == 1 and isinstance(value, bytes))
+    buffers: list[bytes] = []
+    indices: list[int] = []
     for field, value in _fields(mesh):
-        if field == 3:
-            vertices.append(value)
+        if field == 3 and isinstance(value, bytes):
+            buffers.append(value)
         elif field == 4:
             indices.extend(_varints(value) if isinstance(value, bytes) else [value])
-    vertices = np.frombuffer(b"".join(vertices), "<f4").reshape(-1, 5)
+    vertices = np.frombuffer(b"".join(buffers), "<f4").reshape(-1, 5)
     return vertices[:, :3].astype(np.float64), np.array(indices).reshape(-1, 3)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number that starts at `at`, and where the next thing starts."""
+    """The variable-length integer at offset `at`, and the offset after it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -255,6 +262,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _varints(data: bytes) -> Iterator[int]:
+    """The variable-length integers of a packed field."""
     at = 0
     while at < len(data):
         value, at = _varint(data, at)
@@ -262,18 +270,18 @@ def _varints(data: bytes) -> Iterator[int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of a protocol buffer message: numbers, or bytes for anything with a length or fixed."""
+    """Field numbers and values of a protocol buffer message; values of other wire types than varint are bytes."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 0:
+        wire_type = tag & 7
+        if wire_type == 0:
             value, at = _varint(data, at)
             yield tag >> 3, value
             continue
-        if kind == 2:
+        if wire_type == 2:
             length, at = _varint(data, at)
         else:
-            length = struct.calcsize({1: "d", 5: "f"}[kind])
+            length = struct.calcsize({1: "d", 5: "f"}[wire_type])
         yield tag >> 3, data[at : at + length]
         at += length

@@ -1,8 +1,8 @@
-"""BiSeNet face parsing (79999_iter.pth): 19 classes of CelebAMask-HQ, the network that the paper's code uses.
+"""BiSeNet face parsing (79999_iter.pth): 19 classes of CelebAMask-HQ, the network that the published code uses.
 
-Its weights come from a data set for non-commercial research. Architecture: Yu et al. 2018, "BiSeNet", with a ResNet-18
-context path, as published in zllrunning/face-parsing.PyTorch. It is convolutional but for its global averages, so any
-side that is a multiple of 32 will do.
+Its weights were trained on a data set for non-commercial research. Architecture: Yu et al. 2018, "BiSeNet", with a
+ResNet-18 context path, as published in zllrunning/face-parsing.PyTorch. It is convolutional except for global averages,
+so that the sides of the input can be any multiples of 32.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ CLASSES = (
     "background skin left_brow right_brow left_eye right_eye glasses left_ear right_ear earring nose mouth upper_lip "
     "lower_lip neck necklace cloth hair hat"
 ).split()
-STRIDE = 8  # pixels to a cell of the logits
+STRIDE = 8  # pixels per cell of the logits
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 # The batch norm that follows a convolution, by the last part of the convolution's name.
 _BATCH_NORM = {"conv1": "bn1", "conv2": "bn2", "conv": "bn", "conv_atten": "bn_atten", "0": "1"}
@@ -27,7 +27,7 @@ Params = dict[str, tuple[jax.Array, jax.Array]]
 
 
 def load(path: str | pathlib.Path) -> Params:
-    """Kernels [h, w, in, out] and biases [out] by the name of the convolution, batch norms folded into them.
+    """Reads the convolutions' kernels [h, w, in, out] and biases [out] by name, with batch norms folded into them.
 
     Raises:
       UserError: the file is not this network's checkpoint.
@@ -53,10 +53,9 @@ def load(path: str | pathlib.Path) -> Params:
 
 
 def logits(params: Params, rgb: jax.Array) -> jax.Array:
-    """Class logits float32 [N, H/8, W/8, 19] of pictures uint8 [N, H, W, 3]; H and W multiples of 32.
+    """Class logits float32 [N, H/8, W/8, 19] of pictures uint8 [N, H, W, 3]; H and W are multiples of 32.
 
-    Cell (i, j) stands for pixel (i (H − 1)/(H/8 − 1), j (W − 1)/(W/8 − 1)): the network was trained with the corners
-    of both grids aligned.
+    Cell (i, j) is at pixel (i (H − 1)/(H/8 − 1), j (W − 1)/(W/8 − 1)): the network was trained with aligned corners.
     """
     x = (rgb.astype(jnp.float32) / 255 - jnp.array(_MEAN)) / jnp.array(_STD)
     x = _conv(params, "cp.resnet.conv1", x, stride=2)
@@ -79,7 +78,7 @@ def logits(params: Params, rgb: jax.Array) -> jax.Array:
 
 @jax.jit
 def parse(params: Params, rgb: jax.Array) -> jax.Array:
-    """Labels uint8 [N, S, S], indices into CLASSES, of pictures uint8 [N, S, S, 3]; S a multiple of 32."""
+    """Labels uint8 [N, S, S], indices into CLASSES, of pictures uint8 [N, S, S, 3]; S is a multiple of 32."""
     cells = logits(params, rgb)
     rows, columns = (_aligned(n // STRIDE, n) for n in rgb.shape[1:3])
     return jnp.einsum("ah,bw,nhwc->nabc", rows, columns, cells).argmax(-1).astype(jnp.uint8)
@@ -114,6 +113,6 @@ def _double(x: jax.Array) -> jax.Array:
 
 
 def _aligned(cells: int, pixels: int) -> np.ndarray:
-    """Linear interpolation [pixels, cells] with the corners aligned."""
+    """The matrix [pixels, cells] of linear interpolation with aligned corners."""
     at = np.arange(pixels) * (cells - 1) / (pixels - 1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32)

@@ -1,7 +1,7 @@
-"""LPIPS, the learned perceptual distance of two pictures (Zhang et al. 2018), version 0.1, on AlexNet or VGG16.
+"""LPIPS, the learned perceptual distance of two images (Zhang et al. 2018), version 0.1, on AlexNet or VGG16.
 
-The features after five of the network's ReLUs, each pixel's scaled to length 1; their squared difference weighted by
-channel, averaged over the pixels, summed over the five. 0 for equal pictures; worse pictures score higher.
+Features after five of the network's ReLUs are normalised to unit length at each pixel; their squared differences are
+weighted by channel, averaged over the pixels and summed over the five layers. 0 for equal images; lower is better.
 """
 
 import pathlib
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy._core import multiarray
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import weights
@@ -19,7 +20,17 @@ _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of values in
 
 
 class _Plan(NamedTuple):
-    """Which convolutions of a network are followed by a tap, which preceded by pooling, and how it pools."""
+    """The architecture of a network.
+
+    Attributes:
+      key: of the network in the weights file.
+      kernels: sizes of the convolutions' kernels.
+      channels: output channels of the convolutions.
+      taps: indices of the convolutions whose activations are features.
+      pooled: indices of the convolutions that are preceded by max pooling.
+      window: of the pooling; its stride is 2.
+      first_stride: of the first convolution; 1 for the others.
+    """
 
     key: str
     kernels: tuple[int, ...]
@@ -43,7 +54,7 @@ _PLANS = {
     ),
 }
 NETWORKS = tuple(_PLANS)
-SMALLEST = 32  # pixels of the shorter side that leave something after the last pooling
+MIN_SIDE = 32  # pixels, shortest side that leaves at least one pixel after the last pooling
 
 
 class Lpips:
@@ -51,10 +62,10 @@ class Lpips:
 
     Args:
       name: one of `NETWORKS`.
-      path: its weights; by default the pinned file (`weights.path`).
+      path: of its weights; None: the pinned file (`weights.path`).
 
     Raises:
-      UserError: the weights cannot be had, or are not this network's.
+      UserError: the weights cannot be fetched, or are not this network's.
     """
 
     def __init__(self, name: str, path: str | pathlib.Path | None = None):
@@ -64,15 +75,19 @@ class Lpips:
         self._distance = jax.jit(_distance)
 
     def features(self, picture: np.ndarray) -> list[jax.Array]:
-        """What `distance` compares, [h, w, C] five times, of a picture float [H, W, 3] in [0, 1], 32 pixels or more."""
+        """The five feature maps [h, w, C] that `distance` compares.
+
+        Args:
+          picture: float [H, W, 3] in [0, 1]; no side shorter than `MIN_SIDE`.
+        """
         return self._features(self._convolutions, jnp.asarray(picture, jnp.float32))
 
     def distance(self, ours: list[jax.Array], theirs: list[jax.Array]) -> float:
-        """The distance of two pictures with these `features`."""
+        """The distance of two images, from their `features`."""
         return float(self._distance(self._weights, ours, theirs))
 
     def __call__(self, image: np.ndarray, truth: np.ndarray) -> float:
-        """The distance of two pictures, float [H, W, 3] in [0, 1]."""
+        """The distance of two images, float [H, W, 3] in [0, 1]."""
         return self.distance(self.features(image), self.features(truth))
 
 
@@ -95,11 +110,12 @@ def _features(convolutions: list[tuple[jax.Array, jax.Array]], picture: jax.Arra
 
 
 def _distance(per_tap: list[jax.Array], ours: list[jax.Array], theirs: list[jax.Array]) -> jax.Array:
-    return sum(((a - b) ** 2 @ weight).mean() for weight, a, b in zip(per_tap, ours, theirs, strict=True))
+    distances = (((a - b) ** 2 @ weight).mean() for weight, a, b in zip(per_tap, ours, theirs, strict=True))
+    return sum(distances, start=jnp.zeros(()))
 
 
 def _load(path: str | pathlib.Path, plan: _Plan) -> tuple[list[tuple[jax.Array, jax.Array]], list[jax.Array]]:
-    """Kernels [k, k, in, out] and biases [out] of the convolutions, weights [C] of the five taps."""
+    """Reads kernels [k, k, in, out] and biases [out] of the convolutions, and weights [C] of the five taps."""
     try:
         with open(path, "rb") as file:
             stored = _Unpickler(file).load()
@@ -117,8 +133,8 @@ def _load(path: str | pathlib.Path, plan: _Plan) -> tuple[list[tuple[jax.Array, 
             _array(stored[f"NetLinLayer_{k}"]["Conv_0"]["kernel"], (1, 1, plan.channels[i], 1))[0, 0, :, 0]
             for k, i in enumerate(plan.taps)
         ]
-    except Exception as error:  # an unpickler can fail in any way on a damaged or hostile file
-        raise UserError(f"{path} does not hold the LPIPS weights it should ({type(error).__name__}: {error})") from None
+    except Exception as error:  # an unpickler can raise anything on a damaged or hostile file
+        raise UserError(f"{path} does not hold the LPIPS weights ({type(error).__name__}: {error})") from None
     return convolutions, per_tap
 
 
@@ -129,14 +145,14 @@ def _array(value: Any, shape: tuple[int, ...]) -> jax.Array:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Arrays in dictionaries, nothing else: a pickle is a program."""
+    """Loads only arrays in dictionaries: unpickling anything else could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+            ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
         }
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return allowed[module, name]

@@ -1,4 +1,4 @@
-"""Downloading one named archive through the package index that pip is set up to use."""
+"""Downloads an archive from the package index that pip is configured to use."""
 
 import ast
 import hashlib
@@ -12,15 +12,15 @@ import requests
 
 from adnerf_jax.common.progress import Bar
 
-_TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of data
+_TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two reads
 
 
 class FetchError(Exception):
-    """Why an index could not give the file, in a few words that hold no address and so no password."""
+    """An index could not provide the file. The message holds no URL, which could contain a password."""
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's options by their long names, from its configuration files and, before these, from `PIP_*` variables."""
+    """pip's options by their long names, from `PIP_*` variables or, with lower priority, its configuration files."""
     by_section: dict[str, dict[str, str]] = {"global": {}, "install": {}}
     for line in _pip_config_list().splitlines():
         key, equals, value = line.partition("=")
@@ -32,7 +32,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def _pip_config_list() -> str:
-    """Lines `section.option='value'`; none where there is no pip, as in environments that other tools made."""
+    """Lines `section.option='value'`; empty if pip is missing, as in environments made by some other tools."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
@@ -41,7 +41,7 @@ def _pip_config_list() -> str:
 
 
 def indexes(settings: dict[str, str]) -> list[str]:
-    """The simple-API addresses pip would use; local folders among them cannot be asked this way."""
+    """The URLs of the simple APIs that pip would use; local folders among them are left out."""
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         return []
     addresses = [settings.get("index-url", pypi_simple.PYPI_SIMPLE_ENDPOINT)]
@@ -50,7 +50,7 @@ def indexes(settings: dict[str, str]) -> list[str]:
 
 
 def _client(index: str, settings: dict[str, str]) -> pypi_simple.PyPISimple:
-    session = requests.Session()  # takes HTTPS_PROXY, REQUESTS_CA_BUNDLE and netrc from the environment by itself
+    session = requests.Session()  # reads HTTPS_PROXY, REQUESTS_CA_BUNDLE and netrc
     session.verify = settings.get("cert", True)
     if proxy := settings.get("proxy"):
         session.proxies = {"http": proxy, "https": proxy}
@@ -58,18 +58,18 @@ def _client(index: str, settings: dict[str, str]) -> pypi_simple.PyPISimple:
 
 
 def download(index: str, settings: dict[str, str], project: str, archive: str, target: pathlib.Path, what: str) -> None:
-    """Downloads a distribution archive and checks it against the digests that the index gives.
+    """Downloads a distribution archive and checks it against the digests of the index.
 
     Args:
-      index: address of a simple API, one of `indexes`.
+      index: URL of a simple API, one of `indexes`.
       settings: from `pip_settings`.
       project: name of the package.
-      archive: file name of the distribution, which also says the version.
-      target: where to put it.
-      what: for the progress bar.
+      archive: file name of the distribution.
+      target: path to write.
+      what: description for the progress bar.
 
     Raises:
-      FetchError: the index cannot be reached, has no such file, or sends another one.
+      FetchError: the index cannot be reached, has no such file, or sends a file with other digests.
       OSError: the file cannot be written.
     """
     try:
@@ -85,11 +85,11 @@ def download(index: str, settings: dict[str, str], project: str, archive: str, t
     except pypi_simple.NoSuchProjectError:
         raise FetchError(f"the index has no package {project}") from None
     except pypi_simple.DigestMismatchError:
-        raise FetchError(f"{archive} does not match the digest that the index gives") from None
+        raise FetchError(f"{archive} does not match the digest of the index") from None
     except requests.HTTPError as error:
-        raise FetchError(f"the index answers {error.response.status_code}") from None
+        raise FetchError(f"the index answers with status {error.response.status_code}") from None
     except requests.exceptions.SSLError:
-        raise FetchError("the index's certificate is not trusted, see pip's `cert` option") from None
+        raise FetchError("the certificate of the index is not trusted: see pip's `cert` option") from None
     except requests.RequestException:
         raise FetchError("the connection to the index failed") from None
     except (pypi_simple.UnsupportedContentTypeError, pypi_simple.UnsupportedRepoVersionError):
@@ -97,11 +97,11 @@ def download(index: str, settings: dict[str, str], project: str, archive: str, t
     except OSError as error:
         if error.errno is not None:
             raise
-        raise FetchError("the file of certificates that is configured is missing") from None  # requests says so
+        raise FetchError("the configured file of certificates is missing") from None  # requests raises it without errno
 
 
 class _Progress:
-    """Feeds the client's byte counts to a bar of whole MiB."""
+    """Progress of a download on a bar in MiB, as the client's context manager."""
 
     def __init__(self, what: str, size: int | None):
         total = None if size is None else max(round(size / 2**20), 1)

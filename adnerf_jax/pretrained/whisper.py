@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.timing import SAMPLE_RATE
 
-SAMPLE_RATE = 16000
 HOP = 160  # samples from one mel frame to the next
 FFT = 400  # samples in an analysis window (25 ms)
 BANDS = 80
@@ -25,9 +25,9 @@ HEADS = 6
 LAYERS = 4
 SAMPLES_PER_TOKEN = 2 * HOP  # the second convolution has stride 2
 
-# Whisper raises everything 80 dB below the clip's loudest mel value to that floor. A live sound has no "clip's
-# loudest" yet, so the loudest value is taken to be this one at all times, log10 of the mel power. Speech recorded at
-# a usual level reaches 1.3 to 2.1; a lower value keeps quiet recordings (-12 dB) closer to what they are when loud.
+# Whisper clamps the spectrogram at 80 dB below the maximum of the clip. The maximum is unknown for a live stream, so
+# this constant is used instead, as log10 of the mel power. Speech recorded at a usual level reaches 1.3 to 2.1; the
+# lower value keeps the features of quiet recordings (-12 dB) closer to those of the same sound at full level.
 PEAK_LOG10_POWER = 1.0
 DYNAMIC_RANGE_LOG10 = 8.0
 
@@ -57,7 +57,7 @@ def load(path: str | os.PathLike) -> Params:
     except OSError as error:
         raise UserError(f"cannot read the Whisper weights {path}: {error.strerror}") from None
     except (struct.error, ValueError, IndexError, UnicodeDecodeError):
-        raise UserError(f"{path} is not a CTranslate2 model, or it is cut short: fetch it again") from None
+        raise UserError(f"{path} is not a CTranslate2 model, or it is truncated: fetch it again") from None
     found = params.get("conv1/weight", np.zeros(0)).shape
     if found != (WIDTH, BANDS, 3) or f"layer_{LAYERS - 1}/ffn/linear_1/weight" not in params:
         raise UserError(f"{path} does not hold Whisper tiny.en (first convolution {found})")
@@ -65,7 +65,7 @@ def load(path: str | os.PathLike) -> Params:
 
 
 def _read_encoder(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The variables under "encoder/". Layout: version, names, then (name, shape, type, bytes) for each variable."""
+    """The variables under "encoder/". File layout: version, names, then (name, shape, type, bytes) of each variable."""
 
     def number(code: str) -> int:
         return struct.unpack("<" + code, file.read(struct.calcsize("<" + code)))[0]
@@ -75,7 +75,7 @@ def _read_encoder(file: BinaryIO) -> dict[str, np.ndarray]:
 
     if number("I") < _CT2_OLDEST_VERSION:
         raise ValueError("too old")
-    text(), number("I")  # the model's class and its revision
+    text(), number("I")  # skips the model's class and its revision
     params = {}
     for _ in range(number("I")):
         name = text()
@@ -91,7 +91,7 @@ def _read_encoder(file: BinaryIO) -> dict[str, np.ndarray]:
 
 @functools.cache
 def mel_filters() -> np.ndarray:
-    """Slaney's mel filterbank, [80, 201] float32: the one librosa makes by default, without importing librosa.
+    """Slaney's mel filterbank [80, 201] float32, the default of librosa.
 
     Triangles between 82 points equally spaced on a mel scale that is linear below 1 kHz and logarithmic above, each
     scaled to unit area.
@@ -108,10 +108,10 @@ def mel_filters() -> np.ndarray:
 
 
 def log_mel(samples: jax.Array) -> jax.Array:
-    """Whisper's log-mel spectrogram with a fixed reference level in place of the clip's loudest value.
+    """Whisper's log-mel spectrogram with a fixed reference level instead of the maximum of the clip.
 
     Args:
-      samples: [..., T] 16 kHz, T a multiple of 160; silence is assumed around them.
+      samples: [..., T] at 16 kHz, T a multiple of 160; padded with silence at both ends.
 
     Returns:
       [..., T/160, 80]; frame k is centred on sample 160 k. Silence is (1 - 8 + 4) / 4 = -0.75.
@@ -127,18 +127,21 @@ def log_mel(samples: jax.Array) -> jax.Array:
 
 
 def encode(params: Params, mel: jax.Array, layer: int) -> jax.Array:
-    """Runs the encoder as far as one layer.
+    """Runs the encoder up to one of its layers.
 
     Args:
       params: from `load`.
       mel: [..., F, 80] log-mel frames at 100 Hz, F even, at most 3000 (30 s).
-      layer: 0 ... 3; 3 includes the closing layer norm.
+      layer: 0 ... 3; 3 includes the final layer norm.
 
     Returns:
-      [..., F/2, 384]; row k is about the time 20 k ms.
+      [..., F/2, 384]; row k is centred on the time 20 k ms.
+
+    Raises:
+      ValueError: there is no such layer.
     """
     if not 0 <= layer < LAYERS:
-        raise ValueError(f"layer {layer} is not one of the {LAYERS}")
+        raise ValueError(f"layer {layer} is not one of 0 to {LAYERS - 1}")
     batch, x = mel.shape[:-2], mel.reshape(-1, *mel.shape[-2:])
     x = _convolution(params, "conv1", x, stride=1)
     x = _convolution(params, "conv2", x, stride=2)

@@ -114,7 +114,7 @@ def test_shapes_of_the_features(tmp_path, name, sizes):
 @pytest.mark.parametrize("name", lpips.NETWORKS)
 def test_a_picture_of_the_smallest_size_gives_a_number(tmp_path, name):
     write_random(tmp_path / "weights", name)
-    a, b = pictures(lpips.SMALLEST, lpips.SMALLEST)
+    a, b = pictures(lpips.MIN_SIDE, lpips.MIN_SIDE)
     assert Lpips(name, tmp_path / "weights")(a, b) > 0
 
 
@@ -163,6 +163,6 @@ def test_a_pickle_that_is_a_program_does_not_run(tmp_path):
 
     path = tmp_path / "weights"
     path.write_bytes(pickle.dumps({"AlexNet_0": Program()}))
-    with pytest.raises(UserError, match="it asks for"):
+    with pytest.raises(UserError, match="it refers to"):
         Lpips("alex", path)
     assert not (tmp_path / "ran").exists()

@@ -141,7 +141,7 @@ def test_other_files_are_refused(state, tmp_path, monkeypatch):
     lacking = {name: value for name, value in state.items() if not name.startswith("netcnnlip.4.")}
     with pytest.raises(UserError, match="does not hold SyncNet's weights"):
         SyncNet(torch_files.save(torch, tmp_path / "lacking.model", lacking))
-    with pytest.raises(UserError, match=r"netfcaud.3 has the shape \(512, 512\) instead of \(1024, 512\)"):
+    with pytest.raises(UserError, match=r"netfcaud.3 has shape \(512, 512\) instead of \(1024, 512\)"):
         other = state | {"netfcaud.3.weight": np.zeros((512, 512), np.float32)}
         SyncNet(torch_files.save(torch, tmp_path / "other.model", other))
     (tmp_path / "text.model").write_text("no weights")

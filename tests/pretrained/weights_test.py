@@ -191,8 +191,8 @@ def test_a_link_in_the_members_place_is_refused(index, cache, tmp_path, monkeypa
     ("data", "reason"),
     [
         (make_zip({"else": b""}), "has no file"),
-        (b"<html>", "not a whole"),
-        (make_tar({"x": CONTENT})[:60], "not a whole"),
+        (b"<html>", "not a complete"),
+        (make_tar({"x": CONTENT})[:60], "not a complete"),
     ],
     ids=["without the member", "no archive", "cut off"],  # the bytes hold the time, and workers must agree on names
 )
