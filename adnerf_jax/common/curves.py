@@ -16,7 +16,7 @@ from adnerf_jax.common.timing import FPS
 
 
 class Curve:
-    """A value over time: monotone between its keys, so that it never overshoots them, and held beyond them.
+    """A value over time: monotone between its keys, so that it never overshoots, and constant outside of them.
 
     Args:
       times: [K] seconds, rising.
@@ -44,7 +44,7 @@ def read_curves(given: Any, names: Sequence[str], what: str) -> dict[str, Curve]
     Args:
       given: a mapping of names to a number or to keys [[seconds, value], …]; text `yaw=10,pitch=-5`; a `.json` file of
         such a mapping; a `.csv` file with a column for each name and, if not a row a frame, a column `time` or `frame`.
-      names: that may be there.
+      names: the quantities that there are.
       what: the curves' role, for messages ("offset").
 
     Raises:

@@ -1,5 +1,6 @@
 """Arrays that travel together. F frames, R rays a frame, S samples a ray, C speech features."""
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import jax
@@ -18,7 +19,7 @@ EXACT = jax.lax.Precision.HIGHEST
 class Camera:
     """A pinhole camera; the principal point and the focal length are in pixels."""
 
-    focal: float
+    focal: float | np.floating
     cx: float
     cy: float
     height: int = struct.field(pytree_node=False)
@@ -49,7 +50,7 @@ class Conditions:
     """
 
     audio: ArrayLike
-    tracks: dict[str, ArrayLike] = struct.field(default_factory=dict)
+    tracks: Mapping[str, ArrayLike] = struct.field(default_factory=dict)
 
 
 @struct.dataclass
@@ -64,10 +65,10 @@ class Batch:
       conditions: of the F frames.
     """
 
-    pixels: Array
-    target: Array
-    background: Array
-    transforms: Array
+    pixels: ArrayLike
+    target: ArrayLike
+    background: ArrayLike
+    transforms: ArrayLike
     conditions: Conditions
 
 
@@ -131,8 +132,8 @@ class Occupancy:
       cells: bool [L, N³] of the levels, coarsest network first; cell (x, y, z) at x + y·N + z·N².
     """
 
-    box: Array
-    cells: Array
+    box: ArrayLike
+    cells: ArrayLike
 
 
 @struct.dataclass

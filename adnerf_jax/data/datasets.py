@@ -4,6 +4,7 @@ Besides the project's own, datasets of AD-NeRF's and RAD-NeRF's preprocessing ar
 """
 
 import concurrent.futures
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -37,7 +38,8 @@ class Frames:
 
     Attributes:
       split: ids, poses and face rectangles.
-      packed: uint8 [N, H, W, 5], `images`, `parts` and `alpha` of a pixel side by side (`pack_frame`): on one page.
+      packed: uint8 [N, H, W, 5], `images`, `parts` and `alpha` of a pixel side by side (`pack_frame`), so that a random
+        pixel is read from one page of memory.
     """
 
     split: schema.Split
@@ -53,16 +55,16 @@ class Frames:
 
     @property
     def parts(self) -> np.ndarray:
-        """`face.parsing` parts, uint8 [N, H, W]; none is background where the person has a share."""
+        """`face.parsing` parts, uint8 [N, H, W]; a person's part wherever alpha is above 0."""
         return unpack_frame(self.packed)[1]
 
     @property
     def alpha(self) -> np.ndarray:
-        """The person's share of each pixel, uint8 [N, H, W], 255 for the person alone."""
+        """The person's opacity in each pixel, uint8 [N, H, W], 255: opaque."""
         return unpack_frame(self.packed)[2]
 
     def showing(self, subject: Sequence[int], rows: np.ndarray | slice, background: np.ndarray) -> np.ndarray:
-        """Some parts of the person alone over the clean background (the head: `head_imgs`), uint8 [n, H, W, 3]."""
+        """Some parts of the person over the clean background (for the head: `head_imgs`), uint8 [n, H, W, 3]."""
         return np.where(np.isin(self.parts[rows], subject)[..., None], self.images[rows], background)
 
 
@@ -72,7 +74,7 @@ def pack_frame(image: np.ndarray, parts: np.ndarray, alpha: np.ndarray) -> np.nd
 
 
 def unpack_frame(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Views of colours [..., 3], parts [...] and alpha [...] in what `pack_frame` made."""
+    """Views of colours [..., 3], parts [...] and alpha [...] of a packed frame (`pack_frame`)."""
     return packed[..., :3], packed[..., 3], packed[..., 4]
 
 
@@ -138,7 +140,7 @@ def neighbours_in_time(frames: int, zero_padded: bool = False) -> np.ndarray:
 def neighbours_in_lists(lists: list[np.ndarray], frames: int, zero_padded: bool = False) -> np.ndarray:
     """The published code's neighbours, int32 [N, 8]: by place in the split's list, as if no frame had been dropped.
 
-    Frames in none of the lists have those in time.
+    Frames in none of the lists have their neighbours in time.
     """
     neighbours = neighbours_in_time(frames, zero_padded)
     for aud_id in lists:
@@ -180,7 +182,7 @@ def load_dataset(
         background = cv2.resize(background, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     scale = np.array([camera.width / full_width, camera.height / full_height])
     splits = [_with_face_rects(data, split, full_width, full_height) for split in (index.train, index.val)]
-    train, val = (split.replace(face_rect=_scaled(split.face_rect, scale)) for split in splits)
+    train, val = (dataclasses.replace(split, face_rect=_scaled(split.face_rect, scale)) for split in splits)
 
     last = max(int(ids.max()) for s in (train, val) if len(s) for ids in (s.aud_id, s.img_id))
     windows = _covering(schema.load_audio_windows(data), last + 1, data)
@@ -293,7 +295,7 @@ def decode_frame(dataset: Dataset, i: int) -> np.ndarray:
 
 
 def tuning_split(split: schema.Split) -> tuple[schema.Split, schema.Split]:
-    """The first nine tenths of the training frames and the last: for choosing settings without held-out frames."""
+    """The first nine tenths of the training frames and the last tenth: for tuning without the held-out frames."""
     cut = len(split) * 9 // 10
     return split.take(slice(0, cut)), split.take(slice(cut, None))
 
@@ -338,7 +340,7 @@ def _with_face_rects(data: pathlib.Path, split: schema.Split, width: int, height
             )
         (top, left), (bottom, right) = head.min(0), head.max(0) + 1
         rects[row] = left, top, right - left, bottom - top
-    return split.replace(face_rect=rects)
+    return dataclasses.replace(split, face_rect=rects)
 
 
 def _mouth_rects(data: pathlib.Path, frames: int, splits: list[schema.Split]) -> np.ndarray:

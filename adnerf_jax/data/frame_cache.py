@@ -1,4 +1,4 @@
-"""Decoded frames in a file that is mapped into memory: built once, checked, shared by all processes of a machine."""
+"""Decoded frames in a memory-mapped file: built once, verified, shared by all processes of a machine."""
 
 import concurrent.futures
 import contextlib
@@ -26,13 +26,13 @@ _AHEAD = 64  # frames decoded before they are written
 
 
 def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
-    """The frames of a split, as `load_frames` decodes them, in pages that the system reads and drops as it likes.
+    """The frames of a split, as `load_frames` decodes them, memory-mapped.
 
-    They are kept in `<dataset>/.frames/`, or in the cache folder where the dataset cannot be written to, 5 bytes a
+    They are stored in `<dataset>/.frames/`, or in the cache folder where the dataset is not writable, with 5 bytes a
     pixel, and decoded again when a file of the dataset has changed.
 
     Returns:
-      frames, and the digest of everything that the dataset says: the same wherever it lies.
+      frames, and the digest of the dataset's contents, which does not depend on its path.
 
     Raises:
       UserError: a frame is missing or of another size.
@@ -48,7 +48,7 @@ def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
         with _locked(lock, fcntl.LOCK_EX) as held:
             if held:
                 _sweep(folder)
-            # Another process may have made them while this one waited.
+            # Another process may have built them while this one waited.
             found = _read(folder, stamp) or _build(dataset, split, folder, stamp)
     info, packed = found
     return Frames(split, np.asarray(packed)), _digest(dataset, info["sources"])
@@ -65,19 +65,19 @@ def _folder(dataset: Dataset, split: Split) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path, how: int) -> Iterator[bool]:
-    """Held by those who read (`LOCK_SH`) or one that writes (`LOCK_EX`), also over a network.
+    """Holds a file lock, shared for reading (`LOCK_SH`) or exclusive for writing (`LOCK_EX`), also over a network.
 
     Yields False where the file system has no locks.
 
     Raises:
-      UserError: a link stands there, as a hostile dataset could bring one.
+      UserError: the path is a link, as it could be in a hostile dataset.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise UserError(f"{path} is a link, which no run made: delete it") from None
+        raise UserError(f"{path} is a link, which no run creates: delete it") from None
     with os.fdopen(descriptor, "r+") as file:
         held = False
         with contextlib.suppress(OSError):
@@ -87,7 +87,7 @@ def _locked(path: pathlib.Path, how: int) -> Iterator[bool]:
 
 
 def _sweep(folder: pathlib.Path) -> None:
-    """Removes what builds of this folder that were killed have left; while its lock is held none is going on."""
+    """Removes what killed builds of this folder have left; the caller holds its lock, so none is running."""
     for left in folder.parent.glob(f"*{folder.name}.*.part"):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -100,7 +100,7 @@ def _sources(dataset: Dataset, split: Split) -> Iterator[pathlib.Path]:
 
 
 def _stamp(dataset: Dataset, split: Split) -> str:
-    """Changes when a file does: names, sizes and times of all of them."""
+    """A digest of names, sizes and modification times of all source files."""
     stamp = hashlib.sha256(f"{_VERSION} {dataset.camera}".encode())
     for path in _sources(dataset, split):
         status = path.stat()
@@ -109,7 +109,7 @@ def _stamp(dataset: Dataset, split: Split) -> str:
 
 
 def _read(folder: pathlib.Path, stamp: str) -> tuple[dict[str, str], np.ndarray] | None:
-    """What is known of the frames in a folder, and they; None where they are of other files, or not as written."""
+    """The information and the frames in a folder; None where they are damaged, or of other source files."""
     if not (folder / _INFO).exists():
         return None
     try:
@@ -132,9 +132,9 @@ def _mapped(folder: pathlib.Path) -> np.ndarray:
 
 
 def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> tuple[dict[str, str], np.ndarray]:
-    """Decodes all frames into a new folder that takes the place of the old one when it is whole."""
+    """Decodes all frames into a new folder, which replaces the old one when it is complete."""
     if folder.exists():
-        say(f"{folder} is damaged, or of files that have changed: the frames are decoded again")
+        say(f"{folder} is damaged or out of date: the frames are decoded again")
     temporary = part_of(folder)
     sources = hashlib.sha256()
     camera = dataset.camera
@@ -147,7 +147,7 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
 
     try:
         temporary.mkdir()
-        # Not through the mapping: on a full disk that ends in a signal, not in an error.
+        # Not through the memory map: on a full disk, that raises a signal instead of an error.
         with (
             (temporary / _ARRAY).open("wb") as file,
             concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
@@ -170,7 +170,7 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
 
 
 def _digest(dataset: Dataset, sources: str) -> str:
-    """Of everything that training sees of a dataset."""
+    """The digest of everything in a dataset that training uses."""
     digest = hashlib.sha256(sources.encode())
     leaves = jax.tree_util.tree_flatten_with_path(dataset)[0]
     for path, leaf in leaves:

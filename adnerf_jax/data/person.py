@@ -1,6 +1,7 @@
 """What rendering needs of the training video, saved beside the checkpoints so that no dataset is needed."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from flax import struct
@@ -57,16 +58,16 @@ class Person:
     def save(self, workdir: pathlib.Path) -> None:
         """Writes `person.npz` atomically."""
         with atomic_path(workdir / _FILE) as temporary:
-            np.savez(
-                temporary,
-                intrinsics=np.array([self.camera.focal, self.camera.cx, self.camera.cy]),
-                background=self.background,
-                transforms=self.transforms,
-                survey_audio=self.survey.audio,
-                speech=np.array(self.speech),
-                tracks=np.array(sorted(self.tracks), dtype=np.str_),
-                **{_track_key(name): track for name, track in self.tracks.items()},
-            )
+            arrays: dict[str, Any] = {
+                "intrinsics": np.array([self.camera.focal, self.camera.cx, self.camera.cy]),
+                "background": self.background,
+                "transforms": self.transforms,
+                "survey_audio": self.survey.audio,
+                "speech": np.array(self.speech),
+                "tracks": np.array(sorted(self.tracks), dtype=np.str_),
+            }
+            arrays |= {_track_key(name): track for name, track in self.tracks.items()}
+            np.savez(temporary, **arrays)
 
     def check_continues(self, workdir: pathlib.Path) -> None:
         """Raises UserError where a workdir was begun with other data."""
@@ -120,8 +121,9 @@ class Person:
         if not whole:
             raise UserError(f"{path} is damaged or was written by another version of this program: train it again")
         height, width = stored["background"].shape[:2]
+        focal, cx, cy = map(float, stored["intrinsics"])
         return cls(
-            camera=Camera(*(float(v) for v in stored["intrinsics"]), height=height, width=width),
+            camera=Camera(focal, cx, cy, height=height, width=width),
             background=stored["background"],
             transforms=stored["transforms"],
             tracks=tracks,

@@ -47,12 +47,12 @@ def make_scene(
     top = torso_rows[0] - 0.02 * dataset.camera.height if len(torso_rows) else dataset.camera.height
     near, far = dataset.near_far
     return Scene(
-        near=np.float32(near),
-        far=np.float32(far),
+        near=np.asarray(near, np.float32),
+        far=np.asarray(far, np.float32),
         box=subject_box(frames, dataset.camera, volume),
         pose_mean=poses.mean(0).astype(np.float32),
         pose_scale=poses.std(0).astype(np.float32) + np.float32(1e-4),
-        torso_top=np.float32(top / dataset.camera.height),
+        torso_top=np.asarray(top / dataset.camera.height, np.float32),
         torso_camera=frames.split.transforms[0],
         codes={name: CODES[name].fit(recording) for name in codes},
     )

@@ -5,6 +5,7 @@ the silhouette's soft edge (`alpha/`), eye openness (`eyes.npy`) and `manifest.j
 frame in the clip; it is the `img_id` and the `aud_id` of a frame.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -213,7 +214,7 @@ def _after(train: Split, val: Split, data: pathlib.Path) -> Split:
     shift = int(train.img_id.max()) + 1
     if val.img_id[0] == 0 and len(common) == len(val) and find_any(data, shift):
         say(f"{data}: the held-out frames are numbered from 0 again; they are taken for frames {shift} and on")
-        return val.replace(img_id=val.img_id + shift, aud_id=val.aud_id + shift)
+        return dataclasses.replace(val, img_id=val.img_id + shift, aud_id=val.aud_id + shift)
     raise UserError(f"{data}: frame {common[0]} stands in both splits, so nothing is held out; prepare it again")
 
 

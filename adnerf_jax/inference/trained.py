@@ -1,5 +1,6 @@
 """A trained stage, loaded for rendering: `TrainedStage.load(workdir)`."""
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable
@@ -90,7 +91,7 @@ class TrainedStage:
 
     def framed(self, framing: Framing | None) -> "TrainedStage":
         """The same stage with another framing of its pictures; itself for None."""
-        return self if framing is None else self.replace(_picture=framing)
+        return self if framing is None else dataclasses.replace(self, _picture=framing)
 
     def layers(self, transform: np.ndarray, conditions: Conditions) -> Layers:
         """One frame.

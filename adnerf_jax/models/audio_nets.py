@@ -36,7 +36,7 @@ class TimeConvolution(nn.Module):
 
 
 class AudioNet(nn.Module):
-    """A window of 16 features becomes one code."""
+    """Encodes a window of 16 speech features as one code."""
 
     code: int = 64
     widths: tuple[int, ...] = (32, 32, 64, 64)

@@ -1,5 +1,6 @@
 """The `fast` family: a head of feature grids with a proposal, a planar torso."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -28,7 +29,7 @@ class GridHead(nn.Module):
 
     Attributes:
       code_nets: the condition codes.
-      shape_names: those of them that weight the field's grids of shapes.
+      shape_names: those of them that weight the field's blended grids.
       field: the head field.
       proposal: densities that the intervals are drawn from.
       coarse, fine: numbers of intervals of the proposal and of the field.
@@ -41,15 +42,15 @@ class GridHead(nn.Module):
     coarse: int
     fine: int
 
-    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
+    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
         """The condition codes by name, [F, W] each."""
         return self.code_nets(conditions, scene, smooth)
 
     def __call__(
         self,
         rays: Rays,
-        codes: dict[str, Array],
-        background: Array,
+        codes: Mapping[str, ArrayLike],
+        background: ArrayLike,
         scene: Scene,
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> Levels:
@@ -74,7 +75,7 @@ class GridHead(nn.Module):
         ) + proposal_losses.excess_opacity(weights[:, some].sum(-1), rendered.opacity[:, some])
         return Levels((rendered,), sampler_loss)
 
-    def torso_code(self, codes: dict[str, Array]) -> Array:
+    def torso_code(self, codes: Mapping[str, ArrayLike]) -> ArrayLike:
         """The first code."""
         return codes[self.code_nets.names[0]]
 
@@ -84,13 +85,19 @@ class GridHead(nn.Module):
         return self._propose(rays, length, scene)[1].sum(-1) > _MIN_OPACITY
 
     def survey(
-        self, params: Any, codes: dict[str, Array], transforms: np.ndarray, camera: Camera, scene: Scene, cells: int
+        self,
+        params: Any,
+        codes: Mapping[str, ArrayLike],
+        transforms: np.ndarray,
+        camera: Camera,
+        scene: Scene,
+        cells: int,
     ) -> None:
         """None: the proposal finds empty space."""
 
     def _propose(self, rays: Rays, length: Array, scene: Scene) -> tuple[Array, Array]:
         enter, leave = clip_to_box(rays, scene.near, scene.far, scene.box)
-        # Even steps along the part of the ray within the box: from its first point by a share of its way.
+        # Even steps along the part of the ray inside the box, in the box's coordinates.
         size = scene.box[1] - scene.box[0]
         start = (rays.origins + enter[..., None] * rays.directions - scene.box[0]) / size
         way = (leave - enter)[..., None] * rays.directions / size
@@ -104,11 +111,10 @@ class PlanarTorso(nn.Module):
     """Colour and opacity for each pixel of the static camera.
 
     Attributes:
-      field: the picture that moves.
+      field: the deformable picture.
       audio_channels: numbers that the code is reduced to.
-      abutting: in rendering, the neck ends where the head begins, and nothing shows between them
-        (`compositing.composite_layers`).
-        Training takes them as independent: that leaves a gap for every error, which teaches both to fill it.
+      abutting: in rendering, neck and head share an edge without a gap (`compositing.composite_layers`). Training
+        composites them as independent layers: a gap then costs an error, so that the torso learns to fill it.
     """
 
     abutting: ClassVar[bool] = True
@@ -120,8 +126,8 @@ class PlanarTorso(nn.Module):
         self,
         pixels: Array,
         camera: Camera,
-        transforms: Array,
-        code: Array,
+        transforms: ArrayLike,
+        code: ArrayLike,
         scene: Scene,
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> tuple[Layer, ...]:
@@ -139,7 +145,9 @@ class PlanarTorso(nn.Module):
         """Pixels [F, R] in rows where a training frame shows the torso: bool."""
         return pixels[..., 0] / camera.height >= scene.torso_top
 
-    def survey(self, params: Any, code: Array, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int) -> None:
+    def survey(
+        self, params: Any, code: ArrayLike, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int
+    ) -> None:
         """None: a picture has no empty space to leave out."""
 
 

@@ -12,9 +12,10 @@ from adnerf_jax.common.types import EXACT
 from adnerf_jax.nerf.encoding import grid_resolutions, multiresolution_grid, nearest_cell, positional
 
 _DENSITY_GAIN = 10.0
-# The picture should move with the pose before it changes with it.
+# Scale of the pose as an input of the appearance: the deformation should learn it first.
 _APPEARANCE_POSE = 0.3
-# Opacity this near to 0 or 1 is all of it: a sigmoid reaches neither, and leaves a veil on every new background.
+# Opacity this near to 0 or 1 becomes 0 or 1: a sigmoid reaches neither, and would leave a faint veil over every
+# background.
 _VEIL = 0.02
 
 
@@ -32,15 +33,15 @@ def bounded_exp(x: Array) -> Array:
 @bounded_exp.defjvp
 def _bounded_exp_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    # The gradient stays alive above the bound so that a density that overshot can come back.
+    # The gradient does not vanish above the bound, so that a density that overshot can decrease again.
     y = bounded_exp(x)
     return y, y * dx
 
 
 def saturating_sigmoid(logit: Array) -> Array:
-    """Opacity in [0, 1] of logits; both ends are reached, and the gradient is that of the sigmoid everywhere.
+    """Opacity in [0, 1] of logits: a sigmoid that reaches 0 and 1, with the sigmoid's gradient everywhere.
 
-    Where an end is reached and wrong, the error still moves the logit; where it is right, there is none.
+    Saturated opacities that are wrong therefore still receive a gradient; for right ones the error is 0.
     """
     open_ended = nn.sigmoid(logit) * (1.0 + 2.0 * _VEIL) - _VEIL
     return open_ended + jax.lax.stop_gradient(jnp.clip(open_ended, 0.0, 1.0) - open_ended)
@@ -63,11 +64,11 @@ class MultiresolutionGrid(nn.Module):
 
 
 class BlendedGrid(nn.Module):
-    """A set of trainable grids for each entry of a shape code; points of a group see the sum that the code weights.
+    """A set of trainable grids for each entry of a shape code; points are looked up in their sum, weighted by the code.
 
-    What lips and lids do is learned at the pace of grids (after Gao et al. 2022, "Reconstructing Personalized Semantic
-    Facial NeRF Models", section 3.2). The sum comes first and the look-up second, which makes many rays of a frame as
-    cheap as with a single set.
+    Motions of lips and lids then train as fast as grids do (after Gao et al. 2022, "Reconstructing Personalized
+    Semantic Facial NeRF Models", section 3.2). The grids are summed before the look-up, so that the many rays of a
+    frame cost as much as with a single set.
     """
 
     levels: int
@@ -87,7 +88,7 @@ class BlendedGrid(nn.Module):
 
 
 class DensityGrid(nn.Module):
-    """Density by look-up alone: the proposal that tells the head field where to look."""
+    """Density by look-up alone: the proposal from which the head field's intervals are drawn."""
 
     resolution: int
 
@@ -95,7 +96,7 @@ class DensityGrid(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[..., 3] in [0, 1] to densities [...]."""
         cells = self.param("grids", nn.initializers.zeros, (self.resolution**3,))
-        # Densities span e^±8, which steps of Adam's size would take too long to cross.
+        # Densities span e^±8: without the gain, Adam's steps would take too long to cross that range.
         return bounded_exp(_DENSITY_GAIN * nearest_cell(cells, x, self.resolution))
 
 
@@ -105,7 +106,7 @@ def uniform_by_inputs(inputs: int):
 
 
 def initialisers(init_scheme: str, inputs: int):
-    """Initialisers of kernel and bias: `uniform` as published, or `lecun`, whose codes differ more from the start."""
+    """Initialisers of kernel and bias: `uniform` as published, or `lecun`, with larger differences between codes."""
     if init_scheme == "lecun":
         return nn.initializers.lecun_normal(), nn.initializers.zeros
     return uniform_by_inputs(inputs), uniform_by_inputs(inputs)
@@ -142,10 +143,10 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class SharedDense(nn.Module):
-    """A linear layer of inputs side by side, each multiplied where it lives: once for an image, a ray, or a sample.
+    """A linear layer of concatenated inputs, each multiplied once at its own rank: for an image, a ray, or a sample.
 
-    [a, b, …] @ kernel + bias, where a's leading axes may be 1 wherever b's are more. The kernel's rows follow the order
-    of the inputs, as if they had been repeated and joined.
+    [a, b, …] @ kernel + bias, where leading axes of a may be 1 while those of b are larger. The kernel's rows follow
+    the order of the inputs, as if they had been broadcast and concatenated.
     """
 
     features: int
@@ -165,7 +166,7 @@ class SharedDense(nn.Module):
             flat = product(x.reshape(-1, size), kernel[row : row + size], self.dtype)
             terms.append(flat.reshape(*x.shape[:-1], self.features))
             row += size
-        # Small terms first: the sum grows to the size of the samples once.
+        # Small terms first, so that only one addition has the size of the samples.
         terms.sort(key=lambda term: term.size)
         return functools.reduce(operator.add, terms, bias)
 
@@ -271,14 +272,14 @@ class GridField(nn.Module):
         h = ConditionedMLP(self.width, 2, 1 + self.geometry, name="density")(features, code)
         density = bounded_exp(h[..., 0]).reshape(frames, rays, samples)
         towards = positional(directions, self.direction_levels).reshape(frames * rays, -1)
-        # The density's own channel goes along: cutting it off would cost more than the product with it.
+        # The density's channel is an input too: slicing it off would cost more than multiplying it.
         inner = h.reshape(frames * rays, samples, -1)
         colours = nn.sigmoid(ConditionedMLP(self.width, 1, 3, name="colour")(inner, towards))
         return density, colours.reshape(frames, rays, samples, 3)
 
 
 class PlanarField(nn.Module):
-    """The `fast` torso: a picture that moves. The pose shifts the look-up into a 2-D grid of features."""
+    """The `fast` torso: a deformable picture. The pose shifts the look-up in a 2-D grid of features."""
 
     grid: MultiresolutionGrid
     width: int
@@ -292,18 +293,18 @@ class PlanarField(nn.Module):
 
         Args:
           x: [F, R, 2], (row, column) as fractions of the image.
-          pose: [F, P], moves the picture and changes it.
-          code: [F, D], changes it.
+          pose: [F, P], deforms the picture and conditions its appearance.
+          code: [F, D], conditions its appearance.
 
         Returns:
           colours [F, R, 3] and opacity [F, R], in [0, 1].
         """
-        # Linear in the pose, with coefficients that change smoothly over the picture: unseen poses go on in a line.
+        # Linear in the pose, with coefficients that vary smoothly over the picture: it extrapolates to unseen poses.
         where = positional(x * jnp.pi, self.position_levels)
         h = nn.relu(nn.Dense(self.deformation_width, name="deformation_in")(where))
         slopes = nn.Dense(2 * pose.shape[-1], kernel_init=nn.initializers.zeros, name="deformation_out")(h)
         shift = (slopes.reshape(*x.shape, -1) * pose[:, None, None]).sum(-1)
-        # The picture is larger than the frame by the reach, so that no look-up falls off its border.
+        # The picture is larger than the frame by the reach, so that every look-up is inside it.
         moved = (x + self.reach * (1.0 + jnp.tanh(shift))) / (1.0 + 2.0 * self.reach)
         code = jnp.concatenate([_APPEARANCE_POSE * pose, code], axis=-1)
         h = ConditionedMLP(self.width, 2, 4, name="appearance")(self.grid(moved), code)

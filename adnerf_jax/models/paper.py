@@ -1,7 +1,7 @@
 """The `paper` family: head and torso as two-level volumes of MLP fields (paper, sections 3.2 and 3.4)."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -32,15 +32,17 @@ from adnerf_jax.nerf.occupancy import crosses, inside, seen_box, survey
 from adnerf_jax.nerf.packing import map_where
 from adnerf_jax.nerf.sampling import even_samples, inverse_cdf_samples
 
-# Samples that a field is asked for at once in rendering. On CPUs its activations then stay in the cache; accelerators
-# want more work at once.
+# Samples for which a field is evaluated at once in rendering. On CPUs its activations then stay in the cache;
+# accelerators need more work at once.
 _BLOCKS = {"cpu": 4096}
 _BLOCK = 2**17
 COARSE, FINE = 0, 1
+# Points [F, R, S, 3] and directions [F, R, 3] to raw densities [F, R, S] and colours [F, R, S, 3].
+_Evaluate = Callable[..., Any]
 
 
 class Volume(nn.Module):
-    """Two fields along rays: where the coarse one has weight, the fine one is asked.
+    """Two fields along rays: the fine one is sampled where the coarse one has weight.
 
     Attributes:
       coarse, fine: the fields, each with parameters of its own.
@@ -59,7 +61,7 @@ class Volume(nn.Module):
         self,
         rays: Rays,
         code: Array,
-        background: Array,
+        background: ArrayLike,
         scene: Scene,
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> tuple[Rendered, Rendered]:
@@ -75,23 +77,23 @@ class Volume(nn.Module):
         length = jnp.linalg.norm(rays.directions, axis=-1, keepdims=True)
         ends = jnp.broadcast_to(jnp.stack([scene.near, scene.far]), (*length.shape[:-1], 2))
         t = even_samples(ends[..., 0], ends[..., 1], self.coarse_samples, coarse_key)
-        # Without jitter a picture is rendered; while training, blocks are micro-batches of the whole step.
+        # Blocks are for rendering, which has no jitter; training splits whole steps into micro-batches instead.
         blocks = key is None and not self.is_initializing()
 
         def level(number: int, t: Array) -> Rendered:
-            # The last sample is the background, which no field knows.
+            # The last sample is the background, which belongs to no field.
             points = rays.origins[..., None, :] + rays.directions[..., None, :] * t[..., :-1, None]
             field, towards = (self.coarse, self.fine)[number], rays.directions / length
             if occupancy is None and not blocks:
-                ask = nn.remat(MLPField.__call__) if self.rematerialise else MLPField.__call__
-                density, colours = ask(field, points, towards, code)
+                call = nn.remat(MLPField.__call__) if self.rematerialise else MLPField.__call__
+                density, colours = call(field, points, towards, code)
             else:
                 module, variables = field.unbind()
-                ask = functools.partial(module.apply, variables, code=code)
+                evaluate: _Evaluate = functools.partial(module.apply, variables, code=code)
                 if occupancy is None:
-                    density, colours = _in_blocks(ask, points, towards)
+                    density, colours = _in_blocks(evaluate, points, towards)
                 else:
-                    density, colours = _where_occupied(ask, points, towards, occupancy, number)
+                    density, colours = _where_occupied(evaluate, points, towards, occupancy, number)
             return composite_samples(density, colours, t, length, background, options.density_leak)
 
         coarse = level(COARSE, t)
@@ -111,10 +113,8 @@ def _block() -> int:
     return _BLOCKS.get(jax.default_backend(), _BLOCK)
 
 
-def _in_blocks(
-    field: Callable[[Array, Array], tuple[Array, Array]], points: Array, towards: Array
-) -> tuple[Array, Array]:
-    """A field's answers at points [F, R, S, 3], for some rays after the other."""
+def _in_blocks(field: _Evaluate, points: Array, towards: Array) -> tuple[Array, Array]:
+    """Density and colours of a field at points [F, R, S, 3], evaluated one block of rays after the other."""
     frames, rays, samples = points.shape[:3]
     size = min(rays, max(1, _block() // (frames * samples)))
     blocks = -(-rays // size)
@@ -131,22 +131,22 @@ def _in_blocks(
 
 
 def _where_occupied(
-    field: Callable[[Array, Array], tuple[Array, Array]],
+    field: _Evaluate,
     points: Array,
     towards: Array,
     occupancy: Occupancy,
     level: int,
 ) -> tuple[Array, Array]:
-    """A field's answers at points [1, R, S, 3] of one image where there can be density; no density elsewhere."""
+    """Density and colours of a field at the points [1, R, S, 3] of one image in occupied cells; zero elsewhere."""
     shape = points.shape[:-1]
     flat = points.reshape(-1, 3)
 
-    def ask(places: Array) -> Array:
+    def evaluate(places: Array) -> Array:
         rows = places // shape[-1]
         density, colours = field(flat[None, places, None], towards[0][None, rows])
         return jnp.concatenate([density[..., None], colours], axis=-1)[0, :, 0]
 
-    found = map_where(inside(occupancy, level, flat), ask, 4, min(_block(), len(flat)))
+    found = map_where(inside(occupancy, level, flat), evaluate, 4, min(_block(), len(flat)))
     return found[:, 0].reshape(shape), found[:, 1:].reshape(*shape, 3)
 
 
@@ -161,15 +161,15 @@ class VolumeHead(nn.Module):
     code_nets: Codes
     volume: Volume
 
-    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
+    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
         """The condition codes by name, [F, W] each."""
         return self.code_nets(conditions, scene, smooth)
 
     def __call__(
         self,
         rays: Rays,
-        codes: dict[str, Array],
-        background: Array,
+        codes: Mapping[str, ArrayLike],
+        background: ArrayLike,
         scene: Scene,
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> Levels:
@@ -177,7 +177,7 @@ class VolumeHead(nn.Module):
         levels = self.volume(rays, self.code(codes), background, scene, options)
         return Levels(levels, jnp.zeros(()))
 
-    def code(self, codes: dict[str, Array]) -> Array:
+    def code(self, codes: Mapping[str, ArrayLike]) -> Array:
         """What the fields are conditioned on, [F, D]."""
         return joined(codes, self.code_nets.names)
 
@@ -185,7 +185,7 @@ class VolumeHead(nn.Module):
         """Raw densities of both levels at points [N, 3] for a code [D]: [2, N]."""
         return self.volume.densities(points, code)
 
-    def torso_code(self, codes: dict[str, Array]) -> Array:
+    def torso_code(self, codes: Mapping[str, ArrayLike]) -> ArrayLike:
         """The first code: the speech (paper, section 3.4)."""
         return codes[self.code_nets.names[0]]
 
@@ -195,7 +195,13 @@ class VolumeHead(nn.Module):
 
     @nn.nowrap
     def survey(
-        self, params: Any, codes: dict[str, Array], transforms: np.ndarray, camera: Camera, scene: Scene, cells: int
+        self,
+        params: Any,
+        codes: Mapping[str, ArrayLike],
+        transforms: np.ndarray,
+        camera: Camera,
+        scene: Scene,
+        cells: int,
     ) -> Occupancy:
         """The cells of the space that the poses show where one of the fields has density; see `HeadModel`."""
         return _survey(self, params, self.code(codes), transforms, camera, scene, cells)
@@ -220,8 +226,8 @@ class VolumeTorso(nn.Module):
         self,
         pixels: Array,
         camera: Camera,
-        transforms: Array,
-        code: Array,
+        transforms: ArrayLike,
+        code: ArrayLike,
         scene: Scene,
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> tuple[Layer, ...]:
@@ -231,7 +237,7 @@ class VolumeTorso(nn.Module):
         levels = self.volume(rays, self.code(transforms, code), nothing, scene, options)
         return tuple((level.foreground, level.opacity) for level in levels)
 
-    def code(self, transforms: Array, code: Array) -> Array:
+    def code(self, transforms: ArrayLike, code: ArrayLike) -> Array:
         """[head's code, PE(angles), PE(translation)], [F, D]."""
         angles = euler_angles(transforms, self.swapped_angles)
         pose = [positional(x, self.pose_levels) for x in (angles, transforms[..., :3, 3])]
@@ -247,7 +253,7 @@ class VolumeTorso(nn.Module):
 
     @nn.nowrap
     def survey(
-        self, params: Any, code: Array, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int
+        self, params: Any, code: ArrayLike, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int
     ) -> Occupancy:
         """The cells before the static camera where one of the fields has density; see `TorsoModel`."""
         static = np.asarray(scene.torso_camera)[None]
@@ -275,7 +281,7 @@ def _survey(
 ) -> Occupancy:
     """The occupied cells [cells³] of the box that poses [N, 4, 4] show, under codes [K, W]."""
 
-    def densities(points: Array, one: Array) -> Array:
+    def densities(points: ArrayLike, one: ArrayLike) -> Any:
         return model.apply({"params": params}, points, one, method="densities")
 
     reach = np.hypot(camera.width, camera.height) / 2 / camera.focal

@@ -6,6 +6,7 @@ methods below but `__call__`, `codes`, `visible` and `densities` need no paramet
 Shapes: F frames, R rays or pixels of a frame, W numbers in a code.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -38,17 +39,17 @@ class Model(Protocol):
 class HeadModel(Model, Protocol):
     """The head: rays in head space, through which the head's pose acts, to colours and opacities."""
 
-    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
+    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
         """The condition codes of F frames by name, [F, W] each (`codes.encoder.Codes`)."""
 
-    def torso_code(self, codes: dict[str, Array]) -> Array:
+    def torso_code(self, codes: Mapping[str, ArrayLike]) -> ArrayLike:
         """Of the codes, the one that conditions the torso, [F, W]."""
 
     def __call__(
         self,
         rays: Rays,
-        codes: dict[str, Array],
-        background: Array,
+        codes: Mapping[str, ArrayLike],
+        background: ArrayLike,
         scene: Scene,
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> Levels:
@@ -58,7 +59,13 @@ class HeadModel(Model, Protocol):
         """Rays [F, R] that can meet the head under any condition, bool; the others need not be rendered."""
 
     def survey(
-        self, params: Any, codes: dict[str, Array], transforms: np.ndarray, camera: Camera, scene: Scene, cells: int
+        self,
+        params: Any,
+        codes: Mapping[str, ArrayLike],
+        transforms: np.ndarray,
+        camera: Camera,
+        scene: Scene,
+        cells: int,
     ) -> Occupancy | None:
         """The grid that tells `RenderOptions` where the head has density; None for a model that needs no grid.
 
@@ -85,8 +92,8 @@ class TorsoModel(Model, Protocol):
         self,
         pixels: Array,
         camera: Camera,
-        transforms: Array,
-        code: Array,
+        transforms: ArrayLike,
+        code: ArrayLike,
         scene: Scene,
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> tuple[Layer, ...]:
@@ -105,6 +112,6 @@ class TorsoModel(Model, Protocol):
         """Pixels [F, R] that can show the torso under any condition, bool; the others need not be rendered."""
 
     def survey(
-        self, params: Any, code: Array, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int
+        self, params: Any, code: ArrayLike, transforms: ArrayLike, camera: Camera, scene: Scene, cells: int
     ) -> Occupancy | None:
         """As `HeadModel.survey`, for codes [K, W] and head poses [K, 4, 4] of K frames."""

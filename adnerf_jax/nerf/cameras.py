@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from adnerf_jax.common.types import EXACT, Camera, Rays
+from adnerf_jax.common.types import EXACT, ArrayLike, Camera, Rays
 from adnerf_jax.nerf.broadcasting import expand_leading
 
 # Largest deviation of RᵀR from the identity in a rotation that was read from a file.
@@ -17,7 +17,7 @@ def pixel_grid(height: int, width: int) -> Array:
     return jnp.stack([rows, columns], axis=-1).reshape(-1, 2).astype(jnp.float32)
 
 
-def rays_through(pixels: Array, transform: Array, camera: Camera) -> Rays:
+def rays_through(pixels: ArrayLike, transform: ArrayLike, camera: Camera) -> Rays:
     """Rays through pixels, without half-pixel offset, as in the published `get_rays`.
 
     Args:
@@ -37,7 +37,7 @@ def rays_through(pixels: Array, transform: Array, camera: Camera) -> Rays:
     return Rays(origins=origins, directions=directions)
 
 
-def euler_angles(transform: Array, swapped: bool = False) -> Array:
+def euler_angles(transform: ArrayLike, swapped: bool = False) -> Array:
     """[atan2(R12, R22), asin(−R02), atan2(−R01, R00)] in radians, R the rotation of `transform` [..., 4, 4]: [..., 3].
 
     Args:
@@ -53,7 +53,7 @@ def euler_angles(transform: Array, swapped: bool = False) -> Array:
     return jnp.stack([jnp.arctan2(*around_x), around_y, jnp.arctan2(*around_z)], axis=-1)
 
 
-def placement_vector(transform: Array) -> Array:
+def placement_vector(transform: ArrayLike) -> Array:
     """A head pose as [..., 6] numbers: the three `euler_angles`, then the head's place in the camera's space.
 
     The translation of `transform` is no good beside them: it is the camera's place in head space, which turns with the
@@ -63,7 +63,7 @@ def placement_vector(transform: Array) -> Array:
     return jnp.concatenate([euler_angles(transform), place], axis=-1)
 
 
-def clip_to_box(rays: Rays, near: Array, far: Array, box: Array) -> tuple[Array, Array]:
+def clip_to_box(rays: Rays, near: ArrayLike, far: ArrayLike, box: ArrayLike) -> tuple[Array, Array]:
     """The part of each ray that lies in a box and between near and far.
 
     Args:

@@ -25,7 +25,7 @@ def alpha_weights(density: Array, distances: Array) -> Array:
 
 
 # Share of a ray's transmittance that passes gradients to the colours of its samples in the first step of the warm-up.
-# With all of it a head trains more slowly (21.4 dB after 200 steps against 22.7), with none a dark torso does not train.
+# With all of it a head trains more slowly (21.4 dB after 200 steps against 22.7), with none dark torsos do not.
 _COLOUR_LEAK = 0.1
 
 
@@ -53,7 +53,12 @@ leaky_density.defvjp(_leaky_density_forward, _leaky_density_backward)
 
 
 def composite_samples(
-    raw_density: Array, colours: Array, t: Array, length: Array, background: Array, density_leak: Array | float = 0.0
+    raw_density: Array,
+    colours: Array,
+    t: Array,
+    length: Array,
+    background: ArrayLike,
+    density_leak: Array | float = 0.0,
 ) -> Rendered:
     """The published `raw2outputs`: samples at positions, the last of them the background's pixel.
 
@@ -79,7 +84,7 @@ def composite_samples(
     return dataclasses.replace(rendered, rgb=rendered.rgb + leak, foreground=rendered.foreground + leak)
 
 
-def composite(weights: Array, colours: Array, t: Array, background: Array) -> Rendered:
+def composite(weights: Array, colours: Array, t: Array, background: ArrayLike) -> Rendered:
     """Composites samples in front of a background.
 
     Args:

@@ -4,17 +4,20 @@ import functools
 import itertools
 import math
 import operator
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from adnerf_jax.common.types import ArrayLike
+
 # The spatial hash of Teschner et al. 2003 as Müller et al. 2022 use it (Instant NGP, equation 4).
 _PRIMES = (1, 2654435761, 805459861)
 
 
-def positional(x: Array, levels: int) -> Array:
+def positional(x: ArrayLike, levels: int) -> Array:
     """PE_L(x) = [x, sin x, cos x, sin 2x, cos 2x, …, sin 2^(L−1)x, cos 2^(L−1)x], without a factor π.
 
     Args:
@@ -65,7 +68,8 @@ def _corners(x: Array, resolution: int, shape: tuple[int, ...]) -> tuple[list[Ar
 def _gather(grid: Array, rows: list[Array], weights: list[Array]) -> Array:
     grid = grid.reshape(-1, grid.shape[-1])
     # Corner by corner the sum stays in registers: on CPUs 4 to 10 times as fast as one gather of all corners.
-    return sum(w[..., None] * jnp.take(grid, row, axis=0, mode="clip") for row, w in zip(rows, weights, strict=True))
+    terms = (w[..., None] * jnp.take(grid, row, axis=0, mode="clip") for row, w in zip(rows, weights, strict=True))
+    return cast(Array, sum(terms))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -73,7 +77,7 @@ def interpolate_grid(grid: Array, x: Array, resolution: int) -> Array:
     """Multilinear look-up in one level.
 
     Args:
-      grid: [*G, T, features]. Dense, at row Σ corner_d·(resolution + 1)^d, if it has room; hashed otherwise.
+      grid: [*G, T, features]. Dense, at row Σ corner_d·(resolution + 1)^d, if T is large enough; hashed otherwise.
       x: [*G, ..., D] in [0, 1]; outside is clamped to the border. Each of the leading axes G has a grid of its own.
       resolution: cells along each axis.
 
@@ -84,7 +88,7 @@ def interpolate_grid(grid: Array, x: Array, resolution: int) -> Array:
 
 
 def _interpolate_forward(grid: Array, x: Array, resolution: int):
-    # Rows and weights are computed once: compilers would do it again for each feature, and again for the gradient.
+    # A barrier, so that rows and weights are computed once and not again for each feature and for the gradient.
     rows, weights = jax.lax.optimization_barrier(_corners(x, resolution, grid.shape))
     return _gather(grid, rows, weights), (grid, x, rows, weights)
 
@@ -92,7 +96,7 @@ def _interpolate_forward(grid: Array, x: Array, resolution: int):
 def _interpolate_backward(resolution: int, saved, cotangent: Array):
     grid, x, rows, weights = saved
     at = jnp.stack(rows).reshape(-1)
-    # A scatter for each feature: they run side by side, and each stays in the cache.
+    # A scatter for each feature: they run in parallel, and each stays in the cache.
     to_grid = [
         jnp.zeros(grid.size // grid.shape[-1])
         .at[at]

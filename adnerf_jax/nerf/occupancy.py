@@ -1,4 +1,4 @@
-"""Where a trained volume has density: samples and rays elsewhere cannot change a picture and need not be computed."""
+"""Occupancy grids: where a trained volume has density. Samples and rays elsewhere need not be computed."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from adnerf_jax.common.types import Camera, Occupancy, Rays, Scene
+from adnerf_jax.common.types import ArrayLike, Camera, Occupancy, Rays, Scene
 from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import rays_through
 from adnerf_jax.nerf.encoding import nearest_cell
 
-# So thin a haze along a whole ray would change a colour by less than half of 1/255.
+# Optical depth of a whole ray below which its colour changes by less than half of 1/255.
 _UNSEEN_DEPTH = 0.5 / 255.0
 _CELLS_AT_ONCE = 4096
-# Steps at which a ray looks into the grid, for each cell along an axis.
+# Steps at which a ray is tested against the grid, for each cell along an axis.
 _STEPS_PER_CELL = 2
 
 
@@ -38,9 +38,13 @@ def seen_box(transforms: np.ndarray, camera: Camera, scene: Scene) -> np.ndarray
 
 
 def survey(
-    densities: Callable[[Array, Array], Array], codes: Array, box: Array, ray_length: float, resolution: int
+    densities: Callable[[ArrayLike, ArrayLike], Array],
+    codes: ArrayLike,
+    box: ArrayLike,
+    ray_length: float,
+    resolution: int,
 ) -> Occupancy:
-    """Looks into every cell once for each of some codes, at another place each time.
+    """Evaluates the density in every cell at a random point for each of some codes.
 
     Args:
       densities: points [N, 3] and a code [D] to raw densities [L, N] of L levels; a pure function.
@@ -50,7 +54,7 @@ def survey(
       resolution: cells along each axis.
 
     Returns:
-      the cells that hold more than a haze under any of the codes, and their neighbours.
+      the cells with a visible density under any of the codes, and their neighbours.
     """
     chunks = -(-(resolution**3) // _CELLS_AT_ONCE)
     numbers = jnp.arange(chunks * _CELLS_AT_ONCE) % resolution**3
@@ -61,14 +65,14 @@ def survey(
 
     @jax.jit
     def densest(corners: Array, key: Array) -> Array:
-        def look(code: Array, key: Array) -> Array:
+        def evaluate(code: ArrayLike, key: Array) -> Array:
             within = jax.random.uniform(key, corners.shape)
             return densities(low + (corners + within) / resolution * (high - low), code)
 
         def deeper(most: Array, code_and_key) -> tuple[Array, None]:
-            return jnp.maximum(most, look(*code_and_key)), None
+            return jnp.maximum(most, evaluate(*code_and_key)), None
 
-        first = look(codes[0], key)
+        first = evaluate(codes[0], key)
         return jax.lax.scan(deeper, first, (codes, jax.random.split(key, len(codes))))[0]
 
     keys = jax.random.split(jax.random.key(0), chunks)
@@ -89,12 +93,12 @@ def inside(occupancy: Occupancy, level: int, points: Array) -> Array:
     return nearest_cell(cells, place, round(cells.shape[0] ** (1 / 3)))
 
 
-def crosses(occupancy: Occupancy, level: int, rays: Rays, near: Array, far: Array) -> Array:
+def crosses(occupancy: Occupancy, level: int, rays: Rays, near: ArrayLike, far: ArrayLike) -> Array:
     """Whether rays [..., 3] meet an occupied cell of a level between near and far: bool [...]."""
     steps = _STEPS_PER_CELL * round(occupancy.cells.shape[1] ** (1 / 3))
     t = near + (far - near) * jnp.linspace(0.0, 1.0, steps)
 
-    def at(distance: Array) -> Array:
+    def at(distance: ArrayLike) -> Array:
         return inside(occupancy, level, rays.origins + distance * rays.directions)
 
     return jax.lax.fori_loop(0, steps, lambda i, met: met | at(t[i]), jnp.zeros(rays.directions.shape[:-1], bool))

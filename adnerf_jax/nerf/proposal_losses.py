@@ -8,10 +8,10 @@ from adnerf_jax.nerf.sampling import overlapping_weight
 
 
 def excess_opacity(outer: Array, opacity: Array) -> Array:
-    """Takes the proposal's opacity [...] down to the field's [...], a constant here: empty space must be known.
+    """Penalises opacity of the proposal [...] beyond that of the field [...], a constant here, to find empty space.
 
-    `interlevel` only ever asks for more weight; where nothing is, nothing would take back the start's haze, and every
-    ray would seem to meet something.
+    `interlevel` only ever raises the proposal's weights: in empty space the density of the initialisation would remain,
+    and every ray would count as visible.
     """
     return jnp.mean(jnp.square(jnp.maximum(outer - jax.lax.stop_gradient(opacity), 0.0)))
 

@@ -1,4 +1,4 @@
-"""Where along a ray to look: even intervals, then intervals where weights say something is (paper, section 3.2)."""
+"""Positions of samples along a ray: even ones, then by importance (paper, section 3.2)."""
 
 import functools
 
@@ -27,12 +27,12 @@ def even_edges(near: Array, far: Array, intervals: int) -> Array:
 
 
 def even_samples(near: Array, far: Array, count: int, key: Array | None) -> Array:
-    """Positions from near to far, both included, each moved within its half-way points to its neighbours.
+    """Stratified positions from near to far: each is jittered between the midpoints to its neighbours.
 
     Args:
       near, far: [...].
       count: S.
-      key: of the moves; None: even positions. The last position is far in any case (published `render_rays`).
+      key: of the jitter; None: even positions. The last position is far in any case (published `render_rays`).
 
     Returns:
       [..., S], increasing.
@@ -48,7 +48,7 @@ def even_samples(near: Array, far: Array, count: int, key: Array | None) -> Arra
 
 
 def inverse_cdf_samples(bins: Array, weights: Array, count: int, key: Array | None) -> Array:
-    """Positions distributed as the weights say (paper, section 3.2; published `sample_pdf`).
+    """Positions distributed by weights (paper, section 3.2; published `sample_pdf`).
 
     Args:
       bins: [..., N + 1], increasing.
@@ -64,7 +64,7 @@ def inverse_cdf_samples(bins: Array, weights: Array, count: int, key: Array | No
     cdf = jnp.concatenate([jnp.zeros_like(cdf[..., :1]), cdf], axis=-1)
     shape = (*weights.shape[:-1], count)
     u = jnp.broadcast_to(jnp.linspace(0.0, 1.0, count), shape) if key is None else jax.random.uniform(key, shape)
-    # A search to the right, by comparing with everything: faster than steps of halving for so few bins.
+    # A linear search: faster than a binary search for a few dozen bins.
     right = (cdf[..., None, :] <= u[..., :, None]).sum(-1)
     below, above = jnp.maximum(right - 1, 0), jnp.minimum(right, cdf.shape[-1] - 1)
 
@@ -80,14 +80,14 @@ def inverse_cdf_samples(bins: Array, weights: Array, count: int, key: Array | No
 def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | None, padding: float) -> Array:
     """Edges of new intervals that hold equal shares of the weights (inverse transform sampling).
 
-    Written without a search: for a few dozen intervals, looking at all of them is several times faster on any device.
+    Written without a search: for a few dozen intervals, evaluating all of them is several times faster on any device.
 
     Args:
       edges: [..., N + 1], increasing.
       weights: [..., N], non-negative.
       intervals: M.
       key: shifts all M + 1 quantiles of a ray by one random fraction of a step; None: no shift.
-      padding: added to each weight, so that nothing is ever quite unseen.
+      padding: added to each weight, so that every interval keeps a chance of samples.
 
     Returns:
       [..., M + 1], non-decreasing, within the given edges. Constants for the gradient.
@@ -104,13 +104,13 @@ def resample_edges(edges: Array, weights: Array, intervals: int, key: Array | No
     # The inverse of the cumulative distribution, as the sum of what each interval adds on the way up to u. Term by term
     # with the rays innermost: on CPUs several times as fast as a sum along a short last axis.
     rays_last = functools.partial(jnp.moveaxis, source=-1, destination=0)
-    u, *intervals = map(rays_last, (u, cdf, jnp.diff(edges), 1.0 / jnp.maximum(share, 1e-9)))
+    u, *steps = map(rays_last, (u, cdf, jnp.diff(edges), 1.0 / jnp.maximum(share, 1e-9)))
 
-    def add(travelled: Array, interval: list[Array]) -> tuple[Array, None]:
-        before, width, inverse = interval
+    def add(travelled: Array, step: list[Array]) -> tuple[Array, None]:
+        before, width, inverse = step
         return travelled + width[None] * jnp.clip((u - before[None]) * inverse[None], 0.0, 1.0), None
 
-    travelled, _ = jax.lax.scan(add, jnp.zeros_like(u), intervals, unroll=_UNROLL)
+    travelled, _ = jax.lax.scan(add, jnp.zeros_like(u), steps, unroll=_UNROLL)
     return jax.lax.stop_gradient(edges[..., :1] + jnp.moveaxis(travelled, 0, -1))
 
 

@@ -1,15 +1,16 @@
-"""From where and how large a person is rendered, whatever the head does.
+"""The framing of a render: view, zoom, crop and size, independent of the head's pose.
 
-The pictures that were learned are one window on what can be rendered. Zoom and crop choose another part of the same
-picture plane, the size how finely it is sampled: head, torso and background are asked at the same places of it, so
-nothing can slide. An orbit moves the camera around the head, and a focal length changes it together with the camera's
-distance so that the head keeps its size. The head is a volume and turns under both. The torso is a picture in both
-families (the published torso, too, is learned for one camera that never moves): it stands on a plane through the head's
-rest place, facing the learned camera, and is seen from the new one in perspective. The background is a backdrop that
-turns with the camera. Beyond the learned picture the edges of both are repeated: a torso that was cut off there would
-show its cut as soon as the camera goes around it or shows more.
+The training pictures are one window on the picture plane. Zoom and crop choose another part of the same plane, the size
+its sampling density: head, torso and background are sampled at the same positions, so they stay aligned. An orbit moves
+the camera around the head; a change of the focal length also changes the camera's distance so that the head keeps its
+size. The head is a volume and is rendered from the new camera. The torso is a picture in both families (the published
+torso, too, is trained for one static camera): it is placed on a plane through the head's rest position, facing the
+training camera, and seen from the new camera in perspective. The background is a backdrop that turns with the camera.
+Outside of the training picture the edge pixels of both are repeated: a torso that ended there would show its cut edge
+as soon as the camera moves or shows more.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -23,73 +24,74 @@ from jax import Array
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.common.types import EXACT, Camera, Rays, Scene
+from adnerf_jax.common.types import EXACT, ArrayLike, Camera, Rays, Scene
 from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import rays_through
 
 _NAMES = ("yaw", "pitch", "zoom", "focal")
 _MOST_ORBIT = 60.0  # degrees
-# A ray that goes less than so far towards the torso's plane on its way forward does not meet it.
+# Least component of a unit-depth ray along the normal of the torso's plane for which the two intersect.
 _HORIZON = 1e-3
-# What a pixel of a picture takes while it is rendered and put together: floats of all layers, twice.
+# Memory of a pixel while it is rendered and composited: floats of all layers, twice.
 _BYTES_PER_PIXEL = 200
 _LARGEST = 16384  # pixels a side that H.264 allows for
 
 
 @struct.dataclass
 class Framing:
-    """A picture to render. Places (row, column) are those of the learned picture's pixels, floats.
+    """A picture to render. Positions (row, column) are floats in units of the training picture's pixels.
 
     Attributes:
-      camera: of the learned pictures.
+      camera: of the training pictures.
       height, width: pixels to render.
-      as_learned: all of the learned picture, pixel by pixel; all that follows is then without effect.
-      top, left: the place of the picture's upper left edge, in units of pixels.
-      step: learned pixels from one pixel to the next.
-      moved: the camera has left its place; what follows is without effect otherwise.
-      turn: float32 [4, 4], the new camera's space to the learned camera's.
-      depth: of the torso's plane, before the learned camera.
-      lens: focal length over the learned one.
+      as_learned: the whole training picture, pixel by pixel; the attributes below then have no effect.
+      top, left: position of the picture's upper left edge.
+      step: distance of neighbouring pixels.
+      moved: whether the camera differs from the training camera; the attributes below have no effect otherwise.
+      turn: float32 [4, 4], the new camera's space to the training camera's.
+      depth: of the torso's plane, before the training camera.
+      lens: focal length divided by the training camera's.
     """
 
     camera: Camera
     height: int = struct.field(pytree_node=False)
     width: int = struct.field(pytree_node=False)
     as_learned: bool = struct.field(pytree_node=False, default=False)
-    top: float = 0.0
-    left: float = 0.0
-    step: float = 1.0
+    top: float | np.floating = 0.0
+    left: float | np.floating = 0.0
+    step: float | np.floating = 1.0
     moved: bool = struct.field(pytree_node=False, default=False)
-    turn: Array | None = None
-    depth: float = 1.0
-    lens: float = 1.0
+    turn: ArrayLike | None = None
+    depth: float | np.floating = 1.0
+    lens: float | np.floating = 1.0
 
     def places(self, pixels: Array) -> Array:
-        """Places [..., 2] of the picture's pixels [..., 2], both (row, column)."""
+        """Positions [..., 2] of the picture's pixels [..., 2], both (row, column)."""
         if self.as_learned:
             return pixels
         corner = jnp.stack([jnp.asarray(self.top, jnp.float32), jnp.asarray(self.left, jnp.float32)])
         return (pixels + 0.5) * self.step - 0.5 + expand_leading(corner, pixels.ndim)
 
-    def rays(self, places: Array, transform: Array) -> Rays:
-        """Rays [..., R, 3] through places [..., R, 2] into the space of a head with this pose [..., 4, 4]."""
+    def rays(self, places: Array, transform: ArrayLike) -> Rays:
+        """Rays [..., R, 3], in head space, through positions [..., R, 2] for a head pose [..., 4, 4]."""
         if not self.moved:
             return rays_through(places, transform, self.camera)
-        lens = self.camera.replace(focal=self.camera.focal * self.lens)
+        assert self.turn is not None
+        lens = dataclasses.replace(self.camera, focal=self.camera.focal * self.lens)
         return rays_through(places, jnp.matmul(transform, self.turn, precision=EXACT), lens)
 
     def scene(self, scene: Scene) -> Scene:
-        """The person's constants for `rays`: the camera's distance may have changed."""
+        """The scene for `rays`: near and far follow the camera's distance."""
         if not self.moved:
             return scene
         farther = self.depth * (self.lens - 1.0)
-        return scene.replace(near=scene.near + farther, far=scene.far + farther)
+        return dataclasses.replace(scene, near=scene.near + farther, far=scene.far + farther)
 
     def torso_places(self, places: Array) -> tuple[Array, Array]:
-        """Places [..., 2] of the torso's picture that are seen at places [..., 2] of this one; beyond it, its edge.
+        """Positions [..., 2] in the torso's picture for positions [..., 2] of this one, clamped to its edge.
 
         Returns:
-          places, and bool [...], where its plane is met at all: from a moved camera it has a horizon.
+          positions, and bool [...], where rays meet the torso's plane: from a moved camera it has a horizon.
         """
         met = jnp.ones(places.shape[:-1], bool)
         if self.as_learned:
@@ -101,6 +103,7 @@ class Framing:
         return jnp.clip(places, -0.5, expand_leading(last, places.ndim)), met
 
     def _on_plane(self, places: Array) -> tuple[Array, Array]:
+        assert self.turn is not None
         camera = self.camera
         focal = camera.focal * self.lens
         row, column = places[..., 0], places[..., 1]
@@ -114,17 +117,17 @@ class Framing:
         return jnp.stack([row, column], axis=-1), met
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
-        """The part of a learned picture uint8 [H, W, 3] that this one shows; its edge is repeated beyond it."""
+        """The part of a training picture uint8 [H, W, 3] that this one shows; its edge pixels are repeated outside."""
         rows = (np.arange(self.height, dtype=np.float32) + 0.5) * self.step - 0.5 + self.top
         columns = (np.arange(self.width, dtype=np.float32) + 0.5) * self.step - 0.5 + self.left
-        if self.step > 1:  # what one pixel shows must not be a sample of many
+        if self.step > 1:  # against aliasing
             picture = cv2.GaussianBlur(picture, (0, 0), 0.4 * float(self.step))
         x, y = np.meshgrid(columns, rows)
         return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def as_framing(picture: Camera | Framing) -> Framing:
-    """A framing itself; a learned camera as the framing of all that it saw."""
+    """A framing itself; the framing of the whole training picture for its camera."""
     if isinstance(picture, Framing):
         return picture
     return Framing(picture, picture.height, picture.width, as_learned=True)
@@ -137,18 +140,18 @@ def framing(
     size: Any = None,
     crop: Any = None,
 ) -> Framing | None:
-    """The framing of what a user asks for; None for the learned pictures as they are.
+    """The framing that a user's options describe; None for the training pictures as they are.
 
     Args:
-      learned: camera of the learned pictures.
-      place: [3], the head's rest place in the camera's space.
+      learned: camera of the training pictures.
+      place: [3], the head's rest position in the camera's space.
       view: a mapping or text `yaw=10,pitch=-5,zoom=1.2,focal=900`: degrees that the camera goes around the head, to the
-        viewer's right and up; how much larger things appear; the focal length in pixels of the learned pictures.
+        viewer's right and up; the magnification; the focal length in pixels of the training pictures.
       size: pixels of the longer side, (width, height), or text `512` or `640x360`.
-      crop: (x, y, width, height) as fractions of the learned picture, or as text; by default all of it.
+      crop: (x, y, width, height) as fractions of the training picture, or as text; by default all of it.
 
     Raises:
-      UserError: a part outside the picture, a size that cannot be or does not fit into memory.
+      UserError: a crop outside the picture, an invalid size, or one that does not fit into memory.
     """
     asked = _view(view)
     if not asked and size is None and crop is None:
@@ -163,7 +166,7 @@ def framing(
     x, y, w, h = left * learned.width, top * learned.height, across * learned.width, down * learned.height
     x, y, w, h = x + w / 2 * (1 - 1 / zoom), y + h / 2 * (1 - 1 / zoom), w / zoom, h / zoom
     width, height = _size(size, across * learned.width, down * learned.height)
-    # A picture of other proportions shows more to both sides, or above and below, never less.
+    # Another aspect ratio extends the picture on both sides, or above and below; nothing is cut off.
     step = max(w / width, h / height)
     x, y = x + (w - width * step) / 2, y + (h - height * step) / 2
     depth = -float(place[2])
@@ -181,22 +184,22 @@ def framing(
     )
 
 
-def _orbit(pivot: np.ndarray, yaw: float, pitch: float, lens: float) -> np.ndarray:
-    """From the new camera's space to the learned one's, [4, 4]: around the head, and away as the lens asks for."""
-    # The camera goes to the right when it turns about the vertical axis right-handedly, and up against the other one.
+def _orbit(pivot: np.ndarray, yaw: float, pitch: float, lens: float | np.floating) -> np.ndarray:
+    """From the new camera's space to the training camera's, [4, 4]: an orbit, then the distance for `lens`."""
+    # A right-handed turn about the vertical axis moves the camera right; a left-handed one about the other moves it up.
     turn = Rotation.from_euler("YX", [yaw, -pitch], degrees=True).as_matrix()
     result = np.eye(4)
     result[:3, :3] = turn
-    # The pivot stays where it is seen: on the axis through its own place, `lens` times as deep.
+    # The pivot keeps its position in the picture: on the ray through it, `lens` times as deep.
     result[:3, 3] = pivot - turn @ (pivot * [1, 1, lens])
     return result.astype(np.float32)
 
 
 def _view(given: Any) -> dict[str, float]:
-    """The numbers of a view.
+    """The numbers of a view by name.
 
     Raises:
-      UserError: other names, or something that is no number.
+      UserError: an unknown name, or a value that is not a finite number.
     """
     if given is None or given == "":
         return {}
@@ -223,7 +226,7 @@ def _crop(given: Any) -> tuple[float, float, float, float]:
     """x, y, width, height as fractions.
 
     Raises:
-      UserError: not a part of the picture.
+      UserError: not a rectangle inside the picture.
     """
     if given is None:
         return 0.0, 0.0, 1.0, 1.0
@@ -238,10 +241,10 @@ def _crop(given: Any) -> tuple[float, float, float, float]:
 
 
 def _size(given: Any, width: float, height: float) -> tuple[int, int]:
-    """Pixels (width, height) of a picture with the proportions of width x height, or as told.
+    """Pixels (width, height): given, or with the aspect ratio of width x height.
 
     Raises:
-      UserError: not a size, or one beyond memory.
+      UserError: an invalid size, or one that does not fit into memory.
     """
     if given is None:
         return max(round(width), 1), max(round(height), 1)
@@ -263,7 +266,7 @@ def _size(given: Any, width: float, height: float) -> tuple[int, int]:
     if sides[0] * sides[1] * _BYTES_PER_PIXEL > memory // 2:
         raise UserError(
             f"size {sides[0]}x{sides[1]} takes about {sides[0] * sides[1] * _BYTES_PER_PIXEL / 2**30:.0f} GiB to "
-            f"render, this machine has {memory / 2**30:.0f} GiB: ask for fewer pixels"
+            f"render, this machine has {memory / 2**30:.0f} GiB: choose fewer pixels"
         )
     if max(sides) > _LARGEST:
         raise UserError(f"size {given!r}: a picture has at most {_LARGEST} pixels on each side")

@@ -122,7 +122,7 @@ def render_torso(
     params: Any,
     scene: Scene,
     transform: ArrayLike,
-    code: Array,
+    code: ArrayLike,
     picture: Camera | Framing,
     chunk: int,
     options: RenderOptions = DEFAULT_OPTIONS,

@@ -1,6 +1,7 @@
 """The rays of a training step, drawn from the frames of a dataset; the draw depends on (seed, step) alone."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -8,10 +9,10 @@ from adnerf_jax.common.types import Batch, Camera
 from adnerf_jax.data.datasets import Dataset, Frames, unpack_frame
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 
-# How far from a pixel of a soft edge a pixel that shows the person alone is looked for: a share of the height, at least
-# so many pixels. The edge is soft over two bands (`adnerf_jax.preprocessing.matting`).
+# Radius around a pixel of a soft edge in which opaque pixels of the person are searched: a share of the picture's
+# height, and its least value in pixels (the width of soft edges: `preprocessing.matting`).
 _REACH, _LEAST_REACH = 0.012, 5
-# λ: how much the colour near by counts beside the filmed mixture.
+# λ: weight of the colour of opaque pixels near by against the filmed mixture.
 _NEAR_WEIGHT = 0.3
 
 
@@ -19,13 +20,13 @@ class RaySampler:
     """Draws the rays of a step; the draw depends on (seed, step) alone, so a resumed run sees the same batches.
 
     Args:
-      dataset, frames: what to draw from.
+      dataset, frames: that rays are drawn from.
       frames_per_step, rays_per_frame: F and R.
       regions: share of the rays for each region: those of `regions_of`, and `outside`, which is all but `face`.
-      swapped_rect: the face rectangle with rows and columns interchanged, as the published code takes it.
-      random_background: replace everything outside `subject` by random colours, the same in front and in the target,
-        so that opacity is learned exactly and no colour of the background enters the person.
-      subject: the parts that are the subject of this stage.
+      swapped_rect: the face rectangle with rows and columns interchanged, as in the published code.
+      random_background: replace everything outside `subject` by random colours, in the background and in the target
+        alike, so that opacity is supervised exactly and no background colour leaks into the person.
+      subject: the parts (`face.parsing`) that this stage renders.
       seed: of the draws.
     """
 
@@ -60,8 +61,8 @@ class RaySampler:
 
         Args:
           step: from 0.
-          columns: numbers of the rays of each frame that are wanted, of `rays_per_frame`; None: all. What they are does
-            not depend on which others are asked for.
+          columns: indices, below `rays_per_frame`, of the rays of each frame to return; None: all. A ray does not
+            depend on which others are returned.
         """
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         rows = rng.choice(len(self.frames), self.frames_per_step, replace=False)
@@ -101,12 +102,12 @@ class RaySampler:
 def _mixed(
     packed: np.ndarray, at: tuple, filmed: np.ndarray, share: np.ndarray, clean: np.ndarray, behind: np.ndarray
 ) -> np.ndarray:
-    """Pixels of soft edges with something else behind them: αF + (1 − α)B with the person's colour F from near by.
+    """Pixels of soft edges over another background: αF + (1 − α)B with an estimated foreground colour F.
 
-    F solved from the filmed mixture alone would keep the clean background's light wherever α is a little too large, and
-    show it as a halo over any other. So F is what makes |αF + (1 − α)B − C|² + λ|F − N|² least, with the filmed colour
-    C and the colour N of the nearest pixels that show the person alone. Where there are none, the background's share of
-    the filmed colour is exchanged.
+    F solved from the filmed mixture alone would contain colour of the clean background wherever α is a little too
+    large: a halo over any other background. So F minimises |αF + (1 − α)B − C|² + λ|F − N|², with the filmed colour C,
+    the clean background B and the colour N of the nearest opaque pixels of the person. Without such pixels, the
+    background's share of the filmed colour is exchanged.
 
     Args:
       packed: the frames, as in `Frames`.
@@ -120,7 +121,7 @@ def _mixed(
     row, col = at[1][:, None, None] + across[:, None], at[2][:, None, None] + across
     inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
     image, _, alpha = unpack_frame(_at(packed, (at[0][:, None, None], row, col), mode="clip"))
-    # The nearest decide: a pixel at distance d counts exp(−d²).
+    # Weights exp(−d²) of pixels at distance d.
     near = np.exp(-np.square(across[:, None]) - np.square(across), dtype=np.float32)
     weights = near * (inside & (alpha == 255))
     total = weights.sum((1, 2))
@@ -132,8 +133,8 @@ def _mixed(
     return np.where(total[:, None] > 0, np.clip(share * solved + through * behind, 0, 1), exchanged)
 
 
-def _at(pictures: np.ndarray, places: tuple, mode: str = "raise") -> np.ndarray:
-    """Pixels [..., C] of pictures [(N, ) H, W, C]; what `pictures[places]` gives, in about half the time.
+def _at(pictures: np.ndarray, places: tuple, mode: Literal["raise", "clip"] = "raise") -> np.ndarray:
+    """Pixels [..., C] of pictures [(N, ) H, W, C]: `pictures[places]` in about half the time.
 
     Args:
       places: (frame, ) row and column, broadcast against each other.
@@ -145,7 +146,7 @@ def _at(pictures: np.ndarray, places: tuple, mode: str = "raise") -> np.ndarray:
 
 
 def _around_rect(u: np.ndarray, x, y, width, height, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels outside rectangles, one for each quantile u [...] in [0, 1): row and column; of all, where none is left.
+    """Pixels outside rectangles, one for each quantile u [...] in [0, 1): row and column; of all, if none is outside.
 
     The pixels are counted row by row: above the rectangle, left and right of it, below it.
     """
@@ -183,7 +184,7 @@ def regions_of(dataset: Dataset, frames: Frames, swapped_rect: bool = False) -> 
 
 
 def _around(parts: np.ndarray, wanted: Sequence[int], margin: int) -> np.ndarray:
-    """Bounding rectangles [N, 4] of some of the parts [N, H, W]; the whole image where they are not in it."""
+    """Bounding rectangles [N, 4] of some parts in part maps [N, H, W]; the whole image without them."""
     rects = np.empty((len(parts), 4), int)
     for i, picture in enumerate(parts):
         mask = np.isin(picture, wanted)

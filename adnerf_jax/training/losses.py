@@ -1,13 +1,15 @@
-"""What training minimises, and what it reports of that."""
+"""The photometric loss, and PSNR."""
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from adnerf_jax.common.types import ArrayLike
+
 PSNR_CAP = 100.0
 
 
-def photometric(rgb: Array, target: Array) -> Array:
+def photometric(rgb: Array, target: ArrayLike) -> Array:
     """Mean squared error over rays and channels (paper, equation 5): [..., 3] and [..., 3] to a scalar."""
     return jnp.mean(jnp.square(rgb - target))
 

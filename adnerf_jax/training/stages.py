@@ -1,7 +1,7 @@
 """The two stages of training: what is trained, on which rays, and what the loss compares."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from flax import struct
 from jax import Array
 
 from adnerf_jax.common.timing import NEIGHBOURS
-from adnerf_jax.common.types import Batch, Camera, Conditions, RenderOptions, Scene
+from adnerf_jax.common.types import ArrayLike, Batch, Camera, Conditions, RenderOptions, Scene
 from adnerf_jax.models.build import build_head, build_torso
 from adnerf_jax.models.codes.registry import tracked_codes
 from adnerf_jax.models.protocols import HeadModel, TorsoModel
@@ -105,21 +105,22 @@ def torso_stage(head: HeadModel, torso: TorsoModel, camera: Camera, density_leak
         code = head.torso_code(codes)
         options = RenderOptions(key=torso_key, density_leak=_falling(step if age is None else age, density_leak_steps))
         layers = torso.apply({"params": params}, batch.pixels, camera, batch.transforms, code, scene, options)
-        # Level by level: the coarse torso stands in front of the coarse head.
+        # Level by level: the coarse torso is composited over the coarse head.
         errors = [
             losses.photometric(over(colour, opacity, level.rgb), batch.target)
             for (colour, opacity), level in zip(layers, behind, strict=True)
         ]
-        return sum(errors), {"mse": errors[-1], "opacity": _least_opacity([opacity for _, opacity in layers])}
+        total = cast(Array, sum(errors))
+        return total, {"mse": errors[-1], "opacity": _least_opacity([opacity for _, opacity in layers])}
 
     return Stage(head, torso, init, loss)
 
 
-def _torso_code(head: HeadModel, camera: Camera) -> Callable[[Array, Batch, Scene], Array]:
+def _torso_code(head: HeadModel, camera: Camera) -> Callable[[Array, Batch, Scene], ArrayLike]:
     """The function key, example batch, scene → the code that conditions the torso, for its shape."""
     init = head_init(head, camera)
 
-    def code(key: Array, batch: Batch, scene: Scene) -> Array:
+    def code(key: Array, batch: Batch, scene: Scene) -> ArrayLike:
         params = {"params": init(key, batch, scene)}
         return head.torso_code(head.apply(params, batch.conditions, scene, method="codes"))
 

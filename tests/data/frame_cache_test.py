@@ -88,7 +88,7 @@ def test_a_damaged_cache_is_made_again(data, capsys, how):
     again, same = read(data)
     chex.assert_trees_all_equal(again, frames)
     assert same == digest
-    assert capsys.readouterr().err.count("is damaged, or of files that have changed") == 1
+    assert capsys.readouterr().err.count("is damaged or out of date") == 1
 
 
 def test_many_read_at_once_and_nobody_while_they_are_made(data, monkeypatch):

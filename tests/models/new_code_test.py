@@ -16,8 +16,6 @@ from adnerf_jax.models.codes.base import Constants, Recording
 from adnerf_jax.models.codes.driven import DrivenCode
 from adnerf_jax.training.train import train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class JawCode(DrivenCode):
     """How far two of the blendshapes are raised, through one trained layer.

@@ -136,7 +136,9 @@ def test_gradients_against_those_of_plain_indexing(resolution, size):
         low = jnp.floor(x * resolution)
         value = 0.0
         for offset in itertools.product((0, 1), repeat=3):
-            weight = jnp.prod(jnp.where(jnp.array(offset)[None] == 1, x * resolution - low, 1 - (x * resolution - low)), -1)
+            weight = jnp.prod(
+                jnp.where(jnp.array(offset)[None] == 1, x * resolution - low, 1 - (x * resolution - low)), -1
+            )
             corner = (low + jnp.array(offset, jnp.float32)[None]).astype(jnp.uint32)
             dense = corner[:, 0] + corner[:, 1] * (resolution + 1) + corner[:, 2] * (resolution + 1) ** 2
             mixed = corner[:, 0] ^ corner[:, 1] * np.uint32(2654435761) ^ corner[:, 2] * np.uint32(805459861)

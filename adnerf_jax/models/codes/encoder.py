@@ -1,12 +1,12 @@
 """The Linen module that encodes the condition codes of a head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from adnerf_jax.common.types import Conditions, Scene
+from adnerf_jax.common.types import ArrayLike, Conditions, Scene
 from adnerf_jax.models.codes.base import Code
 
 
@@ -25,7 +25,7 @@ class Codes(nn.Module):
         return tuple(code.name for code in self.members)
 
     @nn.compact
-    def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, Array]:
+    def __call__(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
         """The codes by name, float32 [F, W] each.
 
         Args:
@@ -36,6 +36,6 @@ class Codes(nn.Module):
         return {code.name: code.encode(conditions, scene.codes[code.name], smooth) for code in self.members}
 
 
-def joined(codes: dict[str, Array], names: Sequence[str]) -> Array:
+def joined(codes: Mapping[str, ArrayLike], names: Sequence[str]) -> Array:
     """Codes side by side, [F, W₁ + W₂ + …], in the order of `names`: `jax.jit` returns dictionaries sorted by key."""
     return jnp.concatenate([codes[name] for name in names], axis=-1)
