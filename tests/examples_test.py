@@ -17,12 +17,12 @@ def load(path: pathlib.Path) -> types.ModuleType:
     return module
 
 
-def test_there_are_four():
+def test_all_examples_are_run_here():
     assert [path.stem for path in EXAMPLES] == sorted(WRITES)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_short_and_runs(path, trained, tmp_path, capsys):
+def test_example_is_short_and_runs(path, trained, tmp_path, capsys):
     assert len(path.read_text().splitlines()) <= 40
     out = WRITES[path.stem]
     options = [f"--workdir={trained.torso}", f"--audio={trained.sound}", "--size=32"]
@@ -34,7 +34,7 @@ def test_an_example_is_short_and_runs(path, trained, tmp_path, capsys):
         assert "after" in said and said.count(": (32, 32, 3)") == 8  # 7.5 frames of sound
 
 
-def test_an_example_reads_the_quickstarts_speech_by_default(trained, tmp_path):
+def test_example_defaults_to_the_driving_speech(trained, tmp_path):
     (tmp_path / "subject").mkdir()
     (tmp_path / "torso").symlink_to(trained.torso)
     (tmp_path / "head").symlink_to(trained.head)
