@@ -1,4 +1,4 @@
-"""Files as PyTorch writes them, without PyTorch: shared by the tests that read them."""
+"""Writes files in PyTorch's formats without PyTorch, for the tests that read them."""
 
 import collections
 import io
@@ -15,7 +15,7 @@ _STORAGES = {"<f4": "FloatStorage", "<i8": "LongStorage", "<f2": "HalfStorage"}
 
 
 def stand_in(monkeypatch) -> types.ModuleType:
-    """Just enough of a `torch` for pickle to write its names down."""
+    """A fake `torch` module with the names that a pickle of tensors refers to."""
 
     def member(module, name, value):
         value.__module__, value.__qualname__ = module.__name__, name
@@ -33,7 +33,7 @@ def stand_in(monkeypatch) -> types.ModuleType:
 
 
 class Tensor:
-    """Pickles as a tensor: `view` = (offset, size, stride) in elements of the storage `data`."""
+    """An object that pickles like a tensor; `view` is (offset, size, stride) in elements of the storage `data`."""
 
     def __init__(self, torch, key, data, view=None, parameter=False):
         self.torch, self.key, self.data, self.parameter = torch, key, data, parameter
@@ -53,7 +53,7 @@ class _Storage:
 
 
 def dump(value, legacy: bool = False) -> tuple[bytes, dict[str, np.ndarray]]:
-    """The pickle and its storages by key."""
+    """The pickle of a value, and the storages of its tensors by key."""
     storages = {}
 
     class Pickler(pickle.Pickler):
@@ -86,7 +86,7 @@ def write_legacy(path, data_pkl, storages):
 
 
 def save(torch, path: pathlib.Path, value, legacy: bool = False) -> pathlib.Path:
-    """What `torch.save` would write of nested dictionaries and lists of arrays."""
+    """Writes nested dictionaries of arrays as `torch.save` does."""
     count = 0
 
     def tensors(value):

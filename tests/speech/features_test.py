@@ -1,4 +1,4 @@
-"""Speech features: the Whisper encoder's arithmetic, boundedness in time, windows, DeepSpeech files."""
+"""Speech features: the Whisper encoder's arithmetic, bounded context, streaming, windows, DeepSpeech files."""
 
 import io
 import os
@@ -21,7 +21,7 @@ RATE = SAMPLE_RATE
 
 
 def _babble(seconds: float, seed: int = 0) -> np.ndarray:
-    """Noise bursts and gliding tones: sound that changes all the time, so that a shift or a mix-up shows."""
+    """Noise bursts and frequency-modulated tones: the sound varies everywhere, so that any shift is detected."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
     tone = np.sin(2 * np.pi * (150 * time + 40 * np.sin(2 * np.pi * 1.3 * time))) * (1 + np.sin(2 * np.pi * 3.1 * time))
@@ -52,8 +52,8 @@ def test_log_mel_of_a_tone_and_of_silence():
     np.testing.assert_allclose(silence, (whisper.PEAK_LOG10_POWER - 8 + 4) / 4, atol=1e-6)
 
 
-def test_whisper_attends_and_normalises_as_written_out():
-    """One layer against plain float64 numpy, loops and all."""
+def test_whisper_layer_against_a_reference_implementation():
+    """One layer against plain float64 NumPy with loops."""
     loaded = whisper.load(weights.path("whisper"))
     params = {name: np.asarray(value, np.float64) for name, value in loaded.items()}
     mel = np.random.default_rng(0).normal(size=(12, whisper.BANDS))
@@ -108,23 +108,23 @@ def test_features_have_the_length_and_rate_of_the_sound(encoder):
     assert encoder(np.zeros(0, np.float32)).shape == (0, encoder.dim)
 
 
-def test_features_depend_on_nothing_later_than_the_chunk_and_its_right_context(encoder):
+def test_features_depend_only_on_sound_up_to_the_right_context_of_their_chunk(encoder):
     sound = _babble(4.0)
     whole = encoder(sound)
     chunk = 3  # features 75 ... 99, the second from 1.5 s on
     end = round((2.0 + encoder.right_seconds) * RATE)
-    # The batch around a chunk differs when the sound is shorter: only float32's last digits may.
+    # With a shorter sound a chunk is computed in another batch, which may change the last digits of float32.
     np.testing.assert_allclose(encoder(sound[:end])[75:100], whole[75:100], atol=1e-4)
     changed = sound.copy()
     changed[end:] = 0.3 * np.random.default_rng(1).standard_normal(len(sound) - end)
     np.testing.assert_allclose(encoder(changed)[:100], whole[:100], atol=1e-4)
     assert encoder.chunk_span(chunk)[1] == end
-    if encoder.name == "whisper":  # it does hear the right context; the log-mel hears only 25 ms around a feature
+    if encoder.name == "whisper":  # it does use the right context; the log-mel only uses 25 ms around a feature
         changed[end - 4000 :] = 0
         assert np.abs(encoder(changed)[75:100] - whole[75:100]).max() > 1e-2
 
 
-def test_a_stream_gives_what_the_file_gives(encoder):
+def test_a_stream_gives_the_features_of_the_file(encoder):
     sound = _babble(2.3)
     stream = []
     for chunk in range(5):
@@ -137,18 +137,18 @@ def test_a_stream_gives_what_the_file_gives(encoder):
 
 
 def test_one_compilation_serves_every_length(encoder):
-    encoder.encode_windows.clear_cache()  # other tests use the same encoder, under other compiler settings
+    encoder.encode_windows.clear_cache()  # other tests use the same encoder with other compiler settings
     for seconds in (1.0, 0.01, 2.2):
         encoder(_babble(seconds))
     assert encoder.encode_windows._cache_size() == 1
 
 
 def test_features_move_with_the_sound(encoder):
-    """Half a second of silence put before moves the features by 25 rows: feature k is about the time k/50 s."""
+    """Half a second of silence at the start shifts the features by 25 rows: feature k is centred on k/50 s."""
     sound = _babble(2.0)
     later = encoder(np.concatenate([np.zeros(RATE // 2, np.float32), sound]))[25:]
     here = encoder(sound)
-    # By a whole chunk, and silence is what was assumed there anyway: every window holds the same samples.
+    # The shift is a whole chunk, and the padding is silence too: every window holds the same samples.
     np.testing.assert_allclose(later[: len(here)], here, atol=1e-4)
 
 
@@ -156,23 +156,23 @@ def test_a_quieter_recording_gives_similar_features():
     encoder, sound = speech.get_encoder("whisper"), _babble(4.0)
     loud, quiet = encoder(sound), encoder(sound * 10 ** (-12 / 20))
     mean = loud.mean(0)
-    # 0.96 on speech; a normalisation by clip statistics, forbidden here, would give 1.
+    # 0.96 on speech; normalisation by statistics of the clip, which would violate the bounded context, would give 1.
     assert np.corrcoef((loud - mean).ravel(), (quiet - mean).ravel())[0, 1] > 0.8
 
 
-def test_windows_are_the_sixteen_features_around_the_frame():
+def test_windows_hold_the_sixteen_features_around_the_frame():
     features = np.arange(40, dtype=np.float32)[:, None] * np.ones((1, 3), np.float32)
     rows = speech.windows(features, 20)
     chex.assert_shape(rows, (20, 16, 3))
     np.testing.assert_array_equal(rows[10, :, 0], np.arange(12, 28))
-    np.testing.assert_array_equal(rows[0, :, 0], [0] * 8 + list(range(8)))  # the end's feature, not zeros
+    np.testing.assert_array_equal(rows[0, :, 0], [0] * 8 + list(range(8)))  # the first feature, not zeros
     np.testing.assert_array_equal(rows[19, :, 0], list(range(30, 40)) + [39] * 6)
     np.testing.assert_array_equal(speech.windows(features, 3, first=-8)[0, :, 0], np.arange(16))
     with pytest.raises(ValueError):
         speech.windows(np.zeros((0, 3)), 1)
 
 
-def test_speech_windows_hear_silence_beyond_the_ends(encoder):
+def test_speech_windows_hold_features_of_silence_beyond_the_ends(encoder):
     sound = _babble(1.0)
     frames = speech.frames_for(len(sound))
     rows = speech.speech_windows(encoder, sound, frames)
@@ -184,11 +184,11 @@ def test_speech_windows_hear_silence_beyond_the_ends(encoder):
     np.testing.assert_allclose(rows[24], padded[90:106], atol=1e-4)
 
 
-def test_frames_for_counts_begun_frames():
+def test_frames_for_rounds_up():
     assert [speech.frames_for(n) for n in (0, 1, 640, 641, 16000)] == [0, 1, 1, 2, 25]
 
 
-def test_an_unknown_encoder_is_named():
+def test_the_error_for_an_unknown_encoder_names_the_known_ones():
     with pytest.raises(UserError, match="'mfcc'.*logmel, whisper"):
         speech.get_encoder("mfcc")
 
@@ -219,7 +219,7 @@ def test_deepspeech_windows_and_logits(tmp_path):
     ],
     ids=["28 logits", "transposed", "one row", "empty", "nan", "integers", "pickled"],
 )
-def test_deepspeech_refuses_what_is_not_features(tmp_path, content):
+def test_deepspeech_refuses_arrays_that_are_not_features(tmp_path, content):
     path = tmp_path / "aud.npy"
     np.save(path, content, allow_pickle=True)
     with pytest.raises(UserError, match="aud.npy"):
@@ -243,5 +243,5 @@ def test_a_real_deepspeech_file_loads():
         pytest.skip("ADNERF_TEST_DATA is not set")
     loaded = speech.load_deepspeech(pathlib.Path(root) / "audio/deepspeech_sugar_325x16x29.npy")
     chex.assert_shape(loaded, (325, 16, 29))
-    # Neighbouring windows overlap by 14 rows: they are at 50 Hz, two rows a frame.
+    # Neighbouring windows overlap by 14 rows: two rows per frame.
     np.testing.assert_allclose(loaded[100, 2:], loaded[101, :-2], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Lip shapes in the face's own frame, and their estimate from speech."""
+"""Lip shapes after alignment of the face, and their estimate from speech."""
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -6,13 +6,13 @@ from scipy.spatial.transform import Rotation
 from adnerf_jax.speech.lips import fit_ridge, lip_shapes, principal_components
 
 
-def test_lips_do_not_depend_on_pose_place_or_size():
+def test_lip_shapes_are_invariant_to_pose_position_and_size():
     rng = np.random.default_rng(0)
     face = rng.normal(size=(478, 3)) * 50
     turns = Rotation.from_euler("xyz", rng.uniform(-0.6, 0.6, (6, 3))).as_matrix()
     moved = np.einsum("pj,nij->npi", face, turns) * rng.uniform(0.5, 2, (6, 1, 1)) + rng.normal(size=(6, 1, 3)) * 80
     shapes = lip_shapes(moved.astype(np.float32))
-    # float32 pixels of a few hundred are rounded by 1e-5; the turn back adds those of 40 points.
+    # float32 pixels of a few hundred are rounded by 1e-5; the alignment accumulates the errors of 40 points.
     np.testing.assert_allclose(shapes, np.tile(shapes[:1], (6, 1)), atol=1e-2)
 
 
@@ -25,7 +25,7 @@ def test_components_are_ordered_and_scaled_by_the_first():
     assert (np.diff(spread) < 0).all()
 
 
-def test_the_fit_finds_what_is_there_and_keeps_out_what_is_not():
+def test_the_fit_finds_a_linear_relation_and_ignores_noise():
     rng = np.random.default_rng(2)
     inputs = rng.normal(size=(300, 40))
     truth = inputs @ rng.normal(size=40)

@@ -1,4 +1,4 @@
-"""How late the sound is against the lips."""
+"""Measurement of the offset between sound and lips."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ FRAMES = 300
 
 
 def clip(lag: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Speech windows of 20 channels, and lips that follow six of them, `lag` frames before the sound."""
+    """Speech windows of 20 channels, and lips that depend on six of them; the sound is `lag` frames late."""
     rng = np.random.default_rng(seed)
     features = gaussian_filter1d(rng.normal(size=(2 * FRAMES + 100, 20)), 3.0, axis=0) * 4
     at = 50 + 2 * np.arange(FRAMES)
@@ -28,7 +28,7 @@ def clip(lag: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("lag", [-8, -6, -4, -2, 0, 2, 4, 6, 8])
-def test_an_offset_that_was_put_in_is_found(lag):
+def test_a_known_offset_is_found(lag):
     windows, lips = clip(lag)
     found = measure_offset(windows, lips, np.ones(FRAMES, bool))
     assert found.clear and found.seconds == pytest.approx(lag / 25, abs=0.02)  # half a frame
@@ -43,7 +43,7 @@ def test_frames_without_a_face_are_left_out():
     assert measure_offset(windows, lips, valid).seconds == pytest.approx(3 / 25, abs=0.02)
 
 
-def test_lips_that_do_not_follow_the_sound_are_not_clear():
+def test_lips_unrelated_to_the_sound_have_no_clear_offset():
     windows, _ = clip(0)
     _, other = clip(0, seed=1)
     assert not measure_offset(windows, other, np.ones(FRAMES, bool)).clear
@@ -61,13 +61,13 @@ def test_lips_or_sound_that_never_change_are_not_measured():
 
 
 def known_person() -> tuple[np.ndarray, np.ndarray, LipModel]:
-    """A clip in step, and what its first 240 frames teach."""
+    """A synchronised clip, and the `LipModel` of its first 240 frames."""
     windows, lips = clip(0)
     return windows, lips, LipModel.fit(windows, lips, np.arange(240))
 
 
 @pytest.mark.parametrize("shift", [-8, -5, 0, 5, 8])
-def test_a_second_of_a_known_person_is_enough(shift):
+def test_a_lip_model_measures_clips_of_one_second(shift):
     windows, lips, model = known_person()
     rows = np.arange(255, 285)
     late = windows[np.clip(np.arange(FRAMES) - shift, 0, FRAMES - 1)]
@@ -76,7 +76,7 @@ def test_a_second_of_a_known_person_is_enough(shift):
     assert found.curve.shape == (21,)
 
 
-def test_how_far_the_lips_move_does_not_count_and_gaps_in_time_are_seen():
+def test_a_lip_model_ignores_the_amplitude_and_handles_missing_frames():
     windows, lips, model = known_person()
     rows = np.delete(np.arange(245, 295), [7, 8, 20])
     found = model.measure_offset(windows, lips[rows], rows)
@@ -85,7 +85,7 @@ def test_how_far_the_lips_move_does_not_count_and_gaps_in_time_are_seen():
     assert (less.seconds, less.fit) == (pytest.approx(found.seconds), pytest.approx(found.fit))
 
 
-def test_lips_that_say_something_else_fit_badly():
+def test_lips_of_other_speech_fit_badly():
     windows, lips, model = known_person()
     _, other = clip(0, seed=1)
     rows = np.arange(250, 300)
@@ -93,7 +93,7 @@ def test_lips_that_say_something_else_fit_badly():
     assert found.fit < 0.3 < 0.6 < model.measure_offset(windows, lips[rows], rows).fit
 
 
-def test_too_little_of_a_known_person():
+def test_a_lip_model_needs_enough_frames_and_motion():
     windows, lips, model = known_person()
     rows = np.arange(260, 290)
     assert LipModel.fit(windows, lips, np.arange(100)) is None
@@ -134,7 +134,7 @@ SHIFTS = range(-8, 9, 2)
 
 
 def recovered(video: pathlib.Path, duration: float | None = None) -> list[float]:
-    """Offsets in frames that are found where `SHIFTS` were put in, relative to the one that the clip has itself."""
+    """Measured offsets in frames after shifting the sound by `SHIFTS`, relative to the offset of the original clip."""
     found = detect_video(read_frames(video, duration=duration))
     samples = read_audio(video, 16000, duration=duration)
     encoder = speech.get_encoder("whisper")
@@ -149,7 +149,7 @@ def recovered(video: pathlib.Path, duration: float | None = None) -> list[float]
 
 
 @pytest.mark.slow
-def test_offsets_put_into_a_real_recording_are_recovered_within_a_frame():
+def test_shifts_of_a_real_recording_are_recovered_within_a_frame():
     root = os.environ.get("ADNERF_TEST_DATA")
     if not root:
         pytest.skip("ADNERF_TEST_DATA does not name the folder with the real recordings")
@@ -157,6 +157,6 @@ def test_offsets_put_into_a_real_recording_are_recovered_within_a_frame():
 
 
 @pytest.mark.slow
-def test_offsets_put_into_the_built_in_subject_are_recovered_within_a_frame(tmp_path):
+def test_shifts_of_the_built_in_subject_are_recovered_within_a_frame(tmp_path):
     make_subject(tmp_path)
     np.testing.assert_allclose(recovered(tmp_path / "subject.mp4"), SHIFTS, atol=1.0)
