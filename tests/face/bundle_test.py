@@ -1,4 +1,4 @@
-"""Bundle adjustment and smooth following on made-up heads whose poses are known."""
+"""Bundle adjustment and smooth pose tracking on synthetic heads with known poses."""
 
 import math
 
@@ -22,7 +22,7 @@ def true_poses(frames=FRAMES):
 
 @pytest.fixture
 def scene():
-    """Points on a bowl as deep as a face, all seen in all frames with noise of 0.1 px."""
+    """Points on a paraboloid as deep as a face, all observed in all frames with noise of 0.1 px."""
     rng = np.random.default_rng(0)
     points = rng.uniform(-7, 7, (POINTS, 3))
     points[:, 2] = 4 - 0.1 * (points[:, :2] ** 2).sum(1) / 2
@@ -35,7 +35,7 @@ def scene():
 
 
 def turn_error(a, b):
-    """RMS angle in degrees after the best constant turn of the head's axes."""
+    """RMS angle in degrees after the best constant rotation of the head's axes."""
     best = Rotation.from_matrix(a.rotation.transpose(0, 2, 1) @ b.rotation).mean().as_matrix()
     rest = Rotation.from_matrix((a.rotation @ best).transpose(0, 2, 1) @ b.rotation).magnitude()
     return math.degrees(np.sqrt((rest**2).mean()))
@@ -63,7 +63,7 @@ def test_poses_and_points_are_found_together_despite_outliers(scene):
     assert np.median(np.linalg.norm(residual[~wrong], axis=1)) < 0.15
 
 
-def test_following_bridges_frames_without_observations_smoothly(scene):
+def test_track_poses_interpolates_frames_without_observations(scene):
     poses, points, matches, rng = scene
     seen = bundle.Observations.join(matches)
     gap = (seen.frame >= 18) & (seen.frame < 21)
@@ -75,13 +75,13 @@ def test_following_bridges_frames_without_observations_smoothly(scene):
     assert np.median(bundle.residual_lengths(seen.take(~gap), found, points, CAMERA)) < 0.2
 
 
-def test_following_lowers_jitter_without_lag(scene):
+def test_track_poses_lowers_jitter_without_lag(scene):
     poses, points, matches, rng = scene
     matches.pixels[:] += rng.normal(0, 1.0, matches.pixels.shape)
     few = bundle.Observations.join(matches).take(np.flatnonzero(matches.point < 20))
     found = bundle.track_poses(few, poses, points, CAMERA, np.array([1.0]))
     free, sums = poses, bundle._sums(few.frame, FRAMES)
-    for _ in range(3):  # each frame for itself
+    for _ in range(3):  # each frame independently
         moved, residual = bundle._residuals(few, free, points, CAMERA)
         slope, _ = bundle._jacobians(few, free, points, moved, CAMERA)
         matrix, vector = bundle._normal_equations(sums, np.ones(len(residual)), slope, residual)
@@ -96,7 +96,7 @@ def test_following_lowers_jitter_without_lag(scene):
     assert int(np.argmin(errors)) == 2
 
 
-def test_weights_fall_with_the_residual_and_noise_is_told_by_the_median():
+def test_weights_fall_with_the_residual_and_noise_is_estimated_from_the_median():
     rng = np.random.default_rng(0)
     residual = np.concatenate([rng.normal(0, 0.2, (5000, 2)), rng.normal(0, 1.0, (5000, 2))])
     group = np.repeat([0, 1], 5000)
@@ -108,7 +108,7 @@ def test_weights_fall_with_the_residual_and_noise_is_told_by_the_median():
     assert bundle.group_noise(length, group, np.array([0.5, 0.5]))[0] == 0.5
 
 
-def test_observations_in_a_file_are_those_in_memory(scene, tmp_path, monkeypatch):
+def test_observations_in_a_file_give_the_result_of_those_in_memory(scene, tmp_path, monkeypatch):
     poses, points, matches, rng = scene
     monkeypatch.setattr(bundle, "_CHUNK", 700)
     split = [flow.Matches(*(column[k : k + 500] for column in matches)) for k in range(0, len(matches.frame), 500)]
@@ -121,11 +121,11 @@ def test_observations_in_a_file_are_those_in_memory(scene, tmp_path, monkeypatch
         np.testing.assert_array_equal(some.frame, np.repeat([0, 1], POINTS))
         found = bundle.track_poses(spooled, start, points, CAMERA, floor)
     expected = bundle.track_poses(bundle.Observations.join(matches), start, points, CAMERA, floor[:1])
-    # Pixels of 32 bits are right to 2e-5; the halves' noise is told apart and differs by some percent.
+    # float32 pixels are accurate to 2e-5; the noise is estimated for each half and differs by a few percent.
     np.testing.assert_allclose(found.rotation, expected.rotation, atol=1e-4)
 
 
-def test_medians_are_told_by_a_sample(scene, monkeypatch):
+def test_samples_are_bounded(scene, monkeypatch):
     seen = bundle.Observations.join(scene[2])
     monkeypatch.setattr(bundle, "_SAMPLE", 100)
     assert 50 < len(seen.sample()) <= 100 and len(seen.take(slice(0, 0)).sample()) == 0

@@ -1,4 +1,4 @@
-"""Landmarks, head pose and parsing: by hand on small arrays, on the canonical mesh, on a real clip if there is one."""
+"""Landmarks, head pose and parsing: on small arrays, on the canonical mesh, and on a real clip if there is one."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_canonical_face(landmarker):
     assert (normals[:, 2] > 0).mean() > 0.9  # seen from outside they turn counter-clockwise, and a face looks at us
 
 
-def test_ibug_points_stand_where_they_should(landmarker):
+def test_ibug_points_have_their_symmetry_and_order(landmarker):
     p = landmarks.to_ibug68(_in_picture(landmarker.canonical))
     mirrored = (2 * 225 - p[:, 0], p[:, 1])
     pairs = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
@@ -69,7 +69,7 @@ def test_ibug_points_stand_where_they_should(landmarker):
     assert (p[60:68] >= p[48:60].min(0) - 1e-6).all() and (p[60:68] <= p[48:60].max(0) + 1e-6).all()
 
 
-def test_openness_follows_lids_and_lips_but_not_the_pose(landmarker):
+def test_openness_depends_on_lids_and_lips_but_not_on_the_pose(landmarker):
     face = _in_picture(landmarker.canonical)
     turned = Rotation.from_euler("yxz", (25, -15, 10), degrees=True).apply(face) * 0.4 + (90, 70, 5)
     np.testing.assert_allclose(landmarks.eye_openness(turned), landmarks.eye_openness(face), rtol=1e-6)
@@ -86,21 +86,21 @@ def test_openness_follows_lids_and_lips_but_not_the_pose(landmarker):
     assert landmarks.eye_openness(np.stack([face, shut])[None]).shape == (1, 2, 2)
 
 
-def test_face_rect_as_the_reference_draws_it():
+def test_face_rect_as_in_the_published_code():
     points = np.full((68, 2), 100.0)
     points[0], points[16], points[27], points[8] = (60, 90), (140, 90), (100, 80), (100, 180)
     np.testing.assert_array_equal(landmarks.face_rect(points, 450, 450), [40, 0, 120, 195])  # top cut at the border
     np.testing.assert_array_equal(landmarks.face_rect(points[None], 150, 150), [[40, 0, 110, 150]])
 
 
-def test_gaps_are_filled_in_time():
+def test_gaps_are_interpolated_in_time():
     valid = np.array([0, 1, 0, 0, 1, 0], bool)
     filled = landmarks.fill_gaps(np.array([[1.0, 0.0], [4.0, -3.0]]), valid)
     np.testing.assert_allclose(filled, [[1, 0], [1, 0], [2, -1], [3, -2], [4, -3], [4, -3]])
     assert (landmarks.fill_gaps(np.zeros((0, 3)), np.zeros(4, bool)) == np.zeros((4, 3))).all()
 
 
-def test_no_face_is_an_answer(landmarker):
+def test_a_video_without_a_face(landmarker):
     noise = np.random.default_rng(0).integers(0, 255, (3, 120, 200, 3), np.uint8)
     found = landmarks.detect_video(iter(noise))
     assert not found.valid.any() and found.points.shape == (3, 478, 3) and not found.points.any()
@@ -114,12 +114,12 @@ def test_wrong_file_is_named(tmp_path):
         face_mesh.FaceLandmarker(tmp_path / "face.task")
 
 
-def test_runtime_says_nothing(capfd):
+def test_the_runtime_prints_nothing(capfd):
     face_mesh.FaceLandmarker(weights.path("face_landmarker"))
     assert capfd.readouterr() == ("", "")
 
 
-def test_landmarks_survive_a_file(tmp_path):
+def test_landmarks_are_saved_and_loaded(tmp_path):
     rng = np.random.default_rng(0)
     saved = Landmarks(rng.random((3, 478, 3)), np.array([True, False, True]), rng.random((3, 52)))
     saved.save(tmp_path / "l.npz")
@@ -132,7 +132,7 @@ def test_landmarks_survive_a_file(tmp_path):
 
 
 def _acted(canonical, frames=60, noise=0.3, seed=0):
-    """Landmarks px of a person who is not the canonical face and moves, with the true head-to-camera poses."""
+    """Landmarks px of a moving person whose face differs from the canonical one, and the true head-to-camera poses."""
     rng = np.random.default_rng(seed)
     time = np.linspace(0, 2 * np.pi, frames)
     turn = Rotation.from_euler(
@@ -169,7 +169,7 @@ def _jitter(rotation):
     return np.degrees(np.sqrt((np.diff(steps, axis=0) ** 2).sum(-1).mean()))
 
 
-def test_tracks_a_person_whose_shape_it_does_not_know(landmarker):
+def test_tracks_a_person_of_unknown_shape(landmarker):
     points, rotation, translation = _acted(landmarker.canonical)
     track = tracking.track_head(points, np.ones(60, bool), FOCAL, CENTRE, CENTRE, landmarker.canonical)
     ours, ours_t = _head_to_camera(track.transform)
@@ -200,7 +200,7 @@ def test_convention_of_the_dataset(landmarker):
     assert np.abs(pixels - points[0, :468, :2]).mean() < 1.0
 
 
-def test_steadier_than_its_landmarks(landmarker, monkeypatch):
+def test_poses_have_less_jitter_than_the_landmarks(landmarker, monkeypatch):
     points, _, _ = _acted(landmarker.canonical, noise=1.0)
     args = (np.ones(60, bool), FOCAL, CENTRE, CENTRE, landmarker.canonical)
     smoothed = tracking.track_head(points, *args)
@@ -209,14 +209,14 @@ def test_steadier_than_its_landmarks(landmarker, monkeypatch):
     assert _jitter(_head_to_camera(smoothed.transform)[0]) < 0.6 * _jitter(_head_to_camera(raw.transform)[0])
 
 
-def test_steady_motion_is_not_bent():
+def test_smoothing_preserves_linear_motion():
     turn = Rotation.from_rotvec(np.arange(20)[:, None] * np.radians([0.0, 2.0, 1.0])).as_matrix()
     np.testing.assert_allclose(tracking._average_rotation(turn, 1.0), turn, atol=1e-12)
     line = np.arange(20.0)[:, None] * (1.0, -2.0)
     np.testing.assert_allclose(tracking._average(line, 2.0), line, atol=1e-12)
 
 
-def test_frames_without_a_face_are_bridged(landmarker):
+def test_poses_are_interpolated_in_frames_without_a_face(landmarker):
     points, rotation, _ = _acted(landmarker.canonical)
     valid = np.ones(60, bool)
     valid[[0, 20, 21, 22, 59]] = False
@@ -270,12 +270,12 @@ def test_every_class_has_its_part():
     }
 
 
-def test_cleaning_leaves_a_clean_portrait_alone():
+def test_cleaning_does_not_change_a_clean_portrait():
     parts, points = _portrait()
     np.testing.assert_array_equal(parsing.clean_parts(parts, points), parts)
 
 
-def test_cleaning_mends_holes_and_islands():
+def test_cleaning_removes_holes_and_islands():
     clean, points = _portrait()
     parts = clean.copy()
     parts[30:36, 44:50] = parsing.BACKGROUND  # hole in the head
@@ -296,7 +296,7 @@ def test_cleaning_keeps_a_torso_behind_a_narrow_gap_and_open_background():
     assert (cleaned[75:, 50] == parsing.TORSO).all() and (cleaned[85:, 32:38] == parsing.BACKGROUND).all()
 
 
-def test_one_view_where_the_face_is_large_two_where_it_is_small():
+def test_a_large_face_has_one_view_and_a_small_one_two():
     face = np.array([[-100.0, -100], [100, 100]])
     large = views.place_views(np.stack([face + 225] * 3), 450, 450)
     assert large == [[views.View(0, 0, 450)]] * 3
@@ -310,8 +310,8 @@ def test_one_view_where_the_face_is_large_two_where_it_is_small():
 
 @pytest.mark.parametrize("side", [parsing._SIDE, parsing._SMALL_SIDE])
 @pytest.mark.parametrize("view", [views.View(0, 0, 100), views.View(-30, 20, 300), views.View(40.3, 10.6, 37.0)])
-def test_cells_return_to_where_their_pixels_came_from(view, side):
-    """A horizontal and a vertical ramp, cut out as the network sees them, read at its cells and laid over the frame."""
+def test_to_frame_is_the_inverse_of_crop(view, side):
+    """A horizontal and a vertical ramp, cropped for the network, sampled at its cells and resampled to the frame."""
     height, width = 90, 120
     ramp = np.stack(np.broadcast_arrays(np.arange(width) * 2.0, np.arange(height)[:, None] * 2.0, 0.0), -1)
     picture = views.crop(ramp.astype(np.uint8), view, side).astype(np.float32)
@@ -329,7 +329,7 @@ def test_cells_return_to_where_their_pixels_came_from(view, side):
     assert np.abs(back[..., :2] - ramp[..., :2])[inner].mean(axis=(0, 1)).max() < 0.4
 
 
-def test_neighbours_steady_the_logits():
+def test_logits_are_averaged_with_their_neighbours():
     frames = [np.full((1, 1, 4), v, np.float32) for v in (0.0, 0.0, 4.0, 0.0)]
     assert [float(x[0, 0, 0]) for x in parsing._average_neighbours(iter(frames))] == [0.0, 1.0, 2.0, 1.0]
     assert len(list(parsing._average_neighbours(iter(frames[:1])))) == 1
@@ -338,7 +338,7 @@ def test_neighbours_steady_the_logits():
 # --- a real clip -------------------------------------------------------------------------------------------------
 
 
-def test_real_face_is_followed(obama, landmarker):
+def test_real_face_is_tracked(obama, landmarker):
     frames, found = obama
     assert found.valid.all() and found.blendshapes.shape == (100, 52)
     alone = landmarker(frames[60])
@@ -353,7 +353,7 @@ def test_real_face_is_followed(obama, landmarker):
     assert np.abs(moved - found.points[0, :, :2]).mean() < 4.0
 
 
-def test_a_lost_face_is_found_again(obama):
+def test_a_lost_face_is_detected_again(obama):
     frames, _ = obama
     black = np.zeros_like(frames[0])
     moved = np.roll(frames[0], 120, axis=1)
@@ -394,7 +394,7 @@ def test_real_face_is_parsed(obama):
         count, _ = cv2.connectedComponents((parts != parsing.BACKGROUND).astype(np.uint8))
         assert count == 2
     assert np.mean(maps[2] != maps[3]) < 0.02
-    # A run that continues differs only where its first frame lacks the one before, in the average of logits.
+    # A resumed run differs only in its first frame, whose average of logits lacks the previous frame.
     again = list(parsing.parse_video(picked(frames), few, start=3))
     assert len(again) == 3 and np.mean(again[0] != maps[3]) < 0.01
     assert [(a == b).all() for a, b in zip(again[1:], maps[4:], strict=True)] == [True, True]
@@ -402,7 +402,7 @@ def test_real_face_is_parsed(obama):
         list(parsing.parse_video(picked(frames[:5]), few))
 
 
-def test_key_frames_are_close_where_the_face_moves():
+def test_key_frames_are_denser_where_the_face_moves():
     points = np.random.default_rng(0).uniform(0, 100, (1, 20, 2)) + np.zeros((14, 1, 1))
     assert parsing.key_frames(points, 3).tolist() == [0, 3, 6, 9, 12, 13]
     points[8:] += 20.0  # between the frames 7 and 8

@@ -1,4 +1,4 @@
-"""Correspondences between frames and anchors, on pictures whose motion is known."""
+"""Correspondences between frames and anchors, on pictures with known motion."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ CAMERA = Pinhole(427.0, 80.0, 80.0)
 
 @pytest.fixture(scope="module")
 def plane():
-    """A textured plane through the head's origin, and how it looks from a pose."""
+    """A function that renders a textured plane through the head's origin in a pose."""
     rng = np.random.default_rng(0)
     texture = cv2.GaussianBlur(rng.uniform(0, 255, (400, 400, 3)).astype(np.float32), (0, 0), 3.0)
     texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
@@ -42,12 +42,12 @@ def test_anchors_lie_far_apart_and_are_all_different():
     assert len(flow.choose_anchors(np.tile(np.eye(3), (5, 1, 1)), 4)) == 1
 
 
-def test_turns_are_angles():
+def test_angles_between_rotations():
     turned = Rotation.from_euler("y", [[0], [30], [90]], degrees=True).as_matrix()
     np.testing.assert_allclose(np.degrees(flow.angles_between(turned[:1], turned)), [[0, 30, 90]], atol=1e-5)
 
 
-def test_the_rigid_region_leaves_out_mouth_eyes_and_silhouette():
+def test_the_rigid_region_excludes_mouth_eyes_and_silhouette():
     points = np.random.default_rng(0).uniform(60, 100, (478, 2))
     points[INNER_LIPS], points[LEFT_EYE] = points[INNER_LIPS] * 0.1 + [80, 110], points[LEFT_EYE] * 0.1 + [95, 50]
     head = np.zeros((SIZE, SIZE), bool)
@@ -58,7 +58,7 @@ def test_the_rigid_region_leaves_out_mouth_eyes_and_silhouette():
     assert not region[:22].any() and not region[:, :32].any() and not region[~head].any()
 
 
-def test_points_are_found_again_after_a_turn_and_a_change_of_light(plane):
+def test_points_are_matched_after_a_rotation_and_a_change_of_brightness(plane):
     start, turned = pose(0, 0, 0), pose(10, -6, 8)
     first = plane(start)
     points = np.zeros((478, 2))
@@ -79,7 +79,7 @@ def test_points_are_found_again_after_a_turn_and_a_change_of_light(plane):
     assert np.median(np.linalg.norm(found.pixels[second] - expected, axis=1)) < 0.1
 
 
-def test_a_frame_turned_too_far_is_not_compared(plane):
+def test_a_frame_with_too_large_a_rotation_is_not_matched(plane):
     points = np.where(np.arange(478)[:, None] < 200, [20.0, 80.0], [140.0, 80.0])
     anchor = flow.make_anchor(0, plane(pose(0, 0, 0)), np.ones((SIZE, SIZE), bool), points, np.full((468, 3), -95.0))
     both = Poses(*(np.concatenate(p) for p in zip(pose(0, 0, 0), pose(40, 0, 0), strict=True)))

@@ -1,4 +1,4 @@
-"""The focal length from the head's motion, on made-up heads."""
+"""The focal length from the head's motion, on synthetic heads."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ FLOOR = np.array([0.05])
 
 
 def scene(degrees, focal):
-    """A head that turns so far, seen with noise of 0.1 px, as adjusted at a focal length."""
+    """A head that turns by `degrees`, observed with noise of 0.1 px and bundle-adjusted at a focal length."""
     rng = np.random.default_rng(0)
     time = np.arange(FRAMES) / 25
     angles = np.radians(degrees) * np.sin(2 * np.pi * time[:, None] * [1.4, 2.1, 0.9] + [0, 1, 2])
@@ -30,7 +30,7 @@ def scene(degrees, focal):
 
 
 @pytest.mark.parametrize("assumed", [900.0, 1000.0, 1120.0])
-def test_a_head_that_turns_far_shows_the_focal_length(assumed):
+def test_large_rotations_determine_the_focal_length(assumed):
     found = estimate_focal(*scene([40, 40, 20], assumed), FLOOR)
     assert found.low < TRUE.focal < found.high and found.sure
     # The head's depth is a quarter of its distance, so that a hundredth of the focal length is some tenths of a pixel;
@@ -38,12 +38,12 @@ def test_a_head_that_turns_far_shows_the_focal_length(assumed):
     assert found.focal == pytest.approx(TRUE.focal, rel=0.06)
 
 
-def test_a_head_that_hardly_turns_does_not():
+def test_small_rotations_do_not_determine_the_focal_length():
     found = estimate_focal(*scene([0.5, 0.5, 0.3], 1000.0), FLOOR)
     assert not found.sure and found.low < TRUE.focal < found.high
 
 
-def test_points_that_are_not_rigid_say_nothing():
+def test_without_rigid_points_the_range_is_infinite():
     seen, poses, points, camera = scene([40, 40, 20], 1000.0)
     rng = np.random.default_rng(1)
     seen.pixels[rng.random(len(seen.pixels)) < 1 / 3] += 5.0

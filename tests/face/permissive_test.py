@@ -1,4 +1,4 @@
-"""Parts without weights under a non-commercial licence."""
+"""Segmentation without weights under a non-commercial licence."""
 
 import os
 import pathlib
@@ -55,8 +55,8 @@ def test_landmarks_and_colours_divide_a_person(mesh, long_hair):
     found = logits.argmax(-1)
     for part in (parsing.HEAD, parsing.TORSO):
         overlap = ((found == part) & (truth == part)).sum() / ((found == part) | (truth == part)).sum()
-        assert overlap > 0.93, (part, overlap)  # the drawn parts meet in straight lines, the rules in soft ones
-    # The background's share is the person network's: dividing the person makes it neither larger nor smaller.
+        assert overlap > 0.93, (part, overlap)  # the drawn parts have sharp borders, the logits soft ones
+    # Dividing the person does not change the probability of the background.
     share = np.exp(logits[..., 0]) / np.exp(logits).sum(-1)
     np.testing.assert_allclose(share, 1 / (1 + np.exp(np.where(truth > 0, 8.0, -8.0))), rtol=1e-4)
 
@@ -68,7 +68,7 @@ def test_hair_of_the_colour_of_cloth_does_not_take_the_shoulders(mesh):
     assert (found[truth == parsing.TORSO] != parsing.HEAD).all()
 
 
-def test_another_file_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     file = tmp_path / "x.tflite"
     for content in (
         b"",
@@ -87,7 +87,7 @@ def test_real_frames_have_the_parts_that_bisenet_finds(monkeypatch):
     frames = [rgb for _, rgb in zip(range(5), read_frames(video, 25.0), strict=False)]
     found = landmarks.detect_video(iter(frames))
     reference = list(parsing.parse_video(picked(frames), found))
-    # The other network's weights cannot be had from here on.
+    # From here on the weights of the face parsing network cannot be loaded.
     monkeypatch.setenv("ADNERF_FACE_PARSING_PATH", "nowhere")
     ours = list(parsing.parse_video(picked(frames), found, parser=PERMISSIVE))
     for part in (lambda p: p == parsing.HEAD, lambda p: p > parsing.HEAD):

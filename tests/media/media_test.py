@@ -1,4 +1,4 @@
-"""Pictures and sound: the clock they share, what is undone on reading, and what a first user gets wrong."""
+"""Video and audio: synchronisation, corrections on reading, formats on writing, and wrong files."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ def write_video(path, count: int, size=(SIZE, SIZE), flash: int | None = None, *
 
 
 def track_ends(path) -> tuple[float, float]:
-    """Ends of the picture and of the sound by the file's own index, seconds."""
+    """Ends of the video and the audio stream according to the file's index, seconds."""
     with av.open(str(path)) as container:
         streams = (container.streams.video[0], container.streams.audio[0])
         return tuple(float(((s.start_time or 0) + s.duration) * s.time_base) for s in streams)
@@ -49,7 +49,7 @@ def test_written_click_and_flash_are_read_back_together(tmp_path, rate):
 @pytest.mark.parametrize(
     ("suffix", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame"), ("m4a", "aac"), ("mkv", "aac")]
 )
-def test_sound_files_keep_their_place_in_the_video(tmp_path, suffix, codec):
+def test_sound_files_are_synchronised_in_the_video(tmp_path, suffix, codec):
     sound, path = tmp_path / f"speech.{suffix}", tmp_path / "clip.mp4"
     encode(sound, sound=(np.stack([clicks(44100, 2.0, 1.1)] * 2), 44100), codec=codec)
     assert abs(onset(read_audio(sound, 48000), 48000) - 1.1) < 0.003
@@ -71,7 +71,7 @@ def test_silent_video_has_no_sound_track(tmp_path):
     assert not probe(tmp_path / "clip.mp4").has_audio
 
 
-def test_colours_survive_and_are_tagged(tmp_path):
+def test_colours_are_preserved_and_tagged(tmp_path):
     path = tmp_path / "clip.mp4"
     picture = np.zeros((60, 80, 3), np.uint8)
     for row, colour in enumerate([(224, 172, 140), (200, 30, 40), (30, 60, 190), (128, 128, 128)]):
@@ -111,7 +111,7 @@ def test_variable_rate_is_resampled_by_time(tmp_path, suffix):
     assert len(got) == pytest.approx((times[-1] - times[0] + 0.04) * 25, abs=1.01)
 
 
-def test_thirty_frames_a_second_become_twenty_five(tmp_path):
+def test_thirty_frames_per_second_are_resampled_to_twenty_five(tmp_path):
     path = tmp_path / "clip.mp4"
     with VideoWriter(path, SIZE, SIZE, fps=30) as out:
         for index in range(24):
@@ -157,7 +157,7 @@ def test_rotation_is_undone(tmp_path, turn, undo):
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
 @pytest.mark.parametrize(("picture_at", "sound_at"), [(0.0, 0.36), (0.36, 0.0), (0.1, 0.1)])
-def test_sound_is_read_on_the_clock_of_the_first_picture(tmp_path, suffix, picture_at, sound_at):
+def test_time_zero_of_the_sound_is_the_first_picture(tmp_path, suffix, picture_at, sound_at):
     path = tmp_path / f"clip.{suffix}"
     times = picture_at + np.arange(50) / 25
     pictures = [np.full((SIZE, SIZE, 3), 235 if i == 30 else 20, np.uint8) for i in range(50)]
@@ -180,7 +180,7 @@ def test_a_gap_in_the_sound_is_kept(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("rate", [8000, 22050, 48000])
-def test_any_layout_and_rate_become_mono(tmp_path, channels, rate):
+def test_any_layout_and_rate_is_converted_to_mono(tmp_path, channels, rate):
     path = tmp_path / "tone.wav"
     tone = 0.9 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
     encode(path, sound=(np.tile(tone, (channels, 1)), rate))
@@ -207,7 +207,7 @@ def test_a_colon_in_a_name_is_not_a_protocol(tmp_path, monkeypatch):
     assert len(list(read_frames("take:1.mp4"))) == 2 and len(read_audio("take:1.mp4"))
 
 
-def test_a_file_that_is_cut_off_ends_sooner(tmp_path):
+def test_a_truncated_file_ends_early(tmp_path):
     path = tmp_path / "clip.mkv"
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(20)]
@@ -238,7 +238,7 @@ def _picture(path):
         ("face.png", _picture, "is not a sound or video file"),
     ],
 )
-def test_wrong_files_end_in_one_line(tmp_path, name, make, message):
+def test_wrong_files_are_refused_in_one_line(tmp_path, name, make, message):
     path = tmp_path / name
     make(path)
     for read in (probe, read_frames, read_audio, lambda p: VideoWriter(tmp_path / "out.mp4", SIZE, SIZE, sound=p)):
@@ -308,14 +308,14 @@ def recordings() -> pathlib.Path:
 
 
 def test_real_clip_ends_where_its_index_says(recordings):
-    """It holds a stray picture 80 ms after the end of its track: cut without re-encoding, as clips often are."""
+    """The clip was cut without re-encoding and holds a stray picture 80 ms after the end of its video stream."""
     path = recordings / "obama" / "obama_20s_450.mp4"
     info = probe(path)
     assert (info.width, info.height, info.frames, info.has_audio) == (450, 450, 497, True)
     assert sum(1 for _ in read_frames(path)) == 497
 
 
-def test_moved_sound_is_found_where_it_was_moved_to(recordings):
+def test_the_clip_with_late_sound_is_late_by_its_offset(recordings):
     aligned = read_audio(recordings / "obama" / "obama_20s_450.mp4", 16000)
     late = read_audio(recordings / "obama" / "obama_20s_450_late_sound.mp4", 16000)
     piece = aligned[80000:160000]

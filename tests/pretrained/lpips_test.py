@@ -1,4 +1,4 @@
-"""LPIPS against a slow evaluation of the same networks, and how it orders pictures."""
+"""LPIPS against a slow reference implementation, and the order of its distances."""
 
 import pickle
 
@@ -14,7 +14,7 @@ TAPS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
 
 
 def write_random(path, name: str) -> dict:
-    """Weights of a network's shapes, random numbers, in the published file's form."""
+    """Random weights of a network, in the format of the published file."""
     rng = np.random.default_rng(0)
     plan = lpips._PLANS[name]
     layers = {}
@@ -91,7 +91,7 @@ def pictures(height: int = 33, width: int = 42) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("name", lpips.NETWORKS)
-def test_against_a_slow_evaluation(tmp_path, name):
+def test_against_a_reference_implementation(tmp_path, name):
     stored = write_random(tmp_path / "weights", name)
     metric = Lpips(name, tmp_path / "weights")
     a, b = pictures()

@@ -1,4 +1,4 @@
-"""SyncNet against a slow evaluation of the published network, and its scores of made-up embeddings."""
+"""SyncNet against a slow reference implementation of the published network, and its scores of synthetic embeddings."""
 
 import itertools
 
@@ -37,7 +37,7 @@ LIPS = [
 
 
 def random_state() -> dict[str, np.ndarray]:
-    """A state dictionary of the published network's names and shapes, in the order of its modules."""
+    """A random state dictionary with the names, shapes and order of the published network."""
     rng = np.random.default_rng(0)
     state = {}
 
@@ -118,7 +118,7 @@ def network(state, tmp_path, monkeypatch):
     return SyncNet(torch_files.save(torch_files.stand_in(monkeypatch), tmp_path / "syncnet.model", state, legacy=True))
 
 
-def test_speech_against_a_slow_evaluation(network, state):
+def test_speech_against_a_reference_implementation(network, state):
     x = np.random.default_rng(1).normal(0, 5, (2, 13, 20))
     found = network.speech(x)
     assert found.shape == (2, 1024)
@@ -127,7 +127,7 @@ def test_speech_against_a_slow_evaluation(network, state):
 
 
 @pytest.mark.slow
-def test_lips_against_a_slow_evaluation(network, state):
+def test_lips_against_a_reference_implementation(network, state):
     clip = np.random.default_rng(2).integers(0, 256, (CLIP, SIDE, SIDE, 3), dtype=np.uint8)
     found = network.lips(clip[None])
     # The published network reads pictures by OpenCV: blue first, 0 to 255.
@@ -172,7 +172,7 @@ def test_cepstral_coefficients_by_their_definition():
 
 
 class Echo:
-    """In the network's place: the mean of a clip's first picture, of speech its first coefficient."""
+    """A fake network: the mean of a clip's first frame, and the first coefficient of speech."""
 
     def __init__(self):
         self.sizes = set()

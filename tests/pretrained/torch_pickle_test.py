@@ -1,4 +1,4 @@
-"""Checkpoints built by hand, byte by byte as PyTorch writes them, and files that must be refused."""
+"""Checkpoints in the bytes that PyTorch writes, and files that must be refused."""
 
 import collections
 import os
@@ -91,7 +91,7 @@ def test_refuses_views_beyond_their_storage(tmp_path, torch, view):
 
 
 def deep(depth: int = 200) -> bytes:
-    """The opcodes of a tuple of two times the same tuple, and so on: its hash takes 2^depth steps, as does its text."""
+    """The opcodes of a tuple of two times the same tuple, and so on: hashing or printing it takes 2^depth steps."""
     return b")" + b"q\x00h\x00\x86" * depth
 
 
@@ -113,14 +113,14 @@ def deep(depth: int = 200) -> bytes:
         (b"(U\x07storageU\x03<f4U\x010U\x03cpuK\x01tQ}U\x03keyK\x01sb.", "sets attributes on something other"),
     ],
 )
-def test_refuses_at_once_what_would_take_for_ever(tmp_path, content, message):
+def test_refuses_content_that_would_never_finish(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         torch_pickle.load(write_zip(tmp_path / "c.tar", b"\x80\x02" + content, {}))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_memory_follows_what_a_file_holds(tmp_path):
-    # An empty list, put at place 2^28 − 1 of the unpickler's memory: pickle in C takes 4 GiB for it.
+def test_memory_is_bounded_by_the_size_of_the_file(tmp_path):
+    # An empty list at memo index 2^28 − 1, for which the unpickler in C allocates 4 GiB.
     with zipfile.ZipFile(tmp_path / "x.tar", "w") as archive:
         archive.writestr("x/data.pkl", b"\x80\x02]r\xff\xff\xff\x0f.")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

