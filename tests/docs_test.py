@@ -2,10 +2,12 @@
 
 import argparse
 import ast
+import builtins
 import functools
 import html
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import re
 import runpy
@@ -14,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 
+import layout_test
 import pytest
 from ml_collections import ConfigDict
 
@@ -209,7 +212,7 @@ PYTHON = [
 def test_python_block_compiles_and_its_names_exist(page, block):
     tree = ast.parse(block)
     compile(tree, page, "exec")
-    bound = set(dir(__builtins__)) | set(vars(importlib.import_module("builtins")))
+    bound = set(vars(builtins))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
@@ -226,8 +229,6 @@ def test_python_block_compiles_and_its_names_exist(page, block):
 
 
 def test_keyword_arguments_of_avatar_exist():
-    import inspect
-
     from adnerf_jax import Avatar
     from adnerf_jax.models.codes.registry import driven_codes
 
@@ -314,6 +315,11 @@ def test_named_settings_exist(path):
     for span in spans_of(path):
         for name in re.findall(r"\bconfig\.(?!json\b)([a-z_]+(?:\.[a-z_]+)*)", span):
             assert name in settings(), f"{path.name} names config.{name}"
+
+
+def test_architecture_lists_the_rooms_in_their_order():
+    rooms = re.findall(r"^\| `adnerf_jax/(\w+)(?:/|\.py)` \|", text_of(ROOT / "docs" / "architecture.md"), re.M)
+    assert tuple(rooms) == layout_test.ROOMS
 
 
 def test_every_option_of_the_preparation_is_described():
