@@ -23,7 +23,6 @@ BANDS = 80
 WIDTH = 384
 HEADS = 6
 LAYERS = 4
-SAMPLES_PER_TOKEN = 2 * HOP  # the second convolution has stride 2
 
 # Whisper clamps the spectrogram at 80 dB below the maximum of the clip. The maximum is unknown for a live stream, so
 # this constant is used instead, as log10 of the mel power. Speech recorded at a usual level reaches 1.3 to 2.1; the
