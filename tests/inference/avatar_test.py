@@ -257,7 +257,7 @@ def test_mistakes_of_the_demo_are_one_line(trained, tmp_path, capsys):
         ([f"--wrokdir={trained.torso}"], "there is no option --wrokdir, did you mean --workdir?"),
         ([f"--workdir={trained.torso}", "--format=avi"], "argument --format: invalid choice: 'avi'"),
         ([f"--workdir={trained.torso}", "--background=none"], "a live stream has no transparency"),
-        ([f"--workdir={trained.torso}", "--eyes=wink"], "there are no eyes 'wink'"),
+        ([f"--workdir={trained.torso}", "--eyes=wink"], "eyes: there is no 'wink'"),
         ([f"--workdir={trained.torso}"], "no sound came"),
         ([f"--workdir={trained.torso}", "--format=raw"], "no sound came"),
     ):

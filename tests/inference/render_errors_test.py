@@ -43,7 +43,7 @@ def with_nan(some: np.ndarray) -> np.ndarray:
         ("background=beach", "there is no background 'beach'"),
         ("background=none", ".mp4 has no transparency"),
         ("camera=yaw=100", "up to 60 degrees"),
-        ("eyes=wink", "there are no eyes 'wink'"),
+        ("eyes=wink", "eyes: there is no 'wink'"),
         ("size=1000000", "GiB to render, this machine has"),
         ("size=3", "at least 16 pixels"),
         ("crop=1,1,1,1", "is not a part of the picture"),

@@ -55,7 +55,7 @@ def test_blinks_are_as_many_and_as_long_as_a_persons():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("wink", "there are no eyes 'wink': take blinks, pose"),
+        ("wink", "eyes: there is no 'wink'; take blinks, pose"),
         ("7", "from 7 to 7: 0 is closed, 1 open"),
         (-0.5, "0 is closed, 1 open"),
         ("nan", "not finite"),

@@ -43,7 +43,7 @@ class JawCode(DrivenCode):
         return nn.Dense(3, name=self.name)(conditions.tracks["jaw"] / constants["largest"][None])
 
     @classmethod
-    def control(cls, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def control_map(cls, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return lambda controls: (controls[0] * measured.max(0)).astype(np.float32)
 
 
@@ -76,7 +76,7 @@ def test_a_new_code_is_trained_and_rendered(settings, tmp_path):
     assert len(as_filmed) == 10
     with pytest.raises(UserError, match="jaw from 2 to 2: 0 is shut, 1 is wide open"):
         avatar.render(sound, jaw=2)
-    with pytest.raises(UserError, match="there are no jaw 'chew': take pose, a number"):
+    with pytest.raises(UserError, match="jaw: there is no 'chew'; take pose, a number"):
         avatar.render(sound, jaw="chew")
     with pytest.raises(TypeError, match="unexpected argument 'gaze'"):
         avatar.render(sound, gaze=0)

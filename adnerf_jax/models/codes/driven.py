@@ -2,14 +2,15 @@
 
 import abc
 import itertools
+import numbers
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from adnerf_jax.common.curves import read_curves
+from adnerf_jax.common.curves import Curve, read_curves
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.face.landmarks import Landmarks
@@ -23,8 +24,8 @@ TrackSource = Callable[[], Iterator[np.ndarray | None]]
 class DrivenCode(Code):
     """A condition code with an argument of its own in `Avatar.render`, and a setting `render.<name>`.
 
-    Users drive it by `controls`: a few numbers that mean the same for everybody (0: closed, 1: open), which `control`
-    maps to the range that was measured of a person.
+    Users drive it by `controls`: a few numbers that mean the same for everybody (0: closed, 1: open), which
+    `control_map` maps to the range that was measured of a person.
 
     Attributes:
       default: of the argument.
@@ -42,7 +43,7 @@ class DrivenCode(Code):
 
     @classmethod
     @abc.abstractmethod
-    def control(cls, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def control_map(cls, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """The function from controls [K] to raw input float32 [D], for a person.
 
         Args:
@@ -61,7 +62,7 @@ class DrivenCode(Code):
 
         Args:
           landmarks: of the N frames of the video.
-          measured: as for `control`.
+          measured: as for `control_map`.
 
         Returns:
           None: it is not taken from videos.
@@ -72,7 +73,7 @@ class DrivenCode(Code):
     @classmethod
     def neutral_input(cls, measured: np.ndarray) -> np.ndarray:
         """The raw input [D] of a frame for which there is no other."""
-        return cls.control(measured)(np.array(cls.neutral))
+        return cls.control_map(measured)(np.array(cls.neutral))
 
     @classmethod
     def source(cls, given: Any, measured: np.ndarray, seed: int = 0) -> TrackSource:
@@ -81,7 +82,7 @@ class DrivenCode(Code):
         Args:
           given: one of `words`, `pose` (as in the video that the head poses are from), a number, or curves named as the
             controls, over seconds (`common.curves.read_curves`).
-          measured: as for `control`.
+          measured: as for `control_map`.
           seed: of what is random.
 
         Raises:
@@ -92,16 +93,23 @@ class DrivenCode(Code):
             text = os.fspath(given)
             if text in words:
                 return words[text]
-            try:
-                given = float(text)
-            except ValueError:
-                if pathlib.Path(text).suffix.lower() not in (".json", ".csv") and "=" not in text:
-                    raise UserError(
-                        f"there are no {cls.name} {text!r}: take {', '.join(words)}, a number, or a .json or .csv file"
-                    ) from None
-        if np.ndim(given) == 0 and not isinstance(given, (str, os.PathLike, dict)):
+            given = _number_or_text(text)
+            if given == text and not _names_curves(text):
+                raise UserError(
+                    f"{cls.name}: there is no {text!r}; take {', '.join(words)}, a number, or a .json or .csv file"
+                )
+        if isinstance(given, numbers.Real):
             given = dict.fromkeys(cls.controls, given)
         curves = read_curves(given, cls.controls, cls.name)
+        cls._check_limits(curves)
+        to_raw_input = cls.control_map(measured)
+        return lambda: (
+            to_raw_input(np.array([curves[control](i / FPS) for control in cls.controls])) for i in itertools.count()
+        )
+
+    @classmethod
+    def _check_limits(cls, curves: Mapping[str, Curve]) -> None:
+        """Raises UserError where a control has no curve, or one that leaves the limits."""
         low, high = cls.limits
         for control in cls.controls:
             if control not in curves:
@@ -112,7 +120,15 @@ class DrivenCode(Code):
                     f"{control} from {curve.least:g} to {curve.most:g}: {cls.meaning}; the limits are {low:g} and "
                     f"{high:g}"
                 )
-        control_person = cls.control(measured)
-        return lambda: (
-            control_person(np.array([curves[control](i / FPS) for control in cls.controls])) for i in itertools.count()
-        )
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _names_curves(text: str) -> bool:
+    """Whether a text is a file of curves, or values as `name=number`."""
+    return pathlib.Path(text).suffix.lower() in (".json", ".csv") or "=" in text

@@ -52,7 +52,7 @@ class EyesCode(DrivenCode):
         return (conditions.tracks["eyes"] - constants["mean"][None]) / constants["scale"][None]
 
     @classmethod
-    def control(cls, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def control_map(cls, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         own = EyeRange.of(measured)
         return lambda controls: own.openness(controls[0])
 
