@@ -1,6 +1,7 @@
 """The command line: `python run.py --config=configs/quickstart.py`, or `adnerf` where the package is installed."""
 
 import pathlib
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _as_flag(option: Option) -> str:
     """An option of a message as a flag of this command: what is no flag itself is a setting."""
-    return f"--{option}" if option.name in _FLAGS else f"--config.{option}"
+    return shlex.quote(f"--{option}" if option.name in _FLAGS else f"--config.{option}")
 
 
 def _parse(argv: list[str]) -> Command:

@@ -83,14 +83,12 @@ def builtin_dataset(out: pathlib.Path, smoke: bool) -> pathlib.Path:
 
 def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path | None]:
     """The given video and sound, opened once so that a wrong path fails before an hour of work, not after."""
-    from adnerf_jax.configuration.checks import COUNT, check_ranges
+    from adnerf_jax.configuration.checks import check_values
     from adnerf_jax.inference.speech_input import check_span, count_frames
     from adnerf_jax.media.audio import has_sound
     from adnerf_jax.media.video import probe
-    from adnerf_jax.preprocessing.steps import PARSERS
-    from adnerf_jax.speech.features import ENCODERS
 
-    check_ranges(config, {"subject.head_steps": COUNT})
+    check_values(config)
     check_span(config.start, config.duration)
     video, audio = (pathlib.Path(path) if path else None for path in (config.video, config.audio))
     if video is not None:
@@ -99,13 +97,6 @@ def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path 
         raise UserError(f"{audio} has no sound track: give a sound file, or a video with sound")
     if audio is not None:
         count_frames(audio, config.start, config.duration)
-    if config.speech not in ENCODERS:
-        raise UserError(
-            f"config.speech is {config.speech!r}, but new speech has to be encoded too: use one of "
-            f"{', '.join(sorted(ENCODERS))}"
-        )
-    if config.parsing not in PARSERS:
-        raise UserError(f"config.parsing is {config.parsing!r}: use one of {', '.join(PARSERS)}")
     return video, audio
 
 

@@ -1,88 +1,30 @@
-"""Settings that nothing can be made of: `check_settings` before training, `check_model` before a model is loaded."""
+"""Whether a configuration can be used: types and names, ranges and choices, and rules that tie settings together.
+
+`check_settings` is called before training, `check_model` before a model is loaded, `check_saved` when a file is read.
+Nothing here loads JAX before a value is compared with choices that a room registers.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.configuration.declaration import Group, Setting, flat, is_number
 from adnerf_jax.configuration.flatten import flatten
-from adnerf_jax.data.datasets import SUBJECTS
-from adnerf_jax.models.codes import NAMES
+from adnerf_jax.configuration.settings import FAMILIES, RUN, STAGES, declarations, declarations_of
 
-_INT32 = 2**31 - 1  # compiled programs count in int32
-COUNT = (1, _INT32)
-SEED = (0, 2**63 - 1)  # keys of 64 bits
-_LARGE = 10**6
-_WIDTH = 2**14
-_DIGITS = 24  # binary digits of float32: a sine of a higher frequency has none left
-_RESOLUTION = 2**19  # of the finest grid in Instant NGP's experiments, whose largest tables have 2^24 entries
-
-# The fields of each family's models.
-_FIELDS = {"paper": {"head": "mlp", "torso": "mlp"}, "fast": {"head": "grid", "torso": "planar"}}
-# Least and most of each setting; of models by the last part of the name. The most is beyond any use: it keeps a slip or
-# a damaged file from taking all memory.
-MODEL_RANGES = {
-    "width": (1, _WIDTH),
-    "depth": (2, 64),
-    "skip": (0, 64),
-    "colour_width": (1, _WIDTH),
-    "colour_depth": (1, 64),
-    "deformation_width": (1, _WIDTH),
-    "geometry": (0, _WIDTH),
-    "audio_code": (1, _WIDTH),
-    "audio_channels": (1, _WIDTH),
-    "position_levels": (0, _DIGITS),
-    "direction_levels": (0, _DIGITS),
-    "pose_levels": (0, _DIGITS),
-    "coarse_samples": (1, _WIDTH),
-    "fine_samples": (1, _WIDTH),
-    "levels": (1, 32),
-    "features": (1, 64),
-    "table_size": (1, 2**24),
-    "coarsest": (1, _RESOLUTION),
-    "finest": (1, _RESOLUTION),
-    "proposal_resolution": (1, 1024),
-    "reach": (0, 1),
-}
-_USE = {
-    "render.seed": SEED,
-    "render.chunk": (1, 2**24),
-    "render.occupancy": (0, 512),
-}
-_TRAINING = {
-    "seed": SEED,
-    "train.steps": COUNT,
-    "train.rays": (1, 2**24),
-    "train.micro_batches": (1, 2**24),
-    "train.frames_per_step": (1, 2**24),
-    "train.sampler_weight": (0, _LARGE),
-    "train.audio_components": COUNT,
-    "train.attention_from": (0, _INT32),
-    "train.density_leak_steps": (0, _INT32),
-    "train.log_every": COUNT,
-    "train.validate_every": COUNT,
-    "train.validate_frames": COUNT,
-    "train.checkpoint_every": COUNT,
-    "train.keep_checkpoints": COUNT,
-    "train.keep_best": (0, _INT32),
-    "optim.learning_rate": (0, _LARGE),
-    "optim.decay": (0, _LARGE),
-    "optim.decay_steps": COUNT,
-    "optim.grid_multiple": (0, _LARGE),
-    "optim.attention_multiple": (0, _LARGE),
-}
+_LONGEST = 80  # characters of a value in a message
 
 
 def check_settings(config: ConfigDict) -> None:
-    """Raises UserError for settings that cannot be trained with."""
-    check_ranges(config, _TRAINING)
-    check_choice(config, "train.on_nan", ("stop", "rollback"))
+    """Raises UserError for settings of a stage that it cannot be trained with."""
+    check_model(config)
+    check_values(config)
     shares = dict(config.train.regions)
     if min(shares.values(), default=0) < 0 or not 0 < sum(shares.values()) < math.inf:
         raise UserError(f"config.train.regions is {shares}: shares must be finite, not negative, and not all 0")
-    check_model(config)
     if config.train.rays < config.train.frames_per_step:
         raise UserError(
             f"{config.train.rays} rays a step are too few for {config.train.frames_per_step} frames: raise "
@@ -91,59 +33,126 @@ def check_settings(config: ConfigDict) -> None:
 
 
 def check_model(config: ConfigDict) -> None:
-    """Raises UserError for settings of models and of rendering that nothing can be made of."""
-    check_choice(config, "stage", ("head", "torso"))
-    check_choice(config, "family", tuple(_FIELDS))
-    check_choice(config, "subject", tuple(SUBJECTS))
+    """Raises UserError for settings of a stage with which no model can be made or rendered."""
+    _check(config, flat(RUN))
     if config.stage not in config.model:
         raise UserError(f"config.stage is {config.stage!r}, which has no model here: use configs/{config.stage}.py")
-    numbers = [name for name in flatten({"model": config.model.to_dict()}) if _last(name) in MODEL_RANGES]
-    check_ranges(config, _USE | {name: MODEL_RANGES[_last(name)] for name in numbers})
-    for stage, model in config.model.items():
-        part, field = f"model.{stage}", _FIELDS[config.family][stage]
-        if model.field != field:
+    settings = flat(declarations_of(config))
+    for part in config.model:
+        field = settings[f"model.{part}.field"].default
+        if config.model[part].field != field:
             raise UserError(
-                f"config.{part}.field is {model.field!r}, but the family {config.family} has {field!r}: choose by "
-                f"variants, fast or none of it"
+                f"config.model.{part}.field is {config.model[part].field!r}, but the family {config.family} has "
+                f"{field!r}: choose by variants, fast or none of it"
             )
-        if field == "mlp":
-            # A weighted draw needs two positions between which to draw, and the background is the last one.
-            check_ranges(config, {f"{part}.coarse_samples": (3, _WIDTH)})
-        check_choice(config, f"{part}.dtype", ("float32", "bfloat16"))
-        check_choice(config, f"{part}.audio_init", ("uniform", "lecun"))
+    check_values(config, "model", "render")
     head = config.model.head
-    _check_codes("config.model.head.codes", head.codes, NAMES)
     if "shape_codes" in head:
-        _check_codes("config.model.head.shape_codes", head.shape_codes, head.codes)
+        _check_names("model.head.shape_codes", head.shape_codes, head.codes)
 
 
-def check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises UserError for the first setting, by dotted name, that is out of its range; absent ones and None pass."""
-    present = flatten(config.to_dict())
-    for name, (least, most) in ranges.items():
-        value = present.get(name)
+def check_values(config: ConfigDict, *names: str) -> None:
+    """Raises UserError for the first setting that is out of its range or none of its choices.
+
+    Args:
+      config: of a stage, or of the quickstart.
+      names: dotted names of settings, or of groups of them; none: all.
+    """
+    settings = flat(declarations_of(config))
+    if names:
+        groups = tuple(f"{name}." for name in names)
+        settings = {name: one for name, one in settings.items() if name in names or name.startswith(groups)}
+    _check(config, settings)
+
+
+def _check(config: ConfigDict, settings: Mapping[str, Setting]) -> None:
+    values = flatten(config.to_dict())
+    for name, setting in settings.items():
+        value = values.get(name)
         if value is None:
             continue
-        # So that nan, which is never in order, is refused.
-        if not value >= least:
-            raise UserError(f"config.{name} is {value}: it must be at least {least}")
-        if not value <= most:
-            raise UserError(f"config.{name} is {value}: it must be at most {most}")
+        if setting.range is not None:
+            least, most = setting.range
+            # So that nan, which is never in order, is refused.
+            if not value >= least:
+                raise UserError(f"config.{name} is {value}: it must be at least {least}")
+            if not value <= most:
+                raise UserError(f"config.{name} is {value}: it must be at most {most}")
+        choices = setting.known_choices()
+        if choices and setting.kind is tuple:
+            _check_names(name, value, choices)
+        elif choices and value not in choices:
+            *others, last = choices
+            either = f"{', '.join(others)} or {last}" if others else last
+            raise UserError(f"config.{name} is {value!r}: it is {either}")
 
 
-def check_choice(config: ConfigDict, name: str, values: Sequence[str]) -> None:
-    """Raises UserError where a setting, by dotted name, is none of some words; an absent one passes."""
-    value = flatten(config.to_dict()).get(name, values[0])
-    if value not in values:
-        *others, last = values
-        raise UserError(f"config.{name} is {value!r}: it is {', '.join(others)} or {last}")
+def _check_names(name: str, values: Sequence[Any], known: Sequence[str]) -> None:
+    words = [value for value in values if isinstance(value, str)]
+    if not values or len(set(words)) < len(values) or not set(words) <= set(known):
+        raise UserError(f"config.{name} is {tuple(values)}: name one or more of {', '.join(known)}, each once")
 
 
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
+def check_types(values: Mapping[str, Any], declared: Group, where: str) -> None:
+    """Raises UserError for the first value of another type than its setting has.
+
+    Args:
+      values: nested like `declared`; names that are not declared are passed over.
+      declared: the settings.
+      where: how the message begins.
+    """
+    for name, value, wanted in _mistyped(values, declared):
+        raise UserError(f"{where}{one_line(name)} is {one_line(repr(value))}, but it must be {wanted}: set it right")
 
 
-def _check_codes(name: str, codes: Sequence[Any], known: Sequence[str]) -> None:
-    words = [code for code in codes if isinstance(code, str)]
-    if not codes or len(set(words)) < len(codes) or not set(words) <= set(known):
-        raise UserError(f"{name} is {tuple(codes)}: name one or more of {', '.join(known)}, each once")
+def _mistyped(values: Mapping[str, Any], declared: Group, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Dotted name, value, and what it must be, in words."""
+    for key, value in values.items():
+        name, setting = f"{prefix}{key}", declared.get(key)
+        if isinstance(setting, Setting):
+            if setting.kind is dict and isinstance(value, Mapping):
+                wrong = ((one, number) for one, number in value.items() if not is_number(number))
+                yield from ((f"{name}.{one}", number, "a number") for one, number in wrong)
+            elif not setting.accepts(value):
+                yield name, value, setting.type_in_words
+        elif setting is not None:
+            if isinstance(value, Mapping):
+                yield from _mistyped(value, setting, f"{name}.")
+            else:
+                yield name, value, "a group of settings"
+
+
+def check_saved(saved: Any, path: Any) -> None:
+    """Raises UserError where a file's content is not a stage's configuration with exactly the declared settings.
+
+    Args:
+      saved: the content, as read from JSON.
+      path: the file, for messages.
+    """
+    end = "bring it back, or train again"
+    if not isinstance(saved, dict) or saved.get("stage") not in STAGES or saved.get("family") not in FAMILIES:
+        raise UserError(f"{path} is no configuration of a stage: {end}")
+    declared = declarations(saved["stage"], saved["family"])
+    check_types(saved, declared, f"{path}: ")
+    present, wanted = set(_names(saved, declared)), flat(declared)
+    for name in wanted:
+        if name not in present:
+            raise UserError(f"{path} lacks {name}: it is damaged, or another version's; {end}")
+    for name in sorted(present - wanted.keys()):
+        raise UserError(f"{path} has {one_line(name)}, which is no setting: it is damaged, or another version's; {end}")
+
+
+def _names(values: Mapping[str, Any], declared: Group, prefix: str = "") -> Iterator[str]:
+    """Dotted names of the values, a group that is declared as one setting being one."""
+    for key, value in values.items():
+        inner = declared.get(key)
+        if isinstance(value, Mapping) and not isinstance(inner, Setting):
+            yield from _names(value, inner or {}, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def one_line(value: Any) -> str:
+    """A value on one line, shortened."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}…"

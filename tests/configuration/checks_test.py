@@ -1,4 +1,4 @@
-"""Settings that nothing can be made of are refused with their name and what they may be."""
+"""Settings out of range are refused with their name and what they may be."""
 
 import jax
 import pytest
@@ -6,8 +6,9 @@ import tiny
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.configuration import base as common
-from adnerf_jax.configuration.checks import MODEL_RANGES, check_model, check_settings
-from adnerf_jax.configuration.flatten import flatten
+from adnerf_jax.configuration.checks import check_model, check_settings, check_values
+from adnerf_jax.configuration.declaration import flat
+from adnerf_jax.configuration.settings.model import MODEL
 from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.training.stages import example_batch, head_shapes, make_stage
@@ -39,7 +40,7 @@ def changed(setting, variants="smoke", stage="head"):
         ({"optim.decay_steps": 0}, "config.optim.decay_steps is 0"),
     ],
 )
-def test_nothing_is_trained_with(setting, message):
+def test_settings_that_cannot_be_trained_with(setting, message):
     with pytest.raises(UserError, match=message):
         check_settings(changed(setting))
 
@@ -75,14 +76,24 @@ def test_nothing_is_trained_with(setting, message):
         ("fast", {"model.head.grid.table_size": 2**40}, "config.model.head.grid.table_size is"),
     ],
 )
-def test_nothing_is_rendered_with(variants, setting, message):
+def test_settings_of_which_no_model_can_be_made(variants, setting, message):
     with pytest.raises(UserError, match=message):
         check_model(changed(setting, variants))
 
 
-def test_those_of_the_torso_are_asked_too():
+def test_settings_of_the_torso_are_checked_too():
     with pytest.raises(UserError, match="config.model.torso.reach is 2.0: it must be at most 1"):
         check_model(changed({"model.torso.reach": 2.0}, "fast", "torso"))
+
+
+def test_values_of_some_groups_are_checked():
+    config = changed({"train.steps": 0, "compare.resamples": 10**6})
+    check_values(config, "render", "seed")
+    with pytest.raises(UserError, match="config.compare.resamples is 1000000: it must be at most 100000"):
+        check_values(config, "compare", "seed")
+    with pytest.raises(UserError, match="config.train.steps is 0"):
+        check_values(config, "train.steps")
+    check_values(config, "train.ste")  # no group, no setting
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
@@ -94,7 +105,7 @@ def test_every_variant_may_be_trained(stage, variants):
 
 
 @pytest.mark.parametrize("variants", ["single_nerf", "fast,single_nerf"])
-def test_one_field_for_all_may_be_trained(variants):
+def test_a_single_nerf_may_be_trained(variants):
     check_settings(common.get_config("head", variants))
 
 
@@ -102,16 +113,16 @@ def test_one_field_for_all_may_be_trained(variants):
 @pytest.mark.parametrize("variants", ["smoke", "fast,smoke"])
 def test_models_can_be_made_at_both_ends_of_every_range(variants, end, tiny_data):
     config = tiny.config("torso", variants=variants)
-    names = [name for name in flatten(config.model.to_dict()) if name.split(".")[-1] in MODEL_RANGES]
-    assert len(names) > 15
-    ends = {f"model.{name}": MODEL_RANGES[name.split(".")[-1]][end == "most"] for name in names}
-    if end == "least" and config.family == "paper":
-        ends.update({"model.head.coarse_samples": 3, "model.torso.coarse_samples": 3})
+    settings = flat(MODEL[config.family], "model.")
+    ends = {name: one.range[end == "most"] for name, one in settings.items() if one.range}
+    assert len(ends) > 15
     config.update_from_flattened_dict(ends)
     check_model(config)
     dataset = load_dataset(tiny_data)
     stage = make_stage(config, dataset.camera)
-    scene = make_scene(dataset, load_frames(dataset, dataset.train), config.train.audio_components)
+    scene = make_scene(
+        dataset, load_frames(dataset, dataset.train), config.model.head.codes, config.train.audio_components
+    )
     example = example_batch(1, 1, dataset.windows.shape[1:])
     head = head_shapes(stage, dataset.camera, dataset.windows.shape[1:], scene)
     torso = jax.eval_shape(stage.init, jax.random.key(0), example, scene)

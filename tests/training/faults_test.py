@@ -17,7 +17,7 @@ from adnerf_jax.common.progress import PREEMPTED, exit_status
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.faults import Termination
-from adnerf_jax.training.runs import check_description, describe
+from adnerf_jax.training.runs import check_metadata, checkpoint_metadata
 from adnerf_jax.training.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -97,16 +97,16 @@ def test_a_wish_that_is_none_of_the_two(tiny_data, tmp_path):
 
 def test_a_checkpoint_of_other_data_or_settings_is_refused(tmp_path, capsys):
     settings = tiny.config("head")
-    meta = describe(settings, "a" * 32)
+    meta = checkpoint_metadata(settings, "a" * 32)
     assert meta["seed"] == 0 and meta["versions"]["jax"] == jax.__version__
-    check_description(meta, settings, "a" * 32, tmp_path)
+    check_metadata(meta, settings, "a" * 32, tmp_path)
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="has changed since the checkpoints in .* aaaaaaaa… there, bbbbbbbb… here"):
-        check_description(meta, settings, "b" * 32, tmp_path)
+        check_metadata(meta, settings, "b" * 32, tmp_path)
     with pytest.raises(UserError, match=r"other settings: train.rays \(there 128, here 64\)"):
-        check_description(meta, tiny.config("head", rays=64), "a" * 32, tmp_path)
+        check_metadata(meta, tiny.config("head", rays=64), "a" * 32, tmp_path)
     meta["versions"]["jax"] = "0.0.1"
-    check_description(meta, settings, "a" * 32, tmp_path)
+    check_metadata(meta, settings, "a" * 32, tmp_path)
     assert "written by jax 0.0.1" in capsys.readouterr().err
 
 

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import write_json
-from adnerf_jax.configuration import base as common
 from adnerf_jax.configuration.flatten import flatten
 from adnerf_jax.training.runs import apply_overrides, check_continues, load_config, run_folder, save_config
 
@@ -45,7 +44,7 @@ def test_checkpoints_without_settings_are_not_gone_on_with(tmp_path):
         check_continues(tiny.config("head"), tmp_path)
 
 
-def test_what_touches_no_number_may_change(tmp_path):
+def test_resumable_settings_may_change(tmp_path):
     save_config(tiny.config("head"), tmp_path)
     longer = tiny.config("head", steps=7, log_every=2, validate_every=3, checkpoint_every=5, keep_checkpoints=1)
     longer.render.audio = "speech.wav"
@@ -67,7 +66,7 @@ def test_other_settings_are_named(tmp_path, name, value):
 
 
 def test_data_and_head_may_lie_elsewhere(tmp_path):
-    """What they are is checked against the checkpoint's description."""
+    """Their contents are compared with what the checkpoint was made from."""
     config = tiny.config("torso")
     save_config(config, tmp_path)
     with config.unlocked():
@@ -75,13 +74,13 @@ def test_data_and_head_may_lie_elsewhere(tmp_path):
     check_continues(config, tmp_path)
 
 
-def test_the_options_that_a_run_goes_on_with(tmp_path):
+def test_the_refusal_lists_the_options_to_resume_with(tmp_path):
     there = tiny.config("head")
     save_config(there, tmp_path)
     here = tiny.config("head")
     with here.unlocked():
         here.update_from_flattened_dict({"model.head.width": 8, "train.attention_from": 7, "seed": 5})
-    with pytest.raises(UserError, match="to go on with it, add (.*); otherwise use another") as refusal:
+    with pytest.raises(UserError, match="to resume it, add (.*); otherwise use another") as refusal:
         check_continues(here, tmp_path)
     options = re.search("add (.*); otherwise", str(refusal.value))[1].split()
     with here.unlocked():
@@ -108,12 +107,12 @@ def test_the_command_line_overrides_the_saved_configuration():
     assert saved.render.audio is None
 
 
-def test_an_older_run_is_evaluated_with_the_settings_there_are_now():
-    saved = ConfigDict(tiny.config("head").to_dict())
-    with saved.unlocked():
-        saved.eval = ConfigDict({"every": 3})
-    merged = apply_overrides(saved, common.get_config("head", "fast"), {"eval.lpips": "vgg"}, "w")
-    assert (merged.eval.every, merged.eval.lpips, merged.eval.faces) == (3, "vgg", True)
+def test_an_override_of_a_setting_that_the_run_has_not():
+    """The configuration given is the paper's, which has more settings than the run's."""
+    saved = tiny.config("head")
+    for name in ("model.head.depth", "model.head", "eval.bogus"):
+        with pytest.raises(UserError, match=f"config.{name} is (no setting of the run in w, a head of fast|.*a group)"):
+            apply_overrides(saved, tiny.config("head", variants=""), {name: 3}, "w")
 
 
 @pytest.mark.parametrize(
@@ -144,15 +143,37 @@ def test_types_are_checked(tmp_path, name, value, wanted):
         load_config(tmp_path)
 
 
-def test_a_model_without_one_of_its_settings_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["seed", "model.head.grid.levels", "render.label", "train.regions", "reference"])
+def test_a_file_that_lacks_a_setting_is_refused(tmp_path, name):
     saved = tiny.config("head").to_dict()
-    del saved["model"]["head"]["grid"]["levels"], saved["render"]["label"]
+    *groups, last = name.split(".")
+    holder = saved
+    for group in groups:
+        holder = holder[group]
+    del holder[last]
     write_json(tmp_path / "config.json", saved)
-    with pytest.raises(UserError, match="lacks model.head.grid.levels: it is damaged"):
+    with pytest.raises(UserError, match=f"config.json lacks {name}.*: it is damaged, or another version's"):
         load_config(tmp_path)
-    saved["model"]["head"]["grid"]["levels"] = 3
+
+
+@pytest.mark.parametrize("name", ["colour", "render.colour", "model.torso.width"])
+def test_a_file_with_an_unknown_setting_is_refused(tmp_path, name):
+    saved = tiny.config("head").to_dict()
+    *groups, last = name.split(".")
+    holder = saved
+    for group in groups:
+        holder = holder.setdefault(group, {})
+    holder[last] = 1
     write_json(tmp_path / "config.json", saved)
-    assert "label" not in load_config(tmp_path).render
+    with pytest.raises(UserError, match=f"config.json has {name}, which is no setting"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"stage": "head"}, {"stage": ["head"], "family": "fast"}])
+def test_a_file_that_is_no_configuration(tmp_path, content):
+    write_json(tmp_path / "config.json", content)
+    with pytest.raises(UserError, match="config.json is no configuration of a stage"):
+        load_config(tmp_path)
 
 
 def test_published_mistakes_are_overridden_all_together_and_then_one_by_one():
@@ -166,9 +187,9 @@ def test_published_mistakes_are_overridden_all_together_and_then_one_by_one():
 
 def test_another_stage_or_family_is_refused():
     saved = ConfigDict(tiny.config("head").to_dict())
-    with pytest.raises(UserError, match="holds a head stage: use --config=configs/head.py"):
+    with pytest.raises(UserError, match="holds a head stage: use config=configs/head.py"):
         apply_overrides(saved, tiny.config("torso"), {}, "w")
     with saved.unlocked():
         saved.family = "paper"
-    with pytest.raises(UserError, match="trained in the paper family, --config asks for fast"):
+    with pytest.raises(UserError, match="trained in the paper family, but .* of the family fast"):
         apply_overrides(saved, tiny.config("head"), {}, "w")
