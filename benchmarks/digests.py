@@ -32,7 +32,7 @@ _STAGES = {
 
 def main(argv: list[str] | None = None) -> int:
     """Computes the digests; returns 1 where they differ from those of `--against`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.digests", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the runs and of digests.json")
     parser.add_argument("--checkout", type=pathlib.Path, default=pathlib.Path("."), help="checkout whose run.py is run")
     parser.add_argument("--against", type=pathlib.Path, help="digests.json of another commit")

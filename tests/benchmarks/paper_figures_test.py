@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 import run
+from adnerf_jax import cli
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import write_json
 from adnerf_jax.common.timing import WINDOW
@@ -124,10 +125,10 @@ def test_the_options_of_each_setting_are_valid(name):
     setting = own_table.SETTINGS[name]
     for fields, mode in ((setting.changes, "train"), (setting.evaluation, "eval")):
         options = own_table._options(fields)
-        given = run._parse(
+        command = cli._parse(
             ["run.py", f"--config={ROOT}/configs/head.py:{setting.variants}", f"--mode={mode}", *options]
         )
-        assert given[1] == fields
+        assert command.overrides == fields
 
 
 def test_a_failed_run_ends_the_table_with_an_error(runs, tiny_data, tmp_path, monkeypatch, capsys):
