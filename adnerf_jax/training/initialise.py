@@ -15,7 +15,7 @@ from adnerf_jax.data.person import Person
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.optim import make_optimizer
-from adnerf_jax.training.runs import check_metadata, check_head
+from adnerf_jax.training.runs import check_head, check_metadata
 from adnerf_jax.training.stages import Stage, example_batch, head_shapes
 from adnerf_jax.training.state import TrainState
 

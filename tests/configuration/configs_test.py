@@ -47,7 +47,7 @@ def test_without_a_variant_every_number_is_the_published_one():
     assert SUBJECTS[config.subject] == (HEAD,) and SUBJECTS[second.subject] == (HEAD, NECK, TORSO)
 
 
-def test_attention_begins_half_way_however_long_the_run():
+def test_attention_begins_half_way_in_runs_of_any_length():
     config = head.get_config()
     config.train.steps = 1000
     assert config.train.attention_from == 500
@@ -73,7 +73,7 @@ def test_published_mistakes_come_all_together_or_one_at_a_time():
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
 @pytest.mark.parametrize("arg", COMBINATIONS)
-def test_variants_combine_in_any_order_or_say_in_one_line_why_not(stage, arg):
+def test_variants_combine_in_any_order_or_are_refused_in_one_line(stage, arg):
     orders = list(itertools.permutations(arg.split(",")))
     some = [",".join(order) for order in (orders[0], orders[-1])]
     if not allowed(stage, arg):
@@ -92,8 +92,8 @@ def test_variants_combine_in_any_order_or_say_in_one_line_why_not(stage, arg):
     assert one.train.steps == (200 if "smoke" in names else common.get_config(stage, arg).train.steps)
 
 
-def train_both(root, data, arg: str, judged: bool = True) -> list[str]:
-    """Two steps of each stage that the variants allow, whose renders may be judged. Returns the stages' names."""
+def train_both(root, data, arg: str, evaluated: bool = True) -> list[str]:
+    """Trains two steps of each stage that the variants allow, and evaluates it. Returns the stages' names."""
     stages = [stage for stage in ("head", "torso") if allowed(stage, arg)]
     for stage in stages:
         settings = tiny.config(stage, data, arg, steps=2)
@@ -103,7 +103,7 @@ def train_both(root, data, arg: str, judged: bool = True) -> list[str]:
         lines = tiny.lines(root / stage / "metrics.jsonl")
         assert [line["step"] for line in lines] == [1, 2]
         assert np.isfinite([line["loss"] for line in lines]).all()
-        if not judged:
+        if not evaluated:
             continue
         result = evaluate(settings, root / stage)["settings"]
         assert np.isfinite([values["psnr"] for values in result.values()]).all()
@@ -124,23 +124,23 @@ def test_every_combination_trains(data, tmp_path, arg):
     assert train_both(tmp_path, data, arg)[0] == "head"
 
 
-def test_one_field_for_everything_trains_and_is_judged_as_a_whole(data, tmp_path):
+def test_single_nerf_trains_and_is_evaluated_in_full(data, tmp_path):
     assert train_both(tmp_path, data, "smoke,single_nerf") == ["head"]
 
 
 def test_an_expression_code_trains_head_and_torso(data, tmp_path):
-    assert train_both(tmp_path, data, "smoke,expression", judged=False) == ["head", "torso"]
+    assert train_both(tmp_path, data, "smoke,expression", evaluated=False) == ["head", "torso"]
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_an_expression_that_was_never_tracked(tiny_data, tmp_path, stage):
+def test_a_dataset_without_tracked_expressions_is_refused(tiny_data, tmp_path, stage):
     settings = tiny.config(stage, tiny_data, "smoke,expression")
     with pytest.raises(UserError, match=r"has no tracked expressions \(landmarks.npz is missing or empty\)"):
         train(settings, tmp_path / stage)
     assert not (tmp_path / stage).exists()
 
 
-def test_mistakes_reach_what_they_are_about(tiny_data):
+def test_published_mistakes_reach_model_and_dataset(tiny_data):
     plain, swapped = tiny.config("torso", tiny_data, "smoke"), tiny.config("torso", tiny_data, "smoke")
     swapped.compat.torso_angles = True
     built = [build_torso(c.model.torso, c.compat).swapped_angles for c in (plain, swapped)]

@@ -1,4 +1,4 @@
-"""Folders of runs: their configuration, and whether a run may go on there."""
+"""Folders of runs: their configuration, and whether a run can be resumed there."""
 
 import pathlib
 import re
@@ -38,7 +38,7 @@ def test_a_folder_without_a_run(tmp_path):
     check_continues(tiny.config("head"), tmp_path)
 
 
-def test_checkpoints_without_settings_are_not_gone_on_with(tmp_path):
+def test_checkpoints_without_settings_are_not_resumed(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"holds checkpoints but not their settings \(config.json is missing\)"):
         check_continues(tiny.config("head"), tmp_path)
