@@ -44,7 +44,7 @@ MIN_SECONDS = 2.0  # of the video
 MIN_FACES = 0.5  # share of the frames in which a face must be found
 MIN_OFFSET = 1 / FPS  # seconds; smaller offsets of the sound are not corrected
 # Frames that a file of speech features may be shorter than the video, one second: its last row is repeated.
-MAX_MISSING_ROWS = 25
+MAX_MISSING_ROWS = round(FPS)
 PARSERS = {"bisenet": face_parsing.BISENET, "permissive": PERMISSIVE}
 FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 REPORT, PREVIEW = "report.json", "preview.png"

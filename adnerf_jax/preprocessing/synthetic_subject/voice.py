@@ -294,7 +294,7 @@ def _filter(sound: np.ndarray, sections: np.ndarray) -> np.ndarray:
 
 def _set_levels(sound: np.ndarray, phones: Sequence[Phone], gains: np.ndarray) -> np.ndarray:
     """Scales each phone to its level and gain. Otherwise open vowels would be the loudest."""
-    power = signal.convolve(sound**2, np.full(640, 1 / 640), mode="same")
+    power = signal.convolve(sound**2, np.full(640, 1 / 640), mode="same")  # over 40 ms
     centres, corrections = [], []
     for (name, start, end), gain in zip(phones, gains, strict=True):
         here = power[
