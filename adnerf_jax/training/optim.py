@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 from flax import struct
+from ml_collections import ConfigDict
 
 
 def learning_rate(initial: float, decay: float, decay_steps: int) -> optax.Schedule:
@@ -21,7 +22,12 @@ def group_of(path: tuple[Any, ...]) -> str:
 
 @struct.dataclass
 class AdamMoments:
-    """What Adam remembers: updates that each group has seen, first and second moments as trees like the parameters."""
+    """The state of Adam.
+
+    Attributes:
+      counts: updates that each group of parameters has had.
+      first, second: moments, as trees like the parameters.
+    """
 
     counts: dict[str, int]
     first: Any
@@ -33,8 +39,8 @@ def with_moments(opt_state: optax.OptState, moments: AdamMoments, step: int) -> 
 
     Args:
       opt_state: for the structure.
-      moments: of every group; one that is not counted has seen no update.
-      step: updates done, on which the rates depend.
+      moments: of all groups; a group without a count has had no update.
+      step: updates done, on which the learning rates depend.
     """
 
     def is_mask(x: Any) -> bool:
@@ -48,24 +54,24 @@ def with_moments(opt_state: optax.OptState, moments: AdamMoments, step: int) -> 
 
     def replace(path: tuple[Any, ...], node: Any) -> Any:
         if is_adam(node):
-            (group,) = {getattr(key, "key", None) for key in path} & {"networks", "grids", "attention"}
+            (group,) = {str(getattr(key, "key", None)) for key in path} & {"networks", "grids", "attention"}
             first, second = of_group(node.mu, moments.first), of_group(node.nu, moments.second)
             return optax.ScaleByAdamState(np.int32(moments.counts.get(group, 0)), first, second)
-        # What is left are counts of updates.
+        # The other leaves are counts of updates.
         return np.int32(step)
 
     return jax.tree_util.tree_map_with_path(replace, opt_state, is_leaf=is_adam)
 
 
-def make_optimizer(optim, attention_from: int) -> optax.GradientTransformation:
-    """Adam(0.9, 0.999, 1e-8) at `optim.learning_rate`, each group of parameters at a multiple of it.
+def make_optimizer(optim: ConfigDict, attention_from: int) -> optax.GradientTransformation:
+    """Adam(0.9, 0.999, 1e-8) at `optim.learning_rate`, with a multiple of it for each group of parameters.
 
     The attention net's multiple holds from update 1 on, and its moments begin at update `attention_from`, when it
     begins to be used: the published code gives it an optimizer of its own.
 
     Args:
       optim: the configuration's `optim` part.
-      attention_from: as above.
+      attention_from: number of the first update of the attention net.
     """
     initial = optim.learning_rate
     rate = learning_rate(initial, optim.decay, optim.decay_steps)
@@ -79,7 +85,7 @@ def make_optimizer(optim, attention_from: int) -> optax.GradientTransformation:
             moments = optax.conditionally_mask(moments, lambda count: count >= begins)
         return optax.chain(moments, optax.scale_by_learning_rate(schedule))
 
-    def labels(params):
+    def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: group_of(path), params)
 
     groups = {

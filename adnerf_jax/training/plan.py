@@ -1,4 +1,4 @@
-"""What a training step takes, found out without taking one: `--dry_run`, and `benchmarks.scaling`."""
+"""Arithmetic, memory and traffic of a training step, from the compiled program without running it (`dry_run`)."""
 
 import re
 from collections.abc import Iterator
@@ -27,15 +27,16 @@ _SAMPLED_FRAMES = 16
 
 @struct.dataclass
 class Plan:
-    """One training step on a mesh.
+    """The cost of one training step on a mesh.
 
     Attributes:
       processes, devices: of the run.
-      frames, rays: of a step; rays of each frame.
+      frames: of a step.
+      rays: of each frame.
       parameters, state: bytes on each device.
       transferred: bytes of a batch that go to each device.
       flop: of the whole step, as XLA counts it before it compiles.
-      memory: bytes on a device while it runs; None where XLA does not tell.
+      memory: bytes on a device while it runs; None where XLA does not report it.
       accessed: bytes that a device reads and writes in a step, as XLA counts.
       collectives: bytes of each kind of collective on a device in a step.
     """
@@ -53,12 +54,14 @@ class Plan:
     collectives: dict[str, int]
 
 
-def plan_step(config: ConfigDict, camera: Camera, scene: Scene, windows: tuple[int, ...], frames: int, mesh) -> Plan:
-    """Compiles the step of a configuration for a mesh and looks at it.
+def plan_step(
+    config: ConfigDict, camera: Camera, scene: Scene, windows: tuple[int, ...], frames: int, mesh: Mesh
+) -> Plan:
+    """Compiles the step of a configuration for a mesh, and reads its cost from the compiled program.
 
     Args:
       config: of the stage.
-      camera, scene: of the person; of the scene's arrays only shapes and types count.
+      camera, scene: of the person; only shapes and types of the scene's arrays matter.
       windows: shape of a speech window.
       frames: of a step.
       mesh: the devices.
@@ -104,8 +107,7 @@ def abstract_step(
         return TrainState.create(stage.init(key, example, scene), tx, frozen, scene)
 
     whole = sharding.replicated(mesh)
-    state = jax.eval_shape(create, scene, frozen)
-    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), state)
+    state = sharding.abstract(jax.eval_shape(create, scene, frozen), whole)
     batch = example_batch(rays, frames, windows)
     batch = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), batch, sharding.batch_sharding(mesh, batch)
@@ -114,7 +116,7 @@ def abstract_step(
 
 
 def say_plan(config: ConfigDict) -> None:
-    """Tells what the training of a stage would take on the devices that there are.
+    """Prints the cost of a stage's training on the devices of this run.
 
     Raises:
       UserError: bad data, or a batch that cannot be divided.
@@ -133,7 +135,7 @@ def say_plan(config: ConfigDict) -> None:
     for line in (
         f"{plan.devices} {device.device_kind} device(s) of {plan.processes} process(es)",
         f"a step: {config.train.rays} rays of {frames} frame(s), {plan.rays // plan.devices * frames} on each device, "
-        f"in {config.train.micro_batches} part(s)",
+        f"in {config.train.micro_batches} micro-batch(es)",
         f"on each device: parameters {_shown(plan.parameters)}, with optimizer and frozen parts {_shown(plan.state)}, "
         f"at most {'unknown' if plan.memory is None else _shown(plan.memory)} in a step"
         + (f" of {_shown(limit)}" if limit else ""),
@@ -145,7 +147,8 @@ def say_plan(config: ConfigDict) -> None:
 
 
 def _once(config: ConfigDict) -> str:
-    return "" if config.train.micro_batches == 1 else f" ({config.train.micro_batches} parts, of which XLA counts one)"
+    count = config.train.micro_batches
+    return "" if count == 1 else f" (of one of {count} micro-batches, as XLA counts)"
 
 
 def _sampled_scene(config: ConfigDict, dataset: Dataset, training: Split) -> Scene:
@@ -158,7 +161,7 @@ def _sampled_scene(config: ConfigDict, dataset: Dataset, training: Split) -> Sce
 def collective_bytes(text: str) -> dict[str, int]:
     """Bytes of the results of each kind of collective in an HLO module's text, on one device.
 
-    Those in the body of a loop count as often as it runs, where XLA knows that.
+    Those in the body of a loop count once for each of its iterations, where XLA knows their number.
     """
     bodies, entry = _computations(text)
 
@@ -200,7 +203,8 @@ def _size_of(shapes: str) -> int:
     """Bytes of `f32[2,3]{1,0}` or of a tuple of such."""
     total = 0
     for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-        bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
+        digits = re.search(r"\d+", kind)
+        bits = 8 if digits is None else int(digits[0])  # `pred` takes a byte
         total += int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64)) * bits // 8
     return total
 

@@ -1,4 +1,4 @@
-"""The only file that builds a mesh or a sharding: state on every device, the rays of a step split among them."""
+"""Meshes and shardings: the state is on every device, the rays of a step are split. No other file builds them."""
 
 from typing import Any
 
@@ -8,27 +8,27 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from adnerf_jax.common import processes
-from adnerf_jax.common.errors import UserError
-from adnerf_jax.common.types import Batch
+from adnerf_jax.common.errors import Option, UserError
+from adnerf_jax.common.types import ArrayLike, Batch
 
 _AXIS = "rays"
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """One axis over all devices of all processes of this run (or the given ones).
+    """A mesh of one axis over all devices of all processes of this run, or over the given devices.
 
     Raises:
-      UserError: JAX shows devices of hosts that were not joined.
+      UserError: JAX lists devices of hosts that were not joined.
     """
     if devices is None:
         processes.check_joined()
         devices = jax.devices()
-    # Explicit axes, the default, make gathers and their gradients fail.
+    # With explicit axes, the default, gathers and their gradients fail.
     return jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """The sharding with a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -52,16 +52,16 @@ def abstract(tree: Any, sharding: Sharding) -> Any:
 
 
 def split_rays(batch: Batch, parts: int) -> Batch:
-    """A batch in parts along a new leading axis; each part takes every `parts`-th ray, so that no device is left out.
+    """A batch as micro-batches along a new leading axis.
 
-    Frames and conditions are repeated.
+    Each takes every `parts`-th ray, so that each device has rays in all of them. Frames and conditions are repeated.
     """
 
-    def rays(a: jax.Array) -> jax.Array:
+    def rays(a: ArrayLike) -> jax.Array:
         frames, count, *rest = a.shape
         return jnp.moveaxis(a.reshape(frames, count // parts, parts, *rest), 2, 0)
 
-    def whole(a: jax.Array) -> jax.Array:
+    def whole(a: ArrayLike) -> jax.Array:
         return jnp.broadcast_to(a, (parts, *a.shape))
 
     return Batch(
@@ -74,29 +74,30 @@ def split_rays(batch: Batch, parts: int) -> Batch:
 
 
 def check_divides(rays: int, frames: int, micro_batches: int, mesh: Mesh) -> None:
-    """Raises UserError where the rays of a frame cannot be split evenly; it names the nearest number that can."""
+    """Raises UserError where the rays of a frame cannot be split evenly; it names the nearest number that can be."""
     per_frame, unit = rays // frames, mesh.size * micro_batches
     if per_frame % unit:
         nearest = max(round(per_frame / unit), 1) * unit * frames
         raise UserError(
             f"{per_frame} rays a frame ({rays} of {frames} frame(s)) cannot be split over {mesh.size} device(s) in "
-            f"{micro_batches} micro-batch(es): take --config.train.rays={nearest}, or another "
-            f"config.train.micro_batches; rays / frames_per_step must be a multiple of {unit}"
+            f"{micro_batches} micro-batch(es): use ",
+            Option("train.rays", nearest),
+            f", or another config.train.micro_batches; rays / frames_per_step must be a multiple of {unit}",
         )
 
 
 def local_rays(mesh: Mesh, count: int) -> np.ndarray:
-    """Numbers of the rays of a frame, of `count`, that this process's devices compute: all, where it is alone."""
+    """Indices of the rays of a frame, of `count`, that this process's devices compute: all where it is alone."""
     sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
     parts = sharding.addressable_devices_indices_map((count,)).values()
     return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
 
 
 def put(batch: Batch, shardings: Batch) -> Batch:
-    """A batch in the host's memory to one on the devices.
+    """Puts a batch in the host's memory on the devices.
 
     Args:
-      batch: with the rays of this process alone (`local_rays`), conditions the same in every process.
+      batch: with the rays of this process alone (`local_rays`); conditions are the same in every process.
       shardings: of the whole batch (`batch_sharding`).
     """
     return jax.make_array_from_process_local_data(shardings, batch)

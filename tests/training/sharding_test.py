@@ -79,7 +79,7 @@ def test_eight_devices_compute_what_one_computes(tiny_data, tmp_path):
     assert result["target"] == [4, 4, 3] and result["transforms"] == [4, 4, 4]
     assert result["same"] and result["restored"] and result["devices"] == 1
     assert "12 rays a frame (48 of 4 frame(s)) cannot be split over 8 device(s)" in result["message"]
-    assert "take --config.train.rays=64" in result["message"]
+    assert "use train.rays=64" in result["message"]
 
 
 def test_host_arrays_arrive_as_they_are():
@@ -104,7 +104,7 @@ def test_more_devices_than_divide_the_rays():
     ):
         sharding.check_divides(8, 1, 1, Mesh())
     sharding.check_divides(24, 1, 4, Mesh())
-    with pytest.raises(UserError, match="take --config.train.rays=48, .* must be a multiple of 12$"):
+    with pytest.raises(UserError, match="use train.rays=48, .* must be a multiple of 12$"):
         sharding.check_divides(36, 2, 4, Mesh())
 
 
