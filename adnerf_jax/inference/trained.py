@@ -145,7 +145,7 @@ def parameter_shapes(stage: Stage, person: Person, scene: Scene) -> dict[str, An
 
 
 def survey_stage(
-    stage: Stage, head_params, torso_params, scene: Scene, person: Person, resolution: int
+    stage: Stage, head_params: Any, torso_params: Any, scene: Scene, person: Person, resolution: int
 ) -> tuple[Occupancy | None, Occupancy | None]:
     """The occupancy grids of head and torso, from the survey's frames; None for models that need none.
 
@@ -155,7 +155,8 @@ def survey_stage(
       scene, person: of the workdir.
       resolution: cells along each axis; 0: no survey.
     """
-    if not resolution:
+    torso_needs = stage.torso is not None and stage.torso.needs_occupancy
+    if not resolution or not (stage.head.needs_occupancy or torso_needs):
         return None, None
     camera = person.camera
     codes = stage.head.apply({"params": head_params}, person.survey, scene, method="codes")

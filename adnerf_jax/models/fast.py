@@ -35,6 +35,7 @@ class GridHead(nn.Module):
       coarse, fine: numbers of intervals of the proposal and of the field.
     """
 
+    needs_occupancy: ClassVar[bool] = False
     code_nets: Codes
     shape_names: tuple[str, ...]
     field: GridField
@@ -117,6 +118,7 @@ class PlanarTorso(nn.Module):
         composites them as independent layers: a gap then costs an error, so that the torso learns to fill it.
     """
 
+    needs_occupancy: ClassVar[bool] = False
     abutting: ClassVar[bool] = True
     field: PlanarField
     audio_channels: int

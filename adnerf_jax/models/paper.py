@@ -158,6 +158,7 @@ class VolumeHead(nn.Module):
       volume: the two fields.
     """
 
+    needs_occupancy: ClassVar[bool] = True
     code_nets: Codes
     volume: Volume
 
@@ -217,6 +218,7 @@ class VolumeTorso(nn.Module):
       abutting: the torso covers the head as any layer covers another, as published (`compositing.composite_layers`).
     """
 
+    needs_occupancy: ClassVar[bool] = True
     abutting: ClassVar[bool] = False
     volume: Volume
     pose_levels: int

@@ -1,7 +1,7 @@
 """What a head model and a torso model must do. The families (`paper.py`, `fast.py`) implement both.
 
-Models are Linen modules: `model.apply({"params": params}, …)` calls `__call__`, `method="codes"` another method. All
-methods below but `__call__`, `codes`, `visible` and `densities` need no parameters and are called directly.
+Models are Linen modules. `model.apply({"params": params}, …)` calls `__call__`, and with `method=` the methods `codes`
+and `visible`. The others are called directly: `torso_code` needs no parameters, `survey` takes them as an argument.
 
 Shapes: F frames, R rays or pixels of a frame, W numbers in a code.
 """
@@ -37,7 +37,13 @@ class Model(Protocol):
 
 
 class HeadModel(Model, Protocol):
-    """The head: rays in head space, through which the head's pose acts, to colours and opacities."""
+    """The head: rays in head space, through which the head's pose acts, to colours and opacities.
+
+    Attributes:
+      needs_occupancy: whether rendering leaves out samples by an occupancy grid; False: `survey` returns None.
+    """
+
+    needs_occupancy: ClassVar[bool]
 
     def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
         """The condition codes of F frames by name, [F, W] each (`codes.encoder.Codes`)."""
@@ -82,10 +88,12 @@ class TorsoModel(Model, Protocol):
     """The torso: pixels of a static camera, with the head's pose as an input, to layers in front of the head.
 
     Attributes:
+      needs_occupancy: as for `HeadModel`.
       abutting: how head and torso are composited into one layer (`compositing.composite_layers`): True where they share
         an edge, each on its own side of it; False where the torso covers the head as an independent layer.
     """
 
+    needs_occupancy: ClassVar[bool]
     abutting: ClassVar[bool]
 
     def __call__(
