@@ -158,7 +158,7 @@ def test_invalid_features(trained, trained_paper, tmp_path):
     with pytest.raises(UserError, match="speech features with 80 channels, DeepSpeech features have 29"):
         synthesize.synthesize(other, trained.head)
     np.save(tmp_path / "speech.npy", np.zeros((6, 16, 44), np.float32))
-    with pytest.raises(UserError, match=r"speech.npy holds float32 \[6, 16, 44\]; DeepSpeech features are floats"):
+    with pytest.raises(UserError, match=r"speech.npy holds float32 \[6, 16, 44\]: DeepSpeech features must be floats"):
         synthesize.synthesize(config, trained_paper.head)
     config, _ = features_config(trained_paper, tmp_path)
     (tmp_path / "speech.wav").write_text("no sound " * 100)
