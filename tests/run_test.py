@@ -74,7 +74,7 @@ def test_mistakes_on_the_command_line(capsys, tmp_path, arguments, message):
 
 def test_the_folder_of_both_stages(capsys, tmp_path):
     hint = "w is not the folder of a trained stage (config.json is missing): use --workdir=w/head"
-    for stage, message in (("head", hint), ("torso", f"{hint} or use --workdir=w/torso")):
+    for stage, message in (("head", hint), ("torso", f"{hint} or --workdir=w/torso")):
         (tmp_path / "w" / stage).mkdir(parents=True)
         (tmp_path / "w" / stage / "config.json").write_text("{}")
         assert message in refused(capsys, config("head.py"), "--mode=eval", "--workdir=w")
