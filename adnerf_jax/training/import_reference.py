@@ -1,12 +1,13 @@
-"""Checkpoints of the published PyTorch code to workdirs that render, evaluate and train on.
+"""Import of checkpoints of the published PyTorch code, to workdirs that can be rendered, evaluated and trained further.
 
 A head is `*_head.tar`, a torso `*_body.tar` with the head of the same step (published `run_nerf.py`). Weights, Adam's
-moments and the step go over; what the tensors say about sizes is taken from them.
+moments and the step are converted; the sizes of the models are inferred from the shapes of the tensors.
 """
 
 import itertools
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.progress import say
 from adnerf_jax.configuration.checks import check_settings
 from adnerf_jax.data.datasets import Dataset, Frames, dataset_of
@@ -54,7 +55,7 @@ class ReferenceCheckpoint:
       step: updates done.
       adam_steps: updates that the moments have seen, by the optimizer's group: attention begins later.
       fields: `coarse` and `fine`.
-      audio, attention: the audio nets; None where the file has none, as in a body's attention.
+      audio, attention: the audio nets; attention is None where the file has none, as of a torso.
     """
 
     path: pathlib.Path = struct.field(pytree_node=False)
@@ -69,7 +70,7 @@ def read_checkpoint(path: str | pathlib.Path) -> ReferenceCheckpoint:
     """Reads and checks a published checkpoint; nothing in it is executed.
 
     Raises:
-      UserError: it is damaged, hostile, of another program, incomplete, or holds numbers that are not finite.
+      UserError: it is damaged, hostile, incomplete or of another program, or holds numbers that are not finite.
     """
     path = pathlib.Path(path)
     stored = torch_pickle.load(path)
@@ -102,24 +103,24 @@ def _read(stored: dict[str, Any], path: pathlib.Path) -> ReferenceCheckpoint:
         attention = _net(stored[key], _attention_name, moments, path, key)
         adam_steps["attention"] = moments.step
         if not moments.step:
-            say(f"{path.name} has no moments of the attention net: they begin anew where it is trained on")
+            say(f"{path.name} has no moments of the attention net: they begin at zero if it is trained further")
     # The published code saves after an update, before it counts it.
     counted, done = int(stored["global_step"]) + bool(networks.step), networks.step
     if not 0 <= counted < 2**31:
         raise ValueError(f"{counted} steps")
     if counted < done:
-        # The head that a torso's training saves beside itself bears the torso's number.
-        say(f"{path.name} says {counted} steps, its optimizer {done}: the optimizer's count is taken")
+        # The head that a torso's training saves beside itself has the torso's step.
+        say(f"{path.name} has {counted} steps, its optimizer {done}: the optimizer's count is used")
     return ReferenceCheckpoint(path, max(counted, done), adam_steps, fields, audio, attention)
 
 
 class _Moments:
-    """Adam's moments of a PyTorch optimizer, handed out in the order of its parameters."""
+    """Adam's moments of a PyTorch optimizer, in the order of its parameters."""
 
-    def __init__(self, optimizer: dict | None):
+    def __init__(self, optimizer: dict[str, Any] | None) -> None:
         optimizer = optimizer or {}
         self._state = optimizer.get("state", {})
-        # Parameters have numbers, in old files any: the groups list them in order.
+        # Parameters are numbered, in old files arbitrarily: the groups list them in order.
         groups = optimizer.get("param_groups", [])
         names = [name for group in groups for name in group.get("params", [])]
         self._names = iter(names) if names else itertools.count()
@@ -128,14 +129,21 @@ class _Moments:
             raise ValueError(f"{self.step} updates of Adam")
 
     def take(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """First and second moments of the next parameter; zeros where the optimizer has none."""
         entry = self._state.get(next(self._names, None))
         if entry is None:
             return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         return np.asarray(entry["exp_avg"]), np.asarray(entry["exp_avg_sq"])
 
 
-def _net(stored: dict[str, np.ndarray], rename, moments: _Moments, path: pathlib.Path, key: str) -> ReferenceNet:
-    """A network; `rename` gives a layer's place here, None for one that the published code never uses."""
+def _net(
+    stored: dict[str, np.ndarray],
+    rename: Callable[[str], str | None],
+    moments: _Moments,
+    path: pathlib.Path,
+    key: str,
+) -> ReferenceNet:
+    """A network; `rename` maps a layer's published name to the one here, None for a layer that is never used."""
     trees: tuple[dict, dict, dict] = ({}, {}, {})
     for name, value in stored.items():
         layer, _, kind = name.rpartition(".")
@@ -183,7 +191,7 @@ def infer_sizes(checkpoint: ReferenceCheckpoint, code: int) -> dict[str, int]:
 
     Args:
       checkpoint: whose.
-      code: numbers in the fields' code, which stand beside the encoded position.
+      code: size of the condition code, which the first layer reads beside the encoded position.
 
     Raises:
       UserError: the tensors do not fit together.
@@ -196,7 +204,7 @@ def infer_sizes(checkpoint: ReferenceCheckpoint, code: int) -> dict[str, int]:
         inputs, width = params["layer0"]["kernel"].shape
         skips = [i for i in range(1, depth) if len(params[f"layer{i}"]["kernel"]) != width]
         if len(skips) != 1:
-            raise ValueError("the input enters again at no layer or at several")
+            raise ValueError("they have not exactly one skip connection")
         return {
             "width": width,
             "depth": depth,
@@ -217,7 +225,7 @@ def infer_sizes(checkpoint: ReferenceCheckpoint, code: int) -> dict[str, int]:
 
 
 def _levels(size: int) -> int:
-    """L of an encoding of three coordinates to 3·(1 + 2L) numbers."""
+    """Levels L of a positional encoding of three coordinates, which has 3·(1 + 2L) numbers."""
     levels, rest = divmod(size - 3, 6)
     if rest or levels < 0:
         raise ValueError(f"{size} numbers are no encoding of three coordinates")
@@ -233,62 +241,98 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
       workdir: the folder for both.
 
     Raises:
-      UserError: a file that is missing or cannot be used, settings that nothing can be made of, a dataset that does not
-        fit, a workdir in use.
+      UserError: a file that is missing or cannot be used, settings out of range, a dataset that does not fit, or a
+        workdir in use.
     """
     workdir = pathlib.Path(workdir)
-    if head_config.family != "paper" or tuple(head_config.model.head.codes) != ("audio",):
-        raise UserError("published checkpoints are of the paper's family, and hear: leave the variants out")
-    for name, path in (("head", head_config.reference.head), ("body", torso_config and torso_config.reference.body)):
-        if not path and (name == "head" or torso_config):
-            raise UserError(f"give the published checkpoint with --config.reference.{name}=X_{name}.tar")
-    for stage in ("head", "torso")[: 1 + (torso_config is not None)]:
-        check_empty(workdir / stage)
+    _check_given(head_config, torso_config, workdir)
     head_file = read_checkpoint(head_config.reference.head)
-    channels, audio_code = _audio_sizes(head_file)
-    sizes = infer_sizes(head_file, audio_code)
-    configs = [head_config] if torso_config is None else [head_config, torso_config]
-    for config in configs:
-        with config.unlocked():
-            config.model.head.update(sizes, audio_code=audio_code)
-    if torso_config is not None:
-        body_file = read_checkpoint(torso_config.reference.body)
-        with torso_config.unlocked():
-            try:
-                first, heads = (
-                    len(file.fields["coarse"].params["layer0"]["kernel"]) for file in (body_file, head_file)
-                )
-                pose = first - heads
-                torso_config.model.torso.pose_levels = _levels(pose // 2)
-            except (KeyError, ValueError):
-                raise UserError(f"{body_file.path} does not belong to {head_file.path}: other audio codes") from None
-            torso_config.model.torso.update(infer_sizes(body_file, audio_code + pose))
-            torso_config.head_checkpoint = str(workdir / "head")
-    for config in configs:
-        check_settings(config)
-
+    body_file = None if torso_config is None else read_checkpoint(torso_config.reference.body)
+    channels = _set_sizes(head_config, torso_config, head_file, body_file, workdir / "head")
     dataset = dataset_of(head_config)
     if dataset.windows.shape[2] != channels:
         raise UserError(
-            f"{head_file.path} learned from speech features with {channels} channels, {head_config.data} has "
-            f"{dataset.windows.shape[2]}: prepare it with --speech=DEEPSPEECH.npy"
+            f"{head_file.path} was trained on speech features with {channels} channels, {head_config.data} has "
+            f"{dataset.windows.shape[2]}: prepare it again with the DeepSpeech features of its video"
         )
     frames, digest = cached_frames(dataset, dataset.train)
     head_params = _params(head_file, with_audio=True)
-    made = [(head_config, head_file, _state(head_config, dataset, frames, head_file, head_params, {}))]
-    if torso_config is not None:
+    imported = [(head_config, head_file, _state(head_config, dataset, frames, head_file, head_params, {}))]
+    if torso_config is not None and body_file is not None:
         torso_params = _params(body_file, with_audio=False)
-        made.append(
-            (torso_config, body_file, _state(torso_config, dataset, frames, body_file, torso_params, head_params))
-        )
-    # Nothing is written before everything is known to fit, and nothing is in its place before it is whole.
+        state = _state(torso_config, dataset, frames, body_file, torso_params, head_params)
+        imported.append((torso_config, body_file, state))
+    # All files are checked before any is written, and a stage's folder appears when it is complete.
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=workdir) as unfinished:
-        for config, _, state in made:
+        for config, _, state in imported:
             _write(config, pathlib.Path(unfinished) / config.stage, dataset, digest, state)
-        for config, file, _ in made:
+        for config, file, _ in imported:
             (pathlib.Path(unfinished) / config.stage).rename(workdir / config.stage)
             say(f"wrote {workdir / config.stage}: {file.path.name} after {file.step} steps")
+
+
+def _check_given(head_config: ConfigDict, torso_config: ConfigDict | None, workdir: pathlib.Path) -> None:
+    """Raises UserError for variants, for a checkpoint that is not given, and for a workdir in use."""
+    if head_config.family != "paper" or tuple(head_config.model.head.codes) != ("audio",):
+        raise UserError("published checkpoints are of the paper's family, with the audio code: leave the variants out")
+    for name, config in (("head", head_config), ("body", torso_config)):
+        if config is not None and not config.reference[name]:
+            raise UserError("give the published checkpoint with ", Option(f"reference.{name}", f"X_{name}.tar"))
+    for config in (head_config, torso_config):
+        if config is not None:
+            check_empty(workdir / config.stage)
+
+
+def _set_sizes(
+    head_config: ConfigDict,
+    torso_config: ConfigDict | None,
+    head_file: ReferenceCheckpoint,
+    body_file: ReferenceCheckpoint | None,
+    head_workdir: pathlib.Path,
+) -> int:
+    """Sets the sizes of the models in the configurations to those of the checkpoints.
+
+    Args:
+      head_config, torso_config: are changed.
+      head_file, body_file: of the head, and of the torso where there is one.
+      head_workdir: where the head will be.
+
+    Returns:
+      the channels of the speech features.
+
+    Raises:
+      UserError: the tensors do not fit together, or the sizes are out of range.
+    """
+    channels, audio_code = _audio_sizes(head_file)
+    sizes = infer_sizes(head_file, audio_code)
+    configs = [config for config in (head_config, torso_config) if config is not None]
+    for config in configs:
+        with config.unlocked():
+            config.model.head.update(sizes, audio_code=audio_code)
+    if torso_config is not None and body_file is not None:
+        pose = _pose_size(body_file, head_file)
+        with torso_config.unlocked():
+            torso_config.model.torso.pose_levels = _levels(pose // 2)
+            torso_config.model.torso.update(infer_sizes(body_file, audio_code + pose))
+            torso_config.head_checkpoint = str(head_workdir)
+    for config in configs:
+        check_settings(config)
+    return channels
+
+
+def _pose_size(body_file: ReferenceCheckpoint, head_file: ReferenceCheckpoint) -> int:
+    """Numbers in the encoded pose, which a torso's field reads beside the inputs of a head's.
+
+    Raises:
+      UserError: the first layers differ by another number.
+    """
+    try:
+        body, head = (len(file.fields["coarse"].params["layer0"]["kernel"]) for file in (body_file, head_file))
+        _levels((body - head) // 2)
+    except (KeyError, ValueError):
+        raise UserError(f"{body_file.path} does not belong to {head_file.path}: other audio codes") from None
+    return body - head
 
 
 def _audio_sizes(checkpoint: ReferenceCheckpoint) -> tuple[int, int]:
@@ -319,7 +363,7 @@ def _state(
     params: dict[str, Any],
     frozen: dict[str, Any],
 ) -> TrainState:
-    """The state that training goes on from.
+    """The state from which a training can continue.
 
     Raises:
       UserError: the tensors do not fit together.
@@ -342,8 +386,8 @@ def _state(
 
 
 def _write(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, digest: str, state: TrainState) -> None:
-    whole = sharding.replicated(sharding.make_mesh())
-    state = jax.tree.map(lambda a: jax.device_put(a, whole), state)
+    everywhere = sharding.replicated(sharding.make_mesh())
+    state = jax.tree.map(lambda a: jax.device_put(a, everywhere), state)
     with checkpoints.Saver(workdir, config.train.keep_checkpoints) as saver:
         saver.save(state, checkpoint_metadata(config, digest))
     Person.of(dataset).save(workdir)

@@ -1,4 +1,4 @@
-"""States on disk: whole, the newest ones, and refused with the name of what differs."""
+"""Checkpoints: saved and restored bit for bit, kept, damaged, and refused where models differ."""
 
 import contextlib
 import errno
@@ -51,7 +51,7 @@ def save(workdir, *states: TrainState, keep: int = 2) -> None:
 
 
 def restore(workdir, expected: TrainState, what: str) -> TrainState:
-    """The newest state, whatever stands beside it."""
+    """The newest state, whatever its metadata."""
     return checkpoints.restore(workdir, expected, what=what, check=lambda meta: None)
 
 
@@ -115,7 +115,7 @@ def test_every_requested_state_is_written_and_the_newest_two_are_kept(tmp_path):
     chex.assert_trees_all_equal(restore(tmp_path, abstract(states[3]), what="it"), states[3])
 
 
-def test_an_unfinished_checkpoint_is_none(saved, tmp_path):
+def test_an_unfinished_checkpoint_does_not_count(saved, tmp_path):
     copy = shutil.copytree(saved, tmp_path / "copy")
     shutil.copytree(copy / "checkpoints/3", copy / "checkpoints/7.orbax-checkpoint-tmp")
     assert checkpoints.latest_step(copy) == 3
@@ -144,7 +144,7 @@ def damage(folder, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["truncated", "a bit flipped", "half missing", "described wrongly", "arrays not described"]
 )
-def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_this_is_said(tmp_path, capsys, how):
+def test_instead_of_a_damaged_checkpoint_the_one_before_is_restored_with_a_message(tmp_path, capsys, how):
     states = [make_state(step) for step in (1, 2)]
     save(tmp_path, *states)
     damage(tmp_path / "checkpoints/2", how)
@@ -160,7 +160,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_this_is_said(tmp_pa
     assert checkpoints.latest_step(tmp_path) == 1 and (tmp_path / "damaged/2").is_dir()
 
 
-def test_when_all_are_damaged_this_is_said(saved, tmp_path, capsys):
+def test_all_checkpoints_are_damaged(saved, tmp_path, capsys):
     copy = shutil.copytree(saved, tmp_path / "copy")
     damage(copy / "checkpoints/3", "a bit flipped")
     with pytest.raises(UserError, match=r"no checkpoint of it in .* can be read \(step 3: "):
@@ -179,7 +179,7 @@ def test_when_all_are_damaged_this_is_said(saved, tmp_path, capsys):
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), "RESOURCE_EXHAUSTED.*: free some memory"),
     ],
 )
-def test_what_the_machine_refuses_is_no_damage(tmp_path, monkeypatch, error, message):
+def test_failures_of_the_machine_are_no_damage(tmp_path, monkeypatch, error, message):
     save(tmp_path, *(make_state(step) for step in (1, 2)))
 
     def hidden(*_):

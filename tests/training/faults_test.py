@@ -1,4 +1,4 @@
-"""What happens to a long training: it is told to end, its numbers stop being numbers, its data change."""
+"""What can interrupt a long training: SIGTERM, numbers that are not finite, data that change."""
 
 import os
 import pathlib
@@ -32,7 +32,7 @@ def steps_reported(workdir):
     return [line["step"] for line in tiny.lines(workdir / "metrics.jsonl")]
 
 
-def test_told_to_end_it_saves_and_the_next_run_ends_the_same(tiny_data, tmp_path, monkeypatch, capsys):
+def test_sigterm_saves_and_the_next_run_ends_the_same(tiny_data, tmp_path, monkeypatch, capsys):
     settings = tiny.config("head", tiny_data, steps=6)
     train(settings, tmp_path / "straight")
     batches = BatchLoader.batches
@@ -74,7 +74,7 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(module, "make_stage", spoilt)
 
 
-def test_numbers_that_are_none_stop_the_run_and_are_named(tiny_data, tmp_path, poisoned):
+def test_metrics_that_are_not_finite_stop_the_run_and_are_named(tiny_data, tmp_path, poisoned):
     settings = tiny.config("head", tiny_data, steps=8, checkpoint_every=3, log_every=100)
     with pytest.raises(UserError, match="step 5 of the head: not a finite number: .*mse.* that of step 3: lower"):
         train(settings, tmp_path)
@@ -90,7 +90,7 @@ def test_rollback_goes_back_and_leaves_the_step_out(tiny_data, tmp_path, poisone
     assert steps_reported(tmp_path) == [1, 2, 3, 4, 6, 7, 8]
 
 
-def test_a_wish_that_is_none_of_the_two(tiny_data, tmp_path):
+def test_on_nan_is_stop_or_rollback(tiny_data, tmp_path):
     with pytest.raises(UserError, match="config.train.on_nan is 'ignore': it is stop or rollback"):
         train(tiny.config("head", tiny_data, on_nan="ignore"), tmp_path)
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused(tmp_path, capsys):
     assert "written by jax 0.0.1" in capsys.readouterr().err
 
 
-def test_outside_of_a_training_sigterm_is_as_before():
+def test_the_handler_of_sigterm_is_restored():
     with Termination() as termination:
         assert not termination.requested(0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -118,7 +118,7 @@ def test_outside_of_a_training_sigterm_is_as_before():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_sigterm_in_the_last_instant_makes_no_failure_of_what_is_done(monkeypatch, capsys):
+def test_sigterm_after_the_work_is_done_is_ignored(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run.py", "--help"])
     try:
         with pytest.raises(SystemExit) as ended:
@@ -128,7 +128,7 @@ def test_sigterm_in_the_last_instant_makes_no_failure_of_what_is_done(monkeypatc
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_what_ends_early_has_its_own_status(capsys):
+def test_the_exit_status_of_a_preemption(capsys):
     def ended():
         raise Preempted("head is saved")
 

@@ -1,4 +1,4 @@
-"""Some of `benchmarks.fuzz`: spoilt files are read, or refused in one line."""
+"""Part of `benchmarks.fuzz`: corrupted files are read, or refused in one line."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from adnerf_jax.training import checkpoints
 from benchmarks.fuzz import fuzz
 
 
-def test_spoilt_files_are_read_or_refused(trained, tmp_path):
+def test_corrupted_files_are_read_or_refused(trained, tmp_path):
     data = tiny.add_landmarks(shutil.copytree(trained.data, tmp_path / "data"))
     seen = fuzz(data, trained.head, 80, 1, tmp_path)
     wrong = {outcome for (_, outcome) in seen if outcome.startswith("WRONG")}

@@ -137,7 +137,7 @@ def test_the_workdirs_are_as_training_leaves_them(imported, data):
     chex.assert_trees_all_equal(parts[0]["scene"], parts[1]["scene"])
 
 
-def test_the_command_line_has_the_last_word_on_published_mistakes(data, tmp_path):
+def test_the_command_line_overrides_published_mistakes(data, tmp_path):
     assert run.main(command("head", data, tmp_path, "--config.compat.face_rect=False")) == 0
     compat = load_config(tmp_path / "head").compat
     assert not compat.face_rect and compat.torso_angles and compat.zero_padding
@@ -192,7 +192,7 @@ def torch(monkeypatch):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_moments_and_steps_go_over(torch, data, tmp_path, legacy):
+def test_moments_and_steps_are_imported(torch, data, tmp_path, legacy):
     stored = with_moments(torch_pickle.load(HEAD), 1001, 400)
     head = torch_files.save(torch, tmp_path / "001000_head.tar", stored, legacy)
     stored_body = with_moments(torch_pickle.load(BODY), 501, 0, seed=1)
@@ -372,7 +372,7 @@ def test_the_head_that_a_torso_run_saved_keeps_its_own_steps(torch, tmp_path, ca
     found = read_checkpoint(path)
     assert found.step == 400_000 and found.adam_steps == {"networks": 400_000, "attention": 0}
     said = capsys.readouterr().err
-    assert "says 10000 steps, its optimizer 400000: the optimizer's count is taken" in said
+    assert "has 10000 steps, its optimizer 400000: the optimizer's count is used" in said
     assert "has no moments of the attention net" in said
 
 
@@ -454,12 +454,12 @@ def test_a_dataset_that_does_not_fit(capsys, tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["model.head.dtype=float9", "train.audio_components=0", "model.head.field=grid"])
-def test_settings_that_nothing_can_be_made_of(capsys, data, tmp_path, setting):
+def test_settings_out_of_range(capsys, data, tmp_path, setting):
     line = refused(capsys, [*command("head", data, tmp_path / "w"), f"--config.{setting}"], tmp_path / "w")
     assert f"config.{setting.partition('=')[0]} is " in line
 
 
-def test_what_is_left_out_is_asked_for(capsys, data, tmp_path):
+def test_missing_arguments_are_named(capsys, data, tmp_path):
     for missing, stage in (("head", "head"), ("head", "torso"), ("body", "torso")):
         line = refused(capsys, command(stage, data, tmp_path / "w", **{missing: None}), tmp_path / "w")
         assert f"give the published checkpoint with --config.reference.{missing}=X_{missing}.tar" in line

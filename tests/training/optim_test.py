@@ -96,7 +96,7 @@ def test_the_rates_of_networks_and_attention_are_the_published_ones():
         assert attention / networks == pytest.approx(1.0 if k == 0 else 5.0)
 
 
-def test_attention_is_still_until_its_step_and_its_moments_begin_there():
+def test_attention_is_constant_until_its_step_and_its_moments_begin_there():
     begins, rng = 3, np.random.default_rng(0)
     settings = common.get_config("head", None).optim
     tx = make_optimizer(settings, attention_from=begins)
@@ -118,7 +118,7 @@ def test_attention_is_still_until_its_step_and_its_moments_begin_there():
         np.testing.assert_allclose(attention_of(changes), -rate * step, rtol=1e-4)  # 1 − 0.999^k cancels
 
 
-def test_moments_are_put_in_place_and_the_next_update_uses_them():
+def test_moments_are_replaced_and_the_next_update_uses_them():
     tx = make_optimizer(common.get_config("head", None).optim, attention_from=4)
     update, rng = jax.jit(tx.update), np.random.default_rng(1)
     draws = [jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), HEAD) for _ in range(8)]
@@ -142,7 +142,7 @@ def test_moments_are_put_in_place_and_the_next_update_uses_them():
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4)
 
 
-def test_a_group_that_is_not_counted_begins_anew():
+def test_a_group_without_a_count_starts_from_zero():
     tx = make_optimizer(common.get_config("head", None).optim, attention_from=4)
     zeros = jax.tree.map(np.zeros_like, HEAD)
     state = with_moments(tx.init(HEAD), AdamMoments({"networks": 9}, zeros, zeros), step=9)

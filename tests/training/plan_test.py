@@ -1,4 +1,4 @@
-"""What a step takes, known without taking one."""
+"""The cost of a step, from the compiled program."""
 
 import jax
 import pytest
@@ -47,7 +47,7 @@ def test_a_plan_counts_state_and_batch(dataset, tiny_data):
     assert plan.collectives == {} and plan.flop > 1e5 and plan.memory > plan.state
 
 
-def test_the_plan_is_told_and_nothing_is_written(tiny_data, capsys):
+def test_the_plan_is_printed_and_nothing_is_written(tiny_data, capsys):
     before = sorted(tiny_data.rglob("*"))
     say_plan(tiny.config("head", tiny_data))
     said = capsys.readouterr().err

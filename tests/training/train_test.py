@@ -39,7 +39,7 @@ def test_the_loss_falls(trained, stage):
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_a_run_leaves_what_the_design_lists(trained, stage):
+def test_a_run_writes_all_of_its_files(trained, stage):
     workdir = getattr(trained, stage)
     lines = tiny.lines(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 41))
@@ -136,7 +136,7 @@ def test_the_audio_code_is_smoothed_from_its_step_on(trained_paper):
     assert all(np.abs(a).max() > 0 for a in jax.tree.leaves(gradient["code_nets"]["audio"]["attention"]))
 
 
-def test_the_torso_hears_the_smoothed_code_from_its_first_step_on(trained_paper):
+def test_the_code_that_conditions_the_torso_is_smoothed_from_its_first_step_on(trained_paper):
     settings = trained_paper.configs[1]
     dataset, parts = load_dataset(trained_paper.data), _parts(trained_paper.torso)
     stage = make_stage(settings, dataset.camera)
@@ -152,7 +152,7 @@ def test_the_torso_hears_the_smoothed_code_from_its_first_step_on(trained_paper)
 
 
 @pytest.mark.parametrize("micro_batches", [2, 4])
-def test_gradients_of_parts_are_averaged_to_the_whole_batchs(trained_paper, micro_batches):
+def test_gradients_of_micro_batches_are_averaged_to_the_whole_batchs(trained_paper, micro_batches):
     settings = trained_paper.configs[0]
     dataset, parts = load_dataset(trained_paper.data), _parts(trained_paper.head)
     stage = make_stage(settings, dataset.camera)
@@ -178,7 +178,7 @@ def test_gradients_of_parts_are_averaged_to_the_whole_batchs(trained_paper, micr
 
 
 class Interfered:
-    """`make_stage` whose stage counts the traces of its loss, and changes what `init` gives, call by call."""
+    """Replaces `make_stage`: the loss may be traced once, and each call of `init` applies the next change."""
 
     def __init__(self, monkeypatch, *changes):
         self.changes = list(changes)
@@ -281,7 +281,7 @@ def test_reinitialisation_keeps_step_scene_and_frozen_head(trained_paper):
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_a_dead_density_may_come_back_in_the_first_steps_but_not_as_published(trained_paper, stage):
+def test_density_gradients_leak_during_warm_up_but_not_as_published(trained_paper, stage):
     dataset = load_dataset(trained_paper.data)
     parts = _parts(getattr(trained_paper, stage))
     dead = with_density(-0.05)(jax.tree.map(np.array, parts["params"]))
@@ -385,7 +385,7 @@ def test_tuning_trains_without_held_out_frames(trained, tmp_path, monkeypatch):
 
 
 class Mute:
-    """A validator that draws nothing."""
+    """A validator that renders nothing."""
 
     def save(self, state, step):
         return None, None
