@@ -60,6 +60,7 @@ def settings(jaw, tmp_path):
     return config
 
 
+@pytest.mark.slow
 def test_a_new_code_is_trained_and_rendered(settings, tmp_path):
     workdir = tmp_path / "head"
     train(settings, workdir)
