@@ -347,7 +347,7 @@ def test_the_torso_needs_a_head_of_the_same_size(trained, tmp_path):
     settings.head_checkpoint = str(trained.head)
     settings.model.head.width = 24
     other = r"the head in .* was trained with other settings: model.head.width \(there 16, here 24\)"
-    with pytest.raises(UserError, match=other + "; add --config.model.head.width=16"):
+    with pytest.raises(UserError, match=other + "; add model.head.width=16"):
         train(settings, tmp_path / "torso")
     settings.head_checkpoint = str(tmp_path / "nothing")
     with pytest.raises(UserError, match="no checkpoint of the head"):
