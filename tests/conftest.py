@@ -1,29 +1,59 @@
 """What several files of tests share because it takes a few seconds to make."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
+import shutil
 import types
+from collections.abc import Callable
 
 import clips
 import jax
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
+from adnerf_jax.common.timing import SAMPLE_RATE
 from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.training.train import train
 
 # The suite's processes could not share an accelerator, and tolerances are those of CPUs.
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
+# Two devices, so that every training of the suite is sharded. Shapes and types that match by accident are errors.
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def _of_this_run(tmp_path_factory) -> pathlib.Path:
+    """A folder that all workers of a run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def _made_once(tmp_path_factory, name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """A folder that the first worker to want it fills; the others wait for it."""
+    folder = _of_this_run(tmp_path_factory) / name
+    done = folder.with_suffix(".done")
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once(tmp_path_factory) -> None:
-    """Many tests compile the same training step; the first one's is kept for the others of this run."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    """Many tests compile the same programs: the first one's are kept for all workers, or where the environment says."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(_of_this_run(tmp_path_factory) / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @contextlib.contextmanager
@@ -70,32 +100,58 @@ def frames(dataset):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> types.SimpleNamespace:
     """A small head and its torso, trained by `train`, and a sound to speak."""
-    root = tmp_path_factory.mktemp("trained")
-    data = tiny.make_dataset(root / "dataset", channels=80, speech="logmel")
-    head = tiny.config("head", data, steps=40, checkpoint_every=15, validate_every=20)
-    torso = tiny.config("torso", data, steps=40, checkpoint_every=15)
-    torso.head_checkpoint = str(root / "head")
-    with _hardly_optimised():
-        train(head, root / "head")
-        train(torso, root / "torso")
-    sound = root / "speech.wav"
-    write_wav(sound, np.random.default_rng(1).normal(size=round(0.3 * 16000)) * 0.1, 16000)  # 7.5 frames
-    return types.SimpleNamespace(
-        root=root, data=data, head=root / "head", torso=root / "torso", sound=sound, configs=(head, torso)
-    )
+
+    def settings(root: pathlib.Path) -> tuple[ConfigDict, ConfigDict]:
+        head = tiny.config("head", root / "dataset", steps=40, checkpoint_every=15, validate_every=20)
+        torso = tiny.config("torso", root / "dataset", steps=40, checkpoint_every=15)
+        torso.head_checkpoint = str(root / "head")
+        return head, torso
+
+    def make(root: pathlib.Path) -> None:
+        tiny.make_dataset(root / "dataset", channels=80, speech="logmel")
+        _train_both(settings(root), root)
+        sound = np.random.default_rng(1).normal(size=round(0.3 * SAMPLE_RATE)) * 0.1  # 7.5 frames
+        write_wav(root / "speech.wav", sound, SAMPLE_RATE)
+
+    shared = _made_once(tmp_path_factory, "trained", make)
+    return _own_copy(shared, tmp_path_factory, settings(shared))
 
 
 @pytest.fixture(scope="session")
 def trained_paper(tmp_path_factory) -> types.SimpleNamespace:
     """A small head and torso of the paper's family, which heard DeepSpeech features; attention begins half-way."""
-    root = tmp_path_factory.mktemp("trained_paper")
-    data = tiny.make_dataset(root / "dataset", channels=29)
-    head, torso = (
-        tiny.config(stage, data, "smoke", steps=20, checkpoint_every=6, audio_components=29)
-        for stage in ("head", "torso")
-    )
-    torso.head_checkpoint = str(root / "head")
+
+    def settings(root: pathlib.Path) -> tuple[ConfigDict, ConfigDict]:
+        head, torso = (
+            tiny.config(stage, root / "dataset", "smoke", steps=20, checkpoint_every=6, audio_components=29)
+            for stage in ("head", "torso")
+        )
+        torso.head_checkpoint = str(root / "head")
+        return head, torso
+
+    def make(root: pathlib.Path) -> None:
+        tiny.make_dataset(root / "dataset", channels=29)
+        _train_both(settings(root), root)
+
+    shared = _made_once(tmp_path_factory, "trained_paper", make)
+    return _own_copy(shared, tmp_path_factory, settings(shared))
+
+
+def _train_both(settings: tuple[ConfigDict, ConfigDict], root: pathlib.Path) -> None:
     with _hardly_optimised():
-        train(head, root / "head")
-        train(torso, root / "torso")
-    return types.SimpleNamespace(root=root, data=data, head=root / "head", torso=root / "torso", configs=(head, torso))
+        for config in settings:
+            train(config, root / config.stage)
+
+
+def _own_copy(shared: pathlib.Path, tmp_path_factory, configs: tuple[ConfigDict, ConfigDict]) -> types.SimpleNamespace:
+    """The stages' folders as this worker's own, since tests evaluate and render into them."""
+    root = tmp_path_factory.mktemp(shared.name) / "runs"
+    shutil.copytree(shared, root)
+    return types.SimpleNamespace(
+        root=root,
+        data=shared / "dataset",
+        head=root / "head",
+        torso=root / "torso",
+        sound=root / "speech.wav",
+        configs=configs,
+    )

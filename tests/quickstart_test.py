@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-import run
 
+import run
 from adnerf_jax import quickstart as module
 from adnerf_jax.configuration.quickstart import get_config
 from adnerf_jax.media.audio import write_wav

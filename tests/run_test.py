@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import pytest
+
 import run
 
 ROOT = pathlib.Path(run.__file__).parent

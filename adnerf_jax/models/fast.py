@@ -14,6 +14,7 @@ from adnerf_jax.models.codes.encoder import Codes, joined
 from adnerf_jax.models.fields import DensityGrid, GridField, PlanarField
 from adnerf_jax.models.protocols import Layer
 from adnerf_jax.nerf import proposal_losses
+from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import clip_to_box, placement_vector
 from adnerf_jax.nerf.compositing import alpha_weights, composite
 from adnerf_jax.nerf.sampling import even_edges, resample_edges
@@ -99,11 +100,12 @@ class GridHead(nn.Module):
     def _propose(self, rays: Rays, length: Array, scene: Scene) -> tuple[Array, Array]:
         enter, leave = clip_to_box(rays, scene.near, scene.far, scene.box)
         # Even steps along the part of the ray inside the box, in the box's coordinates.
-        size = scene.box[1] - scene.box[0]
-        start = (rays.origins + enter[..., None] * rays.directions - scene.box[0]) / size
+        low, high = (expand_leading(corner, rays.origins.ndim) for corner in (scene.box[0], scene.box[1]))
+        size = high - low
+        start = (rays.origins + enter[..., None] * rays.directions - low) / size
         way = (leave - enter)[..., None] * rays.directions / size
-        middles = (jnp.arange(self.coarse) + 0.5) / self.coarse
-        density = self.proposal(start[..., None, :] + middles[:, None] * way[..., None, :])
+        middles = expand_leading((jnp.arange(self.coarse, dtype=jnp.float32) + 0.5) / self.coarse, way.ndim)
+        density = self.proposal(start[..., None, :] + middles[..., None] * way[..., None, :])
         step = (leave - enter)[..., None] * length / self.coarse
         return even_edges(enter, leave, self.coarse), alpha_weights(density, step)
 
@@ -134,13 +136,13 @@ class PlanarTorso(nn.Module):
         options: RenderOptions = DEFAULT_OPTIONS,
     ) -> tuple[Layer, ...]:
         """Renders pixels, see `TorsoModel`: one level. It needs no options, since nothing is sampled."""
-        x = pixels / jnp.array([camera.height, camera.width], jnp.float32)
-        pose = (placement_vector(transforms) - scene.pose_mean) / scene.pose_scale
+        x = pixels / expand_leading(jnp.array([camera.height, camera.width], jnp.float32), pixels.ndim)
+        pose = (placement_vector(transforms) - scene.pose_mean[None]) / scene.pose_scale[None]
         # A bottleneck for the speech: the throat moves with it, but a whole code would identify the training frame.
         speech = nn.Dense(self.audio_channels, name="speech")(code)
         colours, opacity = self.field(x, pose, speech)
         # Where no training frame shows the torso, the field was never trained.
-        opacity = opacity * self.visible(pixels, camera, scene)
+        opacity = opacity * self.visible(pixels, camera, scene).astype(jnp.float32)
         return ((colours * opacity[..., None], opacity),)
 
     def visible(self, pixels: Array, camera: Camera, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:
@@ -156,4 +158,5 @@ class PlanarTorso(nn.Module):
 def _in_box(rays: Rays, t: Array, scene: Scene) -> Array:
     """Points at t [..., S] of rays [..., 3] as fractions of the scene's box."""
     points = rays.origins[..., None, :] + t[..., None] * rays.directions[..., None, :]
-    return (points - scene.box[0]) / (scene.box[1] - scene.box[0])
+    low, high = (expand_leading(corner, points.ndim) for corner in (scene.box[0], scene.box[1]))
+    return (points - low) / (high - low)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from adnerf_jax.common.types import EXACT
+from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.encoding import grid_resolutions, multiresolution_grid, nearest_cell, positional
 
 _DENSITY_GAIN = 10.0
@@ -168,7 +169,7 @@ class SharedDense(nn.Module):
             row += size
         # Small terms first, so that only one addition has the size of the samples.
         terms.sort(key=lambda term: term.size)
-        return functools.reduce(operator.add, terms, bias)
+        return functools.reduce(operator.add, terms, expand_leading(bias, terms[0].ndim))
 
 
 class MLPField(nn.Module):

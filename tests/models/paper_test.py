@@ -349,6 +349,6 @@ class TorsoTest(chex.TestCase):
         )
         rays = self.model._rays(self.pixels, self.camera, self.scene)
         t = np.linspace(self.scene.near, self.scene.far, 32)[:, None, None]
-        x = np.asarray(rays.origins[..., 0] + t * rays.directions[..., 0])
+        x = np.asarray(rays.origins[..., 0]) + t * np.asarray(rays.directions[..., 0])
         np.testing.assert_array_equal(visible, (x < 0).any(0))
         assert visible.any() and not visible.all()

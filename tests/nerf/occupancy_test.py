@@ -34,7 +34,7 @@ def ball(centre, radius: float):
     """Raw densities of two levels: a ball for the first, one with half the radius for the second."""
 
     def densities(points, code):
-        distance = jnp.linalg.norm(points - jnp.asarray(centre) - code, axis=-1)
+        distance = jnp.linalg.norm(points - (jnp.asarray(centre) + code)[None], axis=-1)
         return jnp.stack([jnp.where(distance < r, 20.0, -1.0) for r in (radius, radius / 2)])
 
     return densities
@@ -62,7 +62,7 @@ def test_every_code_is_looked_at():
     alone = [survey(ball(centre, 0.15), one[None], BOX, ray_length=0.6, resolution=CELLS) for one in codes]
     # Random places within the cells differ between the surveys: only cells at the balls' rims may.
     for middle in centre + codes:
-        assert inside(together, 0, middle) and sum(inside(one, 0, middle) for one in alone) == 1
+        assert inside(together, 0, middle) and sum(bool(inside(one, 0, middle)) for one in alone) == 1
     assert not inside(together, 0, np.float32([0.45, -0.35, 0.65]))
 
 

@@ -57,7 +57,7 @@ def test_no_pixel_of_the_head_is_skipped(head):
     for step in range(8):  # the head's edge at every place between the pixels that are tested
         transform = tiny.pose(0.2, 0.1, (0.007 * step, 0.005 * step)).astype(np.float32)
         visible, opaque = visible_and_opaque(transform)
-        assert 20 < opaque.sum() < 0.5 * len(opaque)
+        assert 20 < int(opaque.sum()) < 0.5 * len(opaque)
         assert not np.any(opaque & ~visible)
         # A cell of 4 and its neighbours to each side: at most 8 pixels beyond the edge.
         assert not np.any(visible & ~within(opaque, 8))
