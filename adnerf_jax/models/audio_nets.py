@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.types import EXACT
 from adnerf_jax.models.fields import SharedDense, initialisers
-from adnerf_jax.nerf.broadcasting import expand_leading
 
 SLOPE = 0.02
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.types import DEFAULT_OPTIONS, ArrayLike, Camera, Conditions, Levels, Rays, RenderOptions, Scene
 from adnerf_jax.models.codes.encoder import Codes, joined
 from adnerf_jax.models.fields import DensityGrid, GridField, PlanarField
 from adnerf_jax.models.protocols import Layer
 from adnerf_jax.nerf import proposal_losses
-from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import clip_to_box, placement_vector
 from adnerf_jax.nerf.compositing import alpha_weights, composite
 from adnerf_jax.nerf.sampling import even_edges, resample_edges

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.types import EXACT
-from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.encoding import grid_resolutions, multiresolution_grid, nearest_cell, positional
 
 _DENSITY_GAIN = 10.0

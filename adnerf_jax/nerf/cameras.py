@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.types import EXACT, ArrayLike, Camera, Rays
-from adnerf_jax.nerf.broadcasting import expand_leading
 
 # Largest deviation of RᵀR from the identity in a rotation that was read from a file.
 _RIGID_TOLERANCE = 1e-3

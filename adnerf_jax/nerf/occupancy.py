@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.types import ArrayLike, Camera, Occupancy, Rays, Scene
-from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import rays_through
 from adnerf_jax.nerf.encoding import nearest_cell
 

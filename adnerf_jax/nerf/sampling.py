@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from adnerf_jax.nerf.broadcasting import expand_leading
+from adnerf_jax.common.broadcasting import expand_leading
 
 # Terms of a sum that are added in one pass over memory.
 _UNROLL = 4

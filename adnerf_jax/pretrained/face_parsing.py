@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import torch_pickle
 
@@ -57,7 +58,8 @@ def logits(params: Params, rgb: jax.Array) -> jax.Array:
 
     Cell (i, j) is at pixel (i (H − 1)/(H/8 − 1), j (W − 1)/(W/8 − 1)): the network was trained with aligned corners.
     """
-    x = (rgb.astype(jnp.float32) / 255 - jnp.array(_MEAN)) / jnp.array(_STD)
+    mean, std = (expand_leading(jnp.array(values), rgb.ndim) for values in (_MEAN, _STD))
+    x = (rgb.astype(jnp.float32) / 255 - mean) / std
     x = _conv(params, "cp.resnet.conv1", x, stride=2)
     edges = [(0, 0), (1, 1), (1, 1), (0, 0)]
     x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
@@ -90,7 +92,8 @@ def _conv(params: Params, name: str, x: jax.Array, stride: int = 1, relu: bool =
     y = jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), [(edge, edge)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return jax.nn.relu(y + bias) if relu else y + bias
+    y = y + expand_leading(bias, y.ndim)
+    return jax.nn.relu(y) if relu else y
 
 
 def _residual(params: Params, name: str, x: jax.Array, stride: int) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy._core import multiarray
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import weights
 
@@ -92,7 +93,8 @@ class Lpips:
 
 
 def _features(convolutions: list[tuple[jax.Array, jax.Array]], picture: jax.Array, plan: _Plan) -> list[jax.Array]:
-    x = ((2.0 * picture - 1.0 - jnp.array(_SHIFT)) / jnp.array(_SCALE))[None]
+    shift, scale = (expand_leading(jnp.array(values), picture.ndim) for values in (_SHIFT, _SCALE))
+    x = ((2.0 * picture - 1.0 - shift) / scale)[None]
     taps = []
     for i, (kernel, bias) in enumerate(convolutions):
         if i in plan.pooled:
@@ -103,7 +105,7 @@ def _features(convolutions: list[tuple[jax.Array, jax.Array]], picture: jax.Arra
         x = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), [(edge, edge)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        x = jax.nn.relu(x + bias)
+        x = jax.nn.relu(x + expand_leading(bias, x.ndim))
         if i in plan.taps:
             taps.append((x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-10))[0])
     return taps

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import torch_pickle
 
@@ -91,7 +92,7 @@ def _embed(tower: dict, x: jax.Array, layers: tuple[_Layer, ...]) -> jax.Array:
         x = jax.lax.conv_general_dilated(
             x, kernel, layer.stride, [(p, p) for p in layer.padding], dimension_numbers=layout
         )
-        x = jax.nn.relu(x + bias)
+        x = jax.nn.relu(x + expand_leading(bias, x.ndim))
         if layer.window:
             x = jax.lax.reduce_window(
                 x,
@@ -102,8 +103,8 @@ def _embed(tower: dict, x: jax.Array, layers: tuple[_Layer, ...]) -> jax.Array:
                 [(0, 0), *((p, p) for p in layer.window_padding), (0, 0)],
             )
     (first, first_bias), (second, second_bias) = tower["linear"]
-    x = jax.nn.relu(x.reshape(len(x), -1) @ first + first_bias)
-    return x @ second + second_bias
+    x = jax.nn.relu(x.reshape(len(x), -1) @ first + first_bias[None])
+    return x @ second + second_bias[None]
 
 
 def _tower(state: dict, name: str) -> dict:

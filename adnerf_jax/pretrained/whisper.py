@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import SAMPLE_RATE
 
@@ -119,7 +120,8 @@ def log_mel(samples: jax.Array) -> jax.Array:
     padded = jnp.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(FFT // 2, FFT // 2)])
     index = HOP * np.arange(frames)[:, None] + np.arange(FFT)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT) / FFT)
-    spectrum = jnp.fft.rfft(padded[..., index] * window.astype(np.float32), axis=-1)
+    windowed = padded[..., index] * expand_leading(window.astype(np.float32), samples.ndim + 1)
+    spectrum = jnp.fft.rfft(windowed, axis=-1)
     power = jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
     floor = 10.0 ** (PEAK_LOG10_POWER - DYNAMIC_RANGE_LOG10)
     return (jnp.log10(jnp.maximum(power @ mel_filters().T, floor)) + 4.0) / 4.0
@@ -144,7 +146,7 @@ def encode(params: Params, mel: jax.Array, layer: int) -> jax.Array:
     batch, x = mel.shape[:-2], mel.reshape(-1, *mel.shape[-2:])
     x = _convolution(params, "conv1", x, stride=1)
     x = _convolution(params, "conv2", x, stride=2)
-    x = x + params["position_encodings/encodings"][: x.shape[1]]
+    x = x + params["position_encodings/encodings"][None, : x.shape[1]]
     for index in range(layer + 1):
         x = x + _attention(params, f"layer_{index}/self_attention", x)
         hidden = jax.nn.gelu(
@@ -158,19 +160,20 @@ def encode(params: Params, mel: jax.Array, layer: int) -> jax.Array:
 
 
 def _linear(params: Params, name: str, x: jax.Array) -> jax.Array:
-    return x @ params[f"{name}/weight"].T + params[f"{name}/bias"]
+    return x @ params[f"{name}/weight"].T + expand_leading(params[f"{name}/bias"], x.ndim)
 
 
 def _layer_norm(params: Params, name: str, x: jax.Array) -> jax.Array:
     x = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
-    return x * params[f"{name}/gamma"] + params[f"{name}/beta"]
+    gamma, beta = (expand_leading(params[f"{name}/{part}"], x.ndim) for part in ("gamma", "beta"))
+    return x * gamma + beta
 
 
 def _convolution(params: Params, name: str, x: jax.Array, stride: int) -> jax.Array:
     y = jax.lax.conv_general_dilated(
         x, params[f"{name}/weight"], (stride,), [(1, 1)], dimension_numbers=("NWC", "OIW", "NWC")
     )
-    return jax.nn.gelu(y + params[f"{name}/bias"], approximate=False)
+    return jax.nn.gelu(y + expand_leading(params[f"{name}/bias"], y.ndim), approximate=False)
 
 
 def _attention(params: Params, name: str, x: jax.Array) -> jax.Array:

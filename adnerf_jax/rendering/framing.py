@@ -23,9 +23,9 @@ from flax import struct
 from jax import Array
 from scipy.spatial.transform import Rotation
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.types import EXACT, ArrayLike, Camera, Rays, Scene
-from adnerf_jax.nerf.broadcasting import expand_leading
 from adnerf_jax.nerf.cameras import rays_through
 
 _NAMES = ("yaw", "pitch", "zoom", "focal")

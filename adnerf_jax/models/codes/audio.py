@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.timing import FRAMES_BEFORE
 from adnerf_jax.common.types import EXACT, ArrayLike, Conditions
 from adnerf_jax.models.audio_nets import AudioAttNet, AudioNet
 from adnerf_jax.models.codes.base import Code, Constants, Recording
-from adnerf_jax.nerf.broadcasting import expand_leading
 
 _FRAMES_AT_ONCE = 1000  # whose windows are in memory in float64
 
