@@ -35,7 +35,7 @@ from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.speech import features as speech
 from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
 
-_INTERVAL = 0.1  # seconds between two looks at a process
+_INTERVAL = 0.1  # seconds between two polls of a process
 _COMPARED = 10  # every tenth frame is compared
 
 
@@ -70,13 +70,13 @@ def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
     avatar = Avatar.load(workdir)
     stream = avatar.stream(babble(frames), keep_sound=True, size=size)
     listening = Stopwatch()
-    speech = stream.speech
-    stream.speech = dataclasses.replace(speech, windows=lambda: listening.over(speech.windows()))
+    spoken = stream.speech
+    stream.speech = dataclasses.replace(spoken, windows=lambda: listening.over(spoken.windows()))
     seconds = []  # of speech features, rendering and encoding
     print("| minutes | speech features, ms a frame | rendering | encoding | anonymous MiB |\n|---|---|---|---|---|")
     with (
         open(os.devnull, "wb") as sink,
-        VideoWriter(sink, stream.width, stream.height, FPS, sound=speech.sound) as writer,
+        VideoWriter(sink, stream.width, stream.height, FPS, sound=spoken.sound) as writer,
     ):
         for _ in range(10):
             tenth = []
@@ -85,8 +85,8 @@ def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
                 frame = next(stream)
                 made = time.monotonic()
                 writer.write(frame)
-                heard, listening.seconds = listening.seconds, 0.0
-                tenth.append((heard, made - start - heard, time.monotonic() - made))
+                features, listening.seconds = listening.seconds, 0.0
+                tenth.append((features, made - start - features, time.monotonic() - made))
             seconds.append(np.array(tenth))
             speech_ms, picture_ms, encoding_ms = 1000 * seconds[-1].mean(0)
             minutes = writer.frames / FPS / 60

@@ -1,9 +1,10 @@
 """Whether a configuration can be used: types and names, ranges and choices, and rules that tie settings together.
 
-`check_settings` is called before training, `check_model` before a model is loaded, `check_saved` when a file is read.
+`check_settings` is called before training, `check_model` before a model is loaded, `saved_config` when a file is read.
 Nothing here loads JAX before a value is compared with choices that a room registers.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -122,12 +123,16 @@ def _mistyped(values: Mapping[str, Any], declared: Group, prefix: str = "") -> I
                 yield name, value, "a group of settings"
 
 
-def check_saved(saved: Any, path: Any) -> None:
-    """Raises UserError where a file's content is not a stage's configuration with exactly the declared settings.
+def saved_config(saved: Any, path: Any) -> ConfigDict:
+    """A stage's configuration as it was saved, with the defaults of resumable settings that are newer than the file.
 
     Args:
       saved: the content, as read from JSON.
       path: the file, for messages.
+
+    Raises:
+      UserError: the content is no stage's configuration: a setting that its training depends on is missing, or one is
+        unknown or of another type.
     """
     end = "bring it back, or train again"
     if not isinstance(saved, dict) or saved.get("stage") not in STAGES or saved.get("family") not in FAMILIES:
@@ -135,11 +140,20 @@ def check_saved(saved: Any, path: Any) -> None:
     declared = declarations(saved["stage"], saved["family"])
     check_types(saved, declared, f"{path}: ")
     present, wanted = set(_names(saved, declared)), flat(declared)
-    for name in wanted:
-        if name not in present:
+    absent = {name: setting for name, setting in wanted.items() if name not in present}
+    for name, setting in absent.items():
+        if not setting.resumable:
             raise UserError(f"{path} lacks {name}: it is damaged, or another version's; {end}")
     for name in sorted(present - wanted.keys()):
         raise UserError(f"{path} has {one_line(name)}, which is no setting: it is damaged, or another version's; {end}")
+    completed = copy.deepcopy(saved)
+    for name, setting in absent.items():
+        *groups, last = name.split(".")
+        at = completed
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[last] = setting.default_of(saved["stage"])
+    return ConfigDict(completed)
 
 
 def _names(values: Mapping[str, Any], declared: Group, prefix: str = "") -> Iterator[str]:

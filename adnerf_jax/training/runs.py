@@ -10,7 +10,7 @@ from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import read_json, write_json
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.versions import versions_of
-from adnerf_jax.configuration.checks import check_saved, check_types, one_line
+from adnerf_jax.configuration.checks import check_types, one_line, saved_config
 from adnerf_jax.configuration.declaration import Setting, flat, setting_at
 from adnerf_jax.configuration.flatten import flatten
 from adnerf_jax.configuration.settings import STAGES, declarations_of
@@ -43,8 +43,7 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
             raise UserError(problem, "use ", *_joined([Option("workdir", str(stage)) for stage in stages], " or "))
         raise UserError(problem, "check ", Option("workdir"))
     saved = read_json(path, "configuration")
-    check_saved(saved, path)
-    return ConfigDict(saved).lock()
+    return saved_config(saved, path).lock()
 
 
 def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -147,8 +146,7 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict, data: str, w
     if not isinstance(metadata.get("data"), str) or not isinstance(versions, Mapping):
         raise UserError(f"the checkpoint in {workdir} lacks its metadata: it is damaged; delete it, or train again")
     saved = metadata.get("config")
-    check_saved(saved, f"the checkpoint in {workdir}")
-    _check_same(ConfigDict(saved), config, workdir)
+    _check_same(saved_config(saved, f"the checkpoint in {workdir}"), config, workdir)
     if metadata["data"] != data:
         raise UserError(
             f"the dataset {config.data} has changed since the checkpoints in {workdir} were written (digest "

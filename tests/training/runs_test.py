@@ -143,7 +143,7 @@ def test_types_are_checked(tmp_path, name, value, wanted):
         load_config(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["seed", "model.head.grid.levels", "render.label", "train.regions", "reference"])
+@pytest.mark.parametrize("name", ["seed", "model.head.grid.levels", "train.regions", "compat"])
 def test_a_file_that_lacks_a_setting_is_refused(tmp_path, name):
     saved = tiny.config("head").to_dict()
     *groups, last = name.split(".")
@@ -154,6 +154,20 @@ def test_a_file_that_lacks_a_setting_is_refused(tmp_path, name):
     write_json(tmp_path / "config.json", saved)
     with pytest.raises(UserError, match=f"config.json lacks {name}.*: it is damaged, or another version's"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["render.label", "eval.lpips", "train.log_every", "reference"])
+def test_a_person_trained_before_a_resumable_setting_existed_can_be_used(tmp_path, name):
+    saved = tiny.config("head", steps=7).to_dict()
+    *groups, last = name.split(".")
+    holder = saved
+    for group in groups:
+        holder = holder[group]
+    del holder[last]
+    write_json(tmp_path / "config.json", saved)
+    config = load_config(tmp_path)
+    assert flatten(config.to_dict()).keys() == flatten(tiny.config("head").to_dict()).keys()
+    assert (config.train.steps, config.family, config.render.label) == (7, "fast", True)
 
 
 @pytest.mark.parametrize("name", ["colour", "render.colour", "model.torso.width"])
