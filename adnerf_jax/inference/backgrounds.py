@@ -36,13 +36,13 @@ BackgroundSource = Callable[[], Iterator[np.ndarray]]
 
 
 def background_source(given: Any, person: Person, framed: Framing | None) -> BackgroundSource | None:
-    """The source that a word, a colour, a file or an array stands for.
+    """Makes a background source from a word, a colour, a file or an array.
 
     Args:
       given: `original` (that of the training video), `blur` (the original one, blurred), `none`, a colour (`white`,
         `#1e90ff`), a picture file, a video file, which is played in a loop, or an array uint8 [h, w, 3]. Pictures of
         another size are scaled and cropped to cover the frame.
-      person: who is rendered.
+      person: the person who is rendered.
       framed: the view that is rendered; None: that of the training video.
 
     Returns:
@@ -72,7 +72,7 @@ def background_source(given: Any, person: Person, framed: Framing | None) -> Bac
     path = pathlib.Path(name)
     if not path.exists():
         raise UserError(
-            f"there is no background {name!r}: take {', '.join(_WORDS)}, a colour ({', '.join(_COLOURS)}, #rrggbb), "
+            f"there is no background {name!r}: give {', '.join(_WORDS)}, a colour ({', '.join(_COLOURS)}, #rrggbb), "
             f"a picture or a video"
         )
     if path.suffix.lower() in _IMAGES:

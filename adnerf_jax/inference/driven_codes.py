@@ -1,4 +1,4 @@
-"""What drives the condition codes of a render: the raw inputs of the driven codes, frame by frame."""
+"""The raw inputs of the driven condition codes of a render, frame by frame."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ class DrivenTracks:
     Args:
       given: arguments by the code's name; codes that are absent have their default.
       measured: [N, D] by name, the person's raw inputs in the training frames; codes that are absent are not driven.
-      seed: of what is random.
+      seed: of random inputs, such as blinks.
 
     Raises:
-      TypeError: an argument that is no driven code.
-      UserError: an argument that the code cannot use.
+      TypeError: an argument is not the name of a driven code.
+      UserError: the value of an argument is invalid.
     """
 
     def __init__(self, given: Mapping[str, Any], measured: Mapping[str, np.ndarray], seed: int):

@@ -19,8 +19,8 @@ from adnerf_jax.models.codes.registry import driven_codes
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.face_mesh import FaceLandmarker
 
-_LARGEST = 640  # pixels of the longer side that the video is reduced to: landmarks are not better with more
-_FOCAL = 8 / 3  # focal length in widths of the picture, as the preparation assumes of an unknown camera
+_LARGEST = 640  # pixels of the longer side that the video is reduced to: more do not improve the landmarks
+_FOCAL = 8 / 3  # focal length in widths of the picture, as the preparation assumes for an unknown camera
 
 
 def video_poses(path: pathlib.Path, person: Person) -> PoseSource:

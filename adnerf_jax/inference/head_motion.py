@@ -16,7 +16,7 @@ from adnerf_jax.face.tracking import UNITS_PER_CM
 NAMES = ("yaw", "pitch", "roll", "x", "y", "z")
 _DEGREES = ("yaw", "pitch", "roll")
 _AXES = "YXZ"  # intrinsic Euler angles: about y, then about the rotated x, then about the rotated z
-_ROUNDING = 1e-3  # degrees, centimetres: as far beyond the range counts as inside
+_ROUNDING = 1e-3  # degrees, centimetres: tolerance beyond the range
 
 
 def apply_motion(transform: np.ndarray, motion: np.ndarray) -> np.ndarray:

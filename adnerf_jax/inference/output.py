@@ -18,7 +18,7 @@ from adnerf_jax.media.video import VideoWriter
 
 
 def check_output(path: pathlib.Path, alpha: bool) -> pathlib.Path:
-    """Where frames will be written: the file itself; for a name in `.png` the folder of that name without the ending.
+    """Where frames will be written: the file, or for a name that ends in `.png` the folder of that name without it.
 
     Args:
       path: as for `write_output`.
@@ -47,7 +47,7 @@ def check_not_source(path: pathlib.Path, *sources: object) -> None:
       sources: inputs of the render; those that are not names of files are ignored.
 
     Raises:
-      UserError: it does.
+      UserError: the output would overwrite one of them.
     """
     for source in sources:
         if same_file(path, source):
@@ -71,7 +71,7 @@ def write_output(
       frames: uint8 [height, width, 3], or RGBA [height, width, 4] with straight (not premultiplied) colours.
       width, height: in pixels.
       alpha: whether frames are RGBA.
-      speech: whose sound a video gets.
+      speech: its sound is written into a video.
       provenance: origin that is recorded in the file's metadata; None: nothing is recorded.
 
     Returns:

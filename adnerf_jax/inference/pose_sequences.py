@@ -17,9 +17,9 @@ from adnerf_jax.inference.head_motion import NAMES, apply_motion, head_position,
 
 _BLEND = 20  # frames at the beginning of a segment in which its difference from the end of the previous one fades
 _SHORTEST, _LONGEST = 40, 125  # frames of a random segment
-_CANDIDATES = 6  # the next random segment is one of these many whose start is most similar to the end of the last one
-_LONGEST_SMOOTHING = 60.0  # seconds; the poses of six times as many are held in memory
-_VELOCITY_FRAMES = 8.0  # a difference of velocities counts like the difference of poses it causes in these many frames
+_CANDIDATES = 6  # the next segment is drawn from this number of those that start most like the end of the last one
+_LONGEST_SMOOTHING = 60.0  # seconds; the poses of six times this length are held in memory
+_VELOCITY_FRAMES = 8.0  # a difference of velocities counts like the difference of poses after this number of frames
 
 
 class PoseFrame(NamedTuple):
@@ -106,7 +106,7 @@ def random_segments(person: Person, seed: int) -> PoseSource:
     the video is too short for two segments.
 
     Args:
-      person: whose training video.
+      person: the person whose training video is used.
       seed: of the order and the lengths.
     """
     frames = len(person.transforms)

@@ -25,15 +25,15 @@ from adnerf_jax.nerf.cameras import is_rigid
 
 
 def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
-    """The source that a word, a file, an array or a video stands for.
+    """Makes a pose source from a word, a file, an array or a video.
 
     Args:
       given: `mirror` (the training video back and forth), `forward` (in a loop), `random` (segments of it in random
         order), `rest` (its median pose, constant), `frame:N` (its N-th training frame, constant); a `.json` or `.csv`
         file (`read_poses`); a video, whose head motion is transferred to this person's rest pose; an array [N, 4, 4] of
         camera-to-head matrices; or a `PoseSource`.
-      person: who is rendered.
-      seed: of `random`.
+      person: the person who is rendered.
+      seed: of the order of `random`.
 
     Raises:
       UserError: `given` is none of these, or holds invalid poses.
@@ -60,7 +60,7 @@ def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
         return read_poses(pathlib.Path(name), person)
     if not pathlib.Path(name).exists():
         raise UserError(
-            f"there is no pose source {name!r}: take {', '.join(words)}, frame:N, or a .json, .csv or video file"
+            f"there is no pose source {name!r}: give {', '.join(words)}, frame:N, or a .json, .csv or video file"
         )
     from adnerf_jax.inference.driving_video import video_poses  # imports a face tracker that other sources do not need
 
@@ -74,7 +74,7 @@ def read_poses(path: pathlib.Path, person: Person) -> PoseSource:
       path: `.json`: a list of camera-to-head matrices [4, 4], one for each frame at 25 fps, alone or under `poses`, or
         a dataset's index (`frames` with `transform_matrix`); or curves of yaw, pitch, … relative to the rest pose.
         `.csv`: 12 or 16 columns of other names, the matrix row by row; or columns yaw, pitch, … (`head_motion.NAMES`).
-      person: to whose rest pose curves are relative.
+      person: the person whose rest pose curves are relative to.
 
     Raises:
       UserError: the file is missing, or its poses are of another shape, not finite, or not rotations.
@@ -105,7 +105,7 @@ def check_poses(transforms: np.ndarray, what: str) -> np.ndarray:
 
     Args:
       transforms: camera-to-head matrices.
-      what: they are, for messages.
+      what: description of the matrices, for messages.
 
     Raises:
       UserError: another shape, numbers that are not finite, no rotations, or a head behind the camera.

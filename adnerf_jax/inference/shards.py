@@ -71,7 +71,7 @@ def finished_frames(folder: pathlib.Path, job: dict[str, Any]) -> set[int]:
         if not same:
             # A full disk or a kill before the job is described leaves a folder without a job.
             if folder.exists() and not path.exists() and not (folder.is_dir() and _holds_no_frames(folder)):
-                raise UserError(f"{folder} is in the way and no render made it: move it, or write elsewhere")
+                raise UserError(f"{folder} exists, but no render wrote it: move it, or write elsewhere")
             discard_frames(folder)
             write_json(path, job)
     return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}

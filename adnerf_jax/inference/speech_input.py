@@ -1,4 +1,4 @@
-"""Speech as an input: files, arrays, live chunks of sound, or features, to the speech windows of each frame."""
+"""Speech as an input: the speech windows of each frame from files, arrays, live chunks of sound, or features."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ from adnerf_jax.common.timing import FPS, FRAMES_AFTER, FRAMES_BEFORE, NEIGHBOUR
 from adnerf_jax.media.audio import mono_floats, read_blocks, samples_as_blocks
 from adnerf_jax.speech import features as speech_features
 
-if TYPE_CHECKING:  # whoever only counts frames must not wait for JAX
+if TYPE_CHECKING:  # counting frames must not wait for the import of JAX
     from adnerf_jax.inference.trained import TrainedStage
 
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz, of sound given as arrays
@@ -113,7 +113,7 @@ def _live_samples(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         samples += len(chunk)
         yield chunk
     if not samples:
-        raise UserError("no sound came: the stream ended before its first sample")
+        raise UserError("no sound was received: the stream ended before its first sample")
 
 
 def _recording(speech: Any) -> pathlib.Path | tuple[np.ndarray, int] | None:

@@ -19,7 +19,7 @@ from adnerf_jax.common.progress import Stopwatch, exit_status, say
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 
 _CHUNK = round(SAMPLE_RATE / FPS) * 2  # bytes of 16-bit sound that are read at once: those of one frame
-_MEASURED = 50  # frames over which the rendering time is averaged, after as many that are not measured
+_MEASURED = 50  # frames over which the rendering time is averaged, after the same number of unmeasured ones
 
 
 def main(argv: Sequence[str], source: BinaryIO | None = None, sink: BinaryIO | None = None) -> int:
@@ -48,7 +48,7 @@ def _parse(argv: Sequence[str]) -> tuple[str, str, dict[str, str]]:
     """The workdir, the format, and the arguments of `Avatar.render`."""
     parser = Parser("python -m adnerf_jax.inference.stream_demo", description=__doc__.split("\n\n")[0])
     parser.add_argument("--workdir", required=True, help="folder of a trained stage, or of the quickstart")
-    parser.add_argument("--format", choices=("mp4", "raw"), default="mp4", help="of the output")
+    parser.add_argument("--format", choices=("mp4", "raw"), default="mp4", help="format of the output")
     for name in _render_flags():
         parser.add_argument(f"--{name}", help=f"as config.render.{name}")
     options = vars(parser.parse_args(argv))
@@ -74,7 +74,7 @@ def stream(workdir: str, container: str, options: dict[str, str], source: Binary
       sink: takes the video.
 
     Raises:
-      UserError: there is no trained person, an option is invalid, or no sound comes.
+      UserError: there is no trained person, an option is invalid, or no sound is received.
     """
     from adnerf_jax.inference.avatar import Avatar
     from adnerf_jax.media.video import VideoWriter

@@ -108,7 +108,7 @@ def training_pose_and_conditions(person: Person, i: int, audio_windows: np.ndarr
     """Pose and conditions of frame `i` of any speech, with the training video's poses and eyes, played back and forth.
 
     Args:
-      person: whose training video.
+      person: the person whose training video is used.
       i: number of the frame.
       audio_windows: float32 [8, 16, C], speech windows of the frames i−4 … i+3.
 

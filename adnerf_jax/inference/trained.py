@@ -56,7 +56,7 @@ class TrainedStage:
           smooth: whether attention smooths the audio code; not for a head that was trained without.
 
         Raises:
-          UserError: there is none, or one of other models than the configuration's.
+          UserError: there is no checkpoint, or it belongs to other models than the configuration's.
         """
         person = Person.load(pathlib.Path(workdir))
         step, parts = checkpoints.restore_for_use(workdir, sharding.replicated(sharding.make_mesh()))
@@ -106,7 +106,7 @@ class TrainedStage:
 
 
 def fitting_stage(config: ConfigDict, person: Person, parts: dict[str, Any], workdir: str | pathlib.Path) -> Stage:
-    """The stage of a configuration, after checking that the checkpoint is one of its models.
+    """The stage of a configuration, after checking that the checkpoint belongs to its models.
 
     Args:
       config: of the stage.
@@ -115,13 +115,13 @@ def fitting_stage(config: ConfigDict, person: Person, parts: dict[str, Any], wor
       workdir: for the message.
 
     Raises:
-      UserError: the settings are invalid, or the checkpoint is one of other models.
+      UserError: the settings are invalid, or the checkpoint belongs to other models.
     """
     check_model(config)
     absent = [name for name in config.model.head.codes if name not in parts["scene"].codes]
     if absent:
         raise UserError(
-            f"{workdir} was trained without the code {absent[0]!r} of config.model.head.codes: take the codes that it "
+            f"{workdir} was trained without the code {absent[0]!r} of config.model.head.codes: use the codes that it "
             f"was trained with"
         )
     stage = make_stage(config, person.camera)

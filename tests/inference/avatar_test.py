@@ -239,15 +239,15 @@ def test_rendering_slower_than_real_time_is_warned_of_once(monkeypatch, capsys, 
             now += waiting
             yield np.zeros(640, np.int16)
 
-    def frames(heard):
+    def frames(sound):
         nonlocal now
-        for chunk in heard:
+        for chunk in sound:
             now += making
             yield chunk
 
     pace = stream_demo.Pace()
     for _ in pace.time_frames(frames(pace.time_input(chunks()))):
-        now += 0.04  # a player that takes its time
+        now += 0.04  # the player's own time
     assert capsys.readouterr().err.count("warning: a frame takes 0.050 s to render and lasts 0.04 s") == warnings
 
 
@@ -258,8 +258,8 @@ def test_mistakes_of_the_demo_are_one_line(trained, tmp_path, capsys):
         ([f"--workdir={trained.torso}", "--format=avi"], "argument --format: invalid choice: 'avi'"),
         ([f"--workdir={trained.torso}", "--background=none"], "a live stream has no transparency"),
         ([f"--workdir={trained.torso}", "--eyes=wink"], "eyes: there is no 'wink'"),
-        ([f"--workdir={trained.torso}"], "no sound came"),
-        ([f"--workdir={trained.torso}", "--format=raw"], "no sound came"),
+        ([f"--workdir={trained.torso}"], "no sound was received"),
+        ([f"--workdir={trained.torso}", "--format=raw"], "no sound was received"),
     ):
         assert stream_demo.main(["stream_demo", *arguments], io.BytesIO(), io.BytesIO()) == 2
         line = capsys.readouterr().err.splitlines()[-1]

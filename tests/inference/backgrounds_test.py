@@ -92,7 +92,7 @@ def test_invalid_backgrounds(tmp_path):
     (tmp_path / "b.png").write_text("no picture")
     (tmp_path / "b.mp4").write_text("no video" * 100)
     for given, message in (
-        ("beach", "there is no background 'beach': take original, blur, none"),
+        ("beach", "there is no background 'beach': give original, blur, none"),
         ("#12345g", "there is no background"),
         (tmp_path / "b.png", "b.png: it is missing or damaged"),
         (tmp_path / "b.mp4", "b.mp4 is not a sound or video file"),

@@ -19,7 +19,7 @@ REST = tiny.pose(0.1, -0.05, (0.01, 0.02)).astype(np.float32)
 
 
 def in_camera(transform: np.ndarray, point) -> np.ndarray:
-    """Where the camera sees a point of the head."""
+    """A point of the head in the camera's space."""
     return transform[:3, :3].T @ (np.asarray(point, float) - transform[:3, 3])
 
 

@@ -20,7 +20,7 @@ TIME = np.arange(FRAMES) / 25
 
 @pytest.fixture(scope="module")
 def person():
-    """Somebody who turns and nods smoothly; row i is the i-th frame."""
+    """A person who turns and nods smoothly; row i is the i-th frame."""
     poses = [tiny.pose(0.2 * np.sin(1.9 * t), 0.1 * np.cos(2.7 * t), (0.01 * np.sin(t), 0)) for t in TIME]
     eyes = np.stack([np.arange(FRAMES), np.arange(FRAMES)], axis=1).astype(np.float32)
     return types.SimpleNamespace(transforms=np.stack(poses).astype(np.float32), tracks={"eyes": eyes})
@@ -159,7 +159,7 @@ def test_invalid_poses(person, tmp_path, how, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("dance", "there is no pose source 'dance': take mirror, forward"),
+        ("dance", "there is no pose source 'dance': give mirror, forward"),
         ("frame:300", "frame:0 … frame:299"),
         ("frame:x", "frame:0 … frame:299"),
         ("frame:²", "frame:0 … frame:299"),

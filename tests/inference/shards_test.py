@@ -53,6 +53,6 @@ def test_a_folder_left_by_a_full_disk_is_used(tmp_path):
 def test_a_folder_that_no_render_wrote_is_not_deleted(tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="no render made it"):
+    with pytest.raises(UserError, match="no render wrote it"):
         finished_frames(tmp_path / "frames", {})
     assert (tmp_path / "frames/notes.txt").exists()

@@ -84,7 +84,7 @@ def test_windows_beyond_the_sound_are_those_of_silence():
     np.testing.assert_allclose(windows[0][0][:14], quiet[:14], atol=1e-5)  # up to 60 ms before the sound
     np.testing.assert_allclose(windows[-1][7][8:], quiet[8:], atol=1e-5)
     longer = np.concatenate([np.zeros(4 * 640, np.float32), TONE, np.zeros(3 * 640, np.float32)])
-    # Other chunks, hence other sums; the same sound around.
+    # The chunks differ, and so does the order of sums; the features are those of the same sound.
     np.testing.assert_allclose(windows_of(longer)[4 : 4 + 17], windows[:17], atol=1e-4)
     zeros = windows_of(TONE, zero_padded=True)
     assert (zeros[0][:4] == 0).all() and (zeros[0][4] != 0).any()
@@ -170,7 +170,7 @@ def test_invalid_speech(what, message):
 
 @pytest.mark.parametrize("chunks", [[], [np.zeros(0, np.float32)]])
 def test_a_stream_without_sound(chunks):
-    with pytest.raises(UserError, match="no sound came"):
+    with pytest.raises(UserError, match="no sound was received"):
         list(speech_input(STAGE, iter(chunks)).windows())
 
 

@@ -172,8 +172,8 @@ def test_shards_of_a_render_are_joined(trained, tmp_path, capsys):
     whole = render_config(trained, tmp_path / "whole/talking.png")
     folder = synthesize.synthesize(whole, trained.torso)
     assert folder == tmp_path / "whole/talking"
-    told = capsys.readouterr().err
-    assert f" to {folder}\n" in told and f"wrote {folder}\n" in told and "talking.png" not in told
+    errors = capsys.readouterr().err
+    assert f" to {folder}\n" in errors and f"wrote {folder}\n" in errors and "talking.png" not in errors
     config = render_config(trained, tmp_path / "parts/talking.png")
     for part in ("2/3", "3/3"):
         config.render.shard = part

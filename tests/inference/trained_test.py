@@ -1,4 +1,4 @@
-"""A trained stage that is loaded to be used."""
+"""A trained stage, loaded for rendering."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def loaded(workdir, **render) -> TrainedStage:
 
 
 @pytest.mark.parametrize("stage", ["head", "torso"])
-def test_leaving_out_what_is_empty_changes_no_pixel_that_anybody_sees(trained_paper, stage):
+def test_rendering_with_an_occupancy_grid_changes_no_pixel_visibly(trained_paper, stage):
     workdir, dataset = getattr(trained_paper, stage), load_dataset(trained_paper.data)
     with_grid, without = loaded(workdir, occupancy=16), loaded(workdir, occupancy=0)
     assert without.occupancies == (None, None)
@@ -42,7 +42,7 @@ def test_leaving_out_what_is_empty_changes_no_pixel_that_anybody_sees(trained_pa
         )
 
 
-def test_the_survey_holds_every_sample_of_the_training_frames_that_is_seen(trained_paper):
+def test_the_occupancy_grid_contains_every_dense_sample_of_the_training_frames(trained_paper):
     stage = loaded(trained_paper.head, occupancy=16)
     dataset = load_dataset(trained_paper.data)
     built = make_stage(load_config(trained_paper.head), dataset.camera)
@@ -50,7 +50,7 @@ def test_the_survey_holds_every_sample_of_the_training_frames_that_is_seen(train
     t = np.linspace(scene.near, scene.far, 24)[:, None, None]
 
     @jax.jit
-    def dense_and_known(transform, conditions):
+    def dense_and_occupied(transform, conditions):
         rays = rays_through(pixel_grid(tiny.SIZE, tiny.SIZE)[::7], transform, dataset.camera)
         points = (rays.origins + t * rays.directions).reshape(-1, 3)
         code = built.head.code(built.head.apply(params, conditions, scene, method="codes"))[0]
@@ -59,11 +59,11 @@ def test_the_survey_holds_every_sample_of_the_training_frames_that_is_seen(train
 
     for row in survey_rows(tiny.TRAIN)[[0, 4, 9]]:
         split = dataset.train.take(slice(row, row + 1))
-        dense, known = dense_and_known(split.transforms[0], dataset.conditions(split.aud_id))
-        assert dense.any() and not np.any(dense & ~known)
+        dense, occupied = dense_and_occupied(split.transforms[0], dataset.conditions(split.aud_id))
+        assert dense.any() and not np.any(dense & ~occupied)
 
 
-def test_models_that_know_by_themselves_are_not_surveyed(trained):
+def test_models_with_a_proposal_network_are_not_surveyed(trained):
     assert loaded(trained.torso, occupancy=16).occupancies == (None, None)
 
 
