@@ -1,6 +1,6 @@
 """Metrics of a stream of frames, separately for each setting: metrics and landmarks are kept, images are not.
 
-This module knows nothing of models: the frames may come from any program.
+This module does not depend on models: the frames may come from any program.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ from adnerf_jax.common.errors import UserError
 
 # ffmpeg's demuxers for text files and single pictures: it decodes them as videos, which is never what a user means.
 _STILL_FORMATS = ("tty", "image2")
-# Metadata can be in any encoding: PyAV before version 19 must be told to replace bytes that it cannot decode.
+# Metadata can be in any encoding: PyAV before version 19 has to be configured to replace bytes that it cannot decode.
 _MUST_REPLACE = int(av.__version__.split(".")[0]) < 19
 
 

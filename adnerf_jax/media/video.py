@@ -51,7 +51,7 @@ class VideoInfo:
       fps: mean frames per second; the spacing may vary.
       duration: seconds of the video stream.
       frames: number of frames in the file, None where the container does not hold it.
-      has_audio: there is a sound track.
+      has_audio: whether there is a sound track.
     """
 
     path: pathlib.Path

@@ -142,7 +142,7 @@ def clean_background(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[n
         pictures.append(picture)
         seen.append(far_from(person, max(MARGIN * person.shape[1], 2.0)))
     stack, visible = np.stack(pictures), np.stack(seen)
-    del pictures, seen  # copied: not twice in memory
+    del pictures, seen  # frees the second copy
     count = visible.sum(axis=0)
     count[count < MIN_SEEN_SHARE * len(visible)] = 0
     background = fill_smoothly(masked_median(stack, visible), count > 0)

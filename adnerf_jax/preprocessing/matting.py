@@ -24,7 +24,7 @@ def soft_alpha(rgb: np.ndarray, person: np.ndarray, background: np.ndarray, seen
       seen: bool [H, W], where the background was visible in some frame.
 
     Returns:
-      uint8 [H, W], 255 where only the person is seen.
+      uint8 [H, W], 255 where only the person is visible.
     """
     if not person.any() or person.all():
         return np.where(person, 255, 0).astype(np.uint8)

@@ -34,7 +34,7 @@ class Check:
       value: as measured; None if it could not be measured.
       unit: of the value.
       ok: whether the value is good enough.
-      advice: parts of a message (`errors.join_message`) that tells what to improve; empty if `ok`.
+      advice: parts of a message (`errors.join_message`) that names what to improve; empty if `ok`.
     """
 
     name: str

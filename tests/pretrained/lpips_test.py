@@ -130,7 +130,7 @@ def test_the_published_weights(name):
     metric = Lpips(name)
     a, b = pictures()
     assert metric(a, b) == pytest.approx(slow_lpips(stored, name, a, b), rel=1e-4)
-    # Worse pictures, worse scores: of a smooth picture with edges, ever more blurred, noisy, or dark.
+    # The distance grows with the distortion: increasing blur, noise or darkening of a smooth picture with edges.
     rng = np.random.default_rng(4)
     picture = cv2.resize(rng.random((6, 6, 3)), (64, 64), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     picture[20:40, 14:36] = 0.9

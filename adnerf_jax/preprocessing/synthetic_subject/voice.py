@@ -3,7 +3,7 @@
 A random sequence of phones gives both the sound (glottal pulses and noise through time-varying resonators, after
 Klatt, "Software for a cascade/parallel formant synthesizer", 1980) and the motion of the lips (each phone attracts the
 mouth to its shape, beginning before it is heard; after Cohen and Massaro, "Modeling coarticulation in synthetic visual
-speech", 1993). Only the phones connect the two, loudness does not predict the opening of the mouth: close vowels and
+speech", 1993). Only the phones connect the two; loudness does not predict the opening of the mouth: close vowels and
 fricatives are loud, open vowels soft, the level of phrases is random, and the mouth stays open in pauses.
 """
 
