@@ -4,7 +4,7 @@
 
 trains each setting with the same number of rays (variant `small`: 112 pixels, a quarter of the width; settings with two
 fields give each half of the steps), evaluates every held-out frame in the setting `full` and prints the table. With
-`--steps 1200`, a setting takes about 10 minutes on one core. Run again, it continues where it stopped.
+`--steps 1200`, a setting takes about 10 minutes on one core. After an interruption, run it again to continue.
 """
 
 import argparse

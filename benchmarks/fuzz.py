@@ -146,7 +146,7 @@ def fuzz(data: pathlib.Path, workdir: pathlib.Path, count: int, seed: int, folde
         ("person", [workdir / "person.npz"], mutate_bytes, lambda: Person.load(workdir)),
         ("checkpoint", [p for p in newest.rglob("*") if p.is_file()], mutate_bytes, lambda: read_checkpoint(workdir)),
     ]
-    # Rare for what is slow to read, such as checkpoints.
+    # Files that are slow to read, such as checkpoints, are chosen rarely.
     weights = [6, 3, 5, 2, 6, 2, 2]
     rng, seen = random.Random(seed), Counter()
     before = _listing(folder)

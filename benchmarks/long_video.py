@@ -21,7 +21,7 @@ from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.video import VideoWriter, probe, read_frames
 from benchmarks.machine import REFERENCE_GFLOPS, anonymous_mib, matrix_rate
 
-_INTERVAL = 0.2  # seconds between two looks at the process
+_INTERVAL = 0.2  # seconds between two polls of the process
 
 
 def loop(video: pathlib.Path, out: pathlib.Path, minutes: float) -> None:

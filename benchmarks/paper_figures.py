@@ -7,7 +7,7 @@
     python -m benchmarks.paper_figures figure10 --stage S/torso --workdir W [--backgrounds A.jpg B.jpg]
 
 Each writes `W/figureN.html`, `.png` and `.json`. Figures 3 and 4 train the settings that they compare in the folders of
-`benchmarks.ablations`, which takes hours with `--family small` on two cores; run again, they continue. Figures 9 and 10
+`benchmarks.ablations`, which takes hours with `--family small` on two cores; a rerun continues. Figures 9 and 10
 render a trained torso within minutes.
 """
 

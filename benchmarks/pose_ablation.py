@@ -5,7 +5,7 @@
 
 prints the error of the poses against the reference and the PSNR of a head and torso trained with them; frames, part
 maps and background are the same. It takes three trainings of both stages of the `fast` family and their evaluations;
-run again, finished ones are not repeated.
+a rerun skips finished ones.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 trains a separate head for each time, with the number of steps that fits (the learning rate schedule ends with the
 steps), and evaluates every held-out frame. Writes `W/quality.json` and its plot, `W/quality.html`. It takes the sum of
-the times (15 minutes by default), two short trainings to calibrate, and the evaluations; run again, it continues where
-it stopped.
+the times (15 minutes by default), two short trainings to calibrate, and the evaluations. After
+an interruption, run it again to continue.
 """
 
 import argparse

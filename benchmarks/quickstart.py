@@ -4,7 +4,7 @@
     python -m benchmarks.quickstart --smoke
     python -m benchmarks.quickstart --video V.mp4 --audio S.wav --duration 8
 
-runs the whole quickstart, which is what is measured. Seconds are given as measured and scaled to a machine with 110
+runs and measures the whole quickstart. Seconds are given as measured and scaled to a machine with 110
 GFLOP/s in float32 matrix products. For the built-in subject, the mouth opening measured in the talking video is
 compared with the true opening of the driving speech.
 """

@@ -111,7 +111,7 @@ def make(methods: Sequence[str], out: pathlib.Path, seed: int) -> pathlib.Path:
             raise UserError(f"--method {text} names no folder with mp4 files: use --method NAME=FOLDER")
         sources += [(name, path) for path in found]
     if len({name for name, _ in sources}) != len(methods):
-        raise UserError("two methods have the same name: give each its own")
+        raise UserError("two methods have the same name: give them different names")
     for _, path in sources:
         probe(path)  # refuses a file that is no video before anything is written
     numbers = np.random.default_rng(seed).permutation(len(sources))
@@ -219,7 +219,7 @@ def analyse(key: pathlib.Path, files: Sequence[pathlib.Path], out: pathlib.Path,
                     sums[people.index(row["participant"])] += row[aspect]
                     counts[people.index(row["participant"])] += 1
             if not counts.sum():
-                raise UserError(f"nobody rated a clip of {method}: give more ratings")
+                raise UserError(f"no clip of {method} was rated: give more ratings")
             drawn = counts[draws].sum(1)
             resampled = sums[draws].sum(1) / np.where(drawn > 0, drawn, np.nan)
             low, high = interval(resampled)

@@ -146,7 +146,7 @@ def test_means_and_intervals(tmp_path, capsys):
         ([("000", 0, 1, 1)], "sync is 0"),
         ([("000", 1, 1, "")], "realism is ,"),
         ([("000", 1, 1, 1), ("000", 2, 2, 2)], "rated clip 000 twice"),
-        ([("000", 1, 1, 1)], "nobody rated a clip of theirs"),
+        ([("000", 1, 1, 1)], "no clip of theirs was rated"),
         ([], "holds no ratings"),
     ],
 )
