@@ -20,7 +20,7 @@ from adnerf_jax.training.runs import apply_overrides, load_config
 from adnerf_jax.training.train import train
 from benchmarks.machine import matrix_rate
 
-STEPS = 1600  # of 1024 rays, for each setting in the paper's family
+STEPS = 1600  # steps of 1024 rays, for each setting in the paper's family
 # Name, variants, and the paper's SSIM on 500 test frames.
 SETTINGS = (
     ("two fields, audio (the paper)", "small", 0.92),

@@ -1,6 +1,6 @@
 """Cost of the `fast` family's parts, frames and steps, against a roofline of arithmetic and memory.
 
-    python -m benchmarks.fast --workdir W/torso                   # of a trained person: units, frames, growth
+    python -m benchmarks.fast --workdir W/torso                   # all three parts
     python -m benchmarks.fast --workdir W/torso --part growth     # one of the three
 
 Parts:

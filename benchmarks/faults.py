@@ -40,7 +40,7 @@ from benchmarks.fault_jobs import (
 )
 
 PREEMPTED = 75
-PAIR_STEPS = 60  # of a training in two processes, which share the cores
+PAIR_STEPS = 60  # steps of a training in two processes, which share the cores
 LOST_WITHIN = 60  # seconds within which a process must notice that the other one has ended
 GROWN = "a file has grown"  # the error where a file may not grow further
 

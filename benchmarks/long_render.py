@@ -72,7 +72,7 @@ def live(workdir: pathlib.Path, frames: int, size: str | None) -> None:
     listening = Stopwatch()
     spoken = stream.speech
     stream.speech = dataclasses.replace(spoken, windows=lambda: listening.over(spoken.windows()))
-    seconds = []  # of speech features, rendering and encoding
+    seconds = []  # times of speech features, rendering and encoding
     print("| minutes | speech features, ms a frame | rendering | encoding | anonymous MiB |\n|---|---|---|---|---|")
     with (
         open(os.devnull, "wb") as sink,

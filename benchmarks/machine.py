@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-REFERENCE_GFLOPS = 110.0  # of the machine that scaled times refer to
+REFERENCE_GFLOPS = 110.0  # speed of the machine that scaled times refer to
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:

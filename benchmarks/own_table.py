@@ -35,7 +35,7 @@ from benchmarks.machine import matrix_rate
 
 Change = Callable[[pathlib.Path, pathlib.Path], None]  # changes a copy (second) of a dataset (first)
 
-COLUMNS = {  # of the table: setting, measure, digits
+COLUMNS = {  # columns of the table: setting, measure, digits
     "`head_only` PSNR": ("head_only", "psnr", 2),
     "`head` PSNR": ("head", "psnr", 2),
     "LPIPS": ("head", "lpips_alex", 4),

@@ -92,7 +92,7 @@ def make(methods: Sequence[str], out: pathlib.Path, seed: int) -> pathlib.Path:
     Args:
       methods: `NAME=FOLDER` of each method.
       out: folder of the study; the key is written beside it.
-      seed: of the random numbering of the clips.
+      seed: seed of the numbering of the clips.
 
     Returns:
       path of the key.
@@ -192,7 +192,7 @@ def analyse(key: pathlib.Path, files: Sequence[pathlib.Path], out: pathlib.Path,
       key: written by `make`.
       files: csv files of the participants.
       out: folder of the results.
-      seed: of the bootstrap over the participants.
+      seed: seed of the bootstrap over the participants.
 
     Raises:
       UserError: a file that is not a csv of this study, or ratings that occur twice.

@@ -17,7 +17,7 @@ from adnerf_jax.speech.sync import LipModel
 
 MOST_LAG = 10  # frames in each direction
 LEAST_PAIRS = 10  # frames that a correlation needs
-_MOUTH = slice(48, 68)  # of the 68 iBUG points
+_MOUTH = slice(48, 68)  # indices among the 68 iBUG points
 _STILL = 1e-6  # standard deviation below which a curve counts as constant
 LOWER_FACE_SHAPES = tuple(name for name in BLENDSHAPE_NAMES if name.startswith(("jaw", "mouth")))
 _LOWER_FACE = np.array([BLENDSHAPE_NAMES.index(name) for name in LOWER_FACE_SHAPES])

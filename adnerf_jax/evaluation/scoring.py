@@ -25,7 +25,7 @@ from adnerf_jax.pretrained.lpips import Lpips
 from adnerf_jax.pretrained.syncnet import SyncNet
 from adnerf_jax.speech.sync import MIN_FRAMES, MIN_FRAMES_WITH_MODEL
 
-Row: TypeAlias = dict[str, float | int | str]  # of `frames.csv`: frame, time, setting and metrics
+Row: TypeAlias = dict[str, float | int | str]  # a row of `frames.csv`: frame, time, setting and metrics
 T = TypeVar("T")
 
 _NOT_REQUESTED = "not requested"
@@ -248,7 +248,7 @@ def make_scorer(networks: str, faces: bool, smallest: int, syncnet: str | None =
     A network whose weights are not available is left out, with a line on the console.
 
     Args:
-      networks: of LPIPS, separated by commas.
+      networks: LPIPS networks, separated by commas.
       faces: whether to compute the face metrics.
       smallest: the shorter side of the frames in pixels.
       syncnet: file with SyncNet's weights; None leaves SyncNet out.

@@ -18,7 +18,7 @@ from adnerf_jax.pretrained.syncnet import CLIP, COEFFICIENTS, EMBEDDING, SIDE, S
 MOST_LAG = 15  # frames in each direction
 LEAST = 10  # lip embeddings that a score needs
 _SMOOTHING = 13  # frames in the running median of the face's bounding box
-_MARGIN = 0.4  # of the face's size
+_MARGIN = 0.4  # share of the face's size
 _BATCH = 8  # clips that are embedded together
 _WINDOW, _HOP, _FFT, _FILTERS = 400, 160, 512, 26
 _PREEMPHASIS, _LIFTER = 0.97, 22

@@ -26,7 +26,7 @@ class VideoScores:
     """The scores of a video.
 
     Attributes:
-      protocol, settings, rows: as an evaluation writes them.
+      protocol, settings, rows: those that an evaluation writes.
       positions: int [N], indices of the scored frames in the video.
       note: remark for the report.
     """

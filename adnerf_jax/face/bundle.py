@@ -142,13 +142,13 @@ def adjust(
     """Adjusts poses and points jointly.
 
     Args:
-      observations: of the frames of `poses`.
+      observations: observations in the frames of `poses`.
       poses: initial poses.
       points: [P, 3] cm, initial points in the head's frame.
       prior: [P] cm, standard deviation of each point about its initial position.
       camera: intrinsics.
       floor: [G] px, lower bounds of the groups' noise.
-      iterations: of Gauss-Newton.
+      iterations: number of Gauss-Newton iterations.
 
     Returns:
       the poses, and the points [P, 3] cm.
@@ -191,7 +191,7 @@ def track_poses(
     """Poses of all frames with the points fixed, and with a smoothness term over time.
 
     Args:
-      observations: of all frames.
+      observations: observations in all frames.
       poses: initial poses of at least 3 frames, in order of time.
       points: [P, 3] cm in the head's frame.
       camera: intrinsics.

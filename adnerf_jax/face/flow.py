@@ -25,7 +25,7 @@ _QUALITY = 0.01  # threshold of corners' smaller eigenvalues, relative to the be
 # As fractions of the face's extent (the larger side of its landmarks' bounding box):
 _SPACING, _WINDOW, _CONTRAST, _INSET = 0.025, 0.11, 0.08, 0.04
 _SMALL_SIGMA = 4.0  # pixels: σ of a wide blur in the shrunk picture; larger is slower, smaller shows the pixels
-_LEVELS = 1  # of the pyramid above full size: the poses predict a point to within a few pixels
+_LEVELS = 1  # pyramid levels above full size: the poses predict a point to within a few pixels
 _MAX_ROUND_TRIP = 0.35  # pixels: forward-backward error of a match
 # Jaw and cheeks below the nose: the chin's contour from ear to ear and the nose's wings.
 _JAW = np.array([132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 323, 425, 326, 97, 205, 93])
@@ -97,7 +97,7 @@ def normalise_contrast(rgb: np.ndarray, extent: float) -> np.ndarray:
 
     Args:
       rgb: uint8 [H, W, 3].
-      extent: of the face in px.
+      extent: extent of the face in px.
 
     Returns:
       uint8 [H, W], grey.
@@ -172,9 +172,9 @@ def match(
 
     Args:
       frames: pairs (index of the frame, uint8 RGB [H, W, 3]).
-      anchors: of some of the frames.
+      anchors: anchors in some of the frames.
       points: [P, 3] cm in the head's frame, the points of all anchors concatenated.
-      poses: of all N frames, accurate to a few pixels.
+      poses: poses of all N frames, accurate to a few pixels.
       camera: intrinsics.
       extents: [N] px, of the face in each frame.
 
@@ -205,10 +205,10 @@ def _flow(anchor: Anchor, picture: np.ndarray, expected: np.ndarray, extent: flo
     """Matches an anchor's points to a picture.
 
     Args:
-      anchor: with K points.
+      anchor: an anchor with K points.
       picture: uint8 [H, W], from `normalise_contrast`.
       expected: [K, 2] px, predicted positions of the points.
-      extent: of the face in px.
+      extent: extent of the face in px.
 
     Returns:
       positions [K, 2] px, and bool [K], which of them are good.

@@ -225,7 +225,7 @@ def face_rect(lms68: np.ndarray, width: int, height: int) -> np.ndarray:
 
     Args:
       lms68: [..., 68, 2] iBUG landmarks in px.
-      width, height: of the picture, to which the rectangle is clipped.
+      width, height: size of the picture, to which the rectangle is clipped.
 
     Returns:
       int32 [..., 4]: x, y, width, height in px.

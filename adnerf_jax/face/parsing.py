@@ -42,9 +42,9 @@ _CLASS_PARTS = np.array(
 _SIDE, _SMALL_SIDE = 416, 320  # the smaller one if the views of the frames have no more pixels than that
 _CELL = 8  # pixels of the network's input per cell of its logits
 _BATCH = 4  # views per call: a quarter faster than one by one; larger batches are not faster
-_NEIGHBOUR_WEIGHT = 0.25  # of each neighbouring frame in the average of logits
-_MAX_GAP = 0.1  # of the face's extent: regions closer than that belong to one person
-_MAX_HOLE = 0.05  # of the face's extent squared: larger gaps in the person are background
+_NEIGHBOUR_WEIGHT = 0.25  # weight of each neighbouring frame in the average of logits
+_MAX_GAP = 0.1  # share of the face's extent: regions closer than that belong to one person
+_MAX_HOLE = 0.05  # share of the face's extent squared: larger gaps in the person are background
 
 # Maximum distance of key frames, and the motion of the face, as a fraction of its extent, from which they are closer.
 # IoU with the labels of a network that runs on every frame, on a 450 px clip, mean and worst frame: every second frame
@@ -93,7 +93,7 @@ def parse_video(
 
     Args:
       read: reads frames of the video.
-      landmarks: of the whole video, so that a resumed run has the same key frames as an uninterrupted one.
+      landmarks: those of the whole video, so that a resumed run has the same key frames as an uninterrupted one.
       start: index of the first frame.
       parser: the segmentation method; `BISENET` by default.
 

@@ -32,7 +32,7 @@ _EDGE = 0.01  # height over which the jaw line changes the head's log odds by 1
 _MAX_LOG_ODDS = 6.0
 _FACE_LOGIT = 6.0  # minimum logit of "person" inside the landmarks' outline
 _BINS, _SMOOTHING = 16, 0.8  # colour histogram: bins per channel, standard deviation of its blur in bins
-_MIN_PIXELS = 50  # of a colour model
+_MIN_PIXELS = 50  # pixels that a colour model needs
 
 
 def permissive_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarray) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ class Pinhole(NamedTuple):
     """A camera that looks along −z with y up; pixels have x right and y down.
 
     Attributes:
-      focal, cx, cy: in pixels.
+      focal, cx, cy: intrinsics in pixels.
     """
 
     focal: float

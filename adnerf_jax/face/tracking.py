@@ -34,7 +34,7 @@ _SHAPE_PRIOR = 0.02
 # Weight of the network's depths relative to its pixels. Without them pitch is poorly determined; the rotation differs
 # from the published tracker's by 1.39° (RMS) at weight 0, 1.15° at 0.1, 1.24° at 0.3.
 _DEPTH_WEIGHT = 0.1
-_MAX_ERROR = 0.2  # of the face's size: poses with a larger reprojection error are discarded
+_MAX_ERROR = 0.2  # share of the face's size: poses with a larger reprojection error are discarded
 
 
 @struct.dataclass

@@ -32,7 +32,7 @@ def place_views(points: np.ndarray, width: int, height: int) -> list[list[View]]
 
     Args:
       points: [N, V, 2] px, landmarks.
-      width, height: of the frames, px.
+      width, height: frame size in px.
 
     Returns:
       for each frame [whole frame] or [around the head, surroundings]; of the same kind for all frames.
@@ -78,8 +78,8 @@ def assemble(cells: list[np.ndarray], views: list[View], height: int, width: int
 
     Args:
       cells: logits [n, n, C] of each view.
-      views: of the frame, from `place_views`.
-      height, width: of the frame, px.
+      views: the frame's views, from `place_views`.
+      height, width: frame size in px.
       cell: pixels of the network's input per cell.
 
     Returns:

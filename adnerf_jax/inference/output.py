@@ -21,7 +21,7 @@ def check_output(path: pathlib.Path, alpha: bool) -> pathlib.Path:
     """Where frames will be written: the file, or for a name that ends in `.png` the folder of that name without it.
 
     Args:
-      path: as for `write_output`.
+      path: see `write_output`.
       alpha: whether frames have an alpha channel.
 
     Raises:
@@ -43,7 +43,7 @@ def check_not_source(path: pathlib.Path, *sources: object) -> None:
     """Checks that an output does not overwrite one of the files that it is made from.
 
     Args:
-      path: of the video, or of the folder of pictures (from `check_output`).
+      path: the video, or the folder of pictures (from `check_output`).
       sources: inputs of the render; those that are not names of files are ignored.
 
     Raises:
@@ -69,7 +69,7 @@ def write_output(
     Args:
       path: `.mp4`, `.webm`, `.mov`; or `.png` for a folder of pictures `000000.png`, ….
       frames: uint8 [height, width, 3], or RGBA [height, width, 4] with straight (not premultiplied) colours.
-      width, height: in pixels.
+      width, height: frame size in pixels.
       alpha: whether frames are RGBA.
       speech: its sound is written into a video.
       provenance: origin that is recorded in the file's metadata; None: nothing is recorded.

@@ -40,7 +40,7 @@ class PoseSource:
     """An endless sequence of head poses at 25 fps.
 
     Attributes:
-      start: starts an iterator from frame 0 on.
+      start: function that starts an iterator from frame 0 on.
       length: number of poses that were given, where a user gave them one by one and a render must not be longer; None:
         a render of any length may use the sequence.
     """
@@ -107,7 +107,7 @@ def random_segments(person: Person, seed: int) -> PoseSource:
 
     Args:
       person: the person whose training video is used.
-      seed: of the order and the lengths.
+      seed: seed of the order and the lengths.
     """
     frames = len(person.transforms)
     if frames < 2 * _SHORTEST:

@@ -33,7 +33,7 @@ def pose_source(given: Any, person: Person, seed: int = 0) -> PoseSource:
         file (`read_poses`); a video, whose head motion is transferred to this person's rest pose; an array [N, 4, 4] of
         camera-to-head matrices; or a `PoseSource`.
       person: the person who is rendered.
-      seed: of the order of `random`.
+      seed: seed of the order of `random`.
 
     Raises:
       UserError: `given` is none of these, or holds invalid poses.

@@ -232,7 +232,7 @@ def check_features(stage: "TrainedStage", name: str, channels: int) -> None:
 
     Args:
       stage: the person.
-      name: of the given features, for the message.
+      name: name of the given features, for the message.
       channels: C of the given features.
     """
     expected = stage.person.channels

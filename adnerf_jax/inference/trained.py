@@ -98,7 +98,7 @@ class TrainedStage:
 
         Args:
           transform: [4, 4], camera-to-head.
-          conditions: of one frame.
+          conditions: conditions of one frame.
         """
         return self._render(
             self._picture, self._head, self._torso, self.scene, transform, conditions, *self.occupancies
@@ -109,10 +109,10 @@ def fitting_stage(config: ConfigDict, person: Person, parts: dict[str, Any], wor
     """The stage of a configuration, after checking that the checkpoint belongs to its models.
 
     Args:
-      config: of the stage.
-      person: of the workdir.
-      parts: from `checkpoints.restore_for_use`.
-      workdir: for the message.
+      config: configuration of the stage.
+      person: the person of the workdir.
+      parts: result of `checkpoints.restore_for_use`.
+      workdir: folder that the message names.
 
     Raises:
       UserError: the settings are invalid, or the checkpoint belongs to other models.
@@ -152,7 +152,7 @@ def survey_stage(
     Args:
       stage: the models.
       head_params, torso_params: their parameters; the torso's None in the head stage.
-      scene, person: of the workdir.
+      scene, person: scene and person of the workdir.
       resolution: cells along each axis; 0: no survey.
     """
     torso_needs = stage.torso is not None and stage.torso.needs_occupancy

@@ -54,7 +54,7 @@ def read_blocks(
     """The streaming form of `read_audio`, in constant memory.
 
     Args:
-      path, rate, start, duration: as in `read_audio`.
+      path, rate, start, duration: see `read_audio`.
       channels: 1 (mixed down) or 2.
 
     Yields:

@@ -16,11 +16,11 @@ class Format:
 
     Attributes:
       container: ffmpeg's name of the muxer.
-      codec, options: of the video stream.
+      codec, options: codec of the video stream and its options.
       pixels: ffmpeg's pixel format.
       pixels_with_alpha: the pixel format with an alpha channel; None where the format has none.
       sound: codec of the audio stream.
-      container_options: of the muxer.
+      container_options: options of the muxer.
     """
 
     container: str

@@ -20,7 +20,7 @@ def write_image(
     Args:
       path: ends in `.png` or `.jpg`.
       image: uint8, RGB [H, W, 3], RGBA [H, W, 4] with straight colours, or grey [H, W].
-      quality: of a JPEG, 0 to 100; None writes a PNG with fast compression.
+      quality: JPEG quality, 0 to 100; None writes a PNG with fast compression.
       provenance: the metadata of origin that a PNG gets.
 
     Raises:

@@ -126,7 +126,7 @@ class VideoWriter:
 
     Args:
       path: the file to write; a binary file object gets a live stream instead (`formats.LIVE_MP4`).
-      width, height: of the frames, pixels.
+      width, height: frame size in pixels.
       fps: frames per second.
       sound: None, a sound or video file, or (mono samples, sample rate in Hz), the samples being float32 [T] or an
         iterator of consecutive float32 [t] blocks.

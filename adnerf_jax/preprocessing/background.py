@@ -16,7 +16,7 @@ MEMORY = 128 << 20  # bytes of the frames held at once: fewer of larger frames
 # Share of the frames that must show a pixel's background: fewer are more often a mistake of the parsing.
 MIN_SEEN_SHARE = 0.05
 NEVER_SEEN = 128  # grey level where no frame shows any background
-TOLERANCE, MAX_ITERATIONS = 1e-4, 2000  # of the solver; the error stays below a grey level
+TOLERANCE, MAX_ITERATIONS = 1e-4, 2000  # limits of the solver; the error stays below a grey level
 
 
 def choose_frames(ids: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def choose_frames(ids: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
       ids: int [N], in order of time.
-      height, width: of the frames, in pixels.
+      height, width: frame size in pixels.
 
     Returns:
       int [≤ 120].
@@ -38,7 +38,7 @@ def far_from(person: np.ndarray, distance: float) -> np.ndarray:
 
     Args:
       person: bool [H, W].
-      distance: in pixels.
+      distance: distance in pixels.
 
     Returns:
       bool [H, W].

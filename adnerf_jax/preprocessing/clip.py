@@ -19,7 +19,7 @@ class Clip:
 
     Attributes:
       video: the file and its metadata.
-      start, duration: of the shot in seconds, `start` from the first frame of the video.
+      start, duration: the shot in seconds, `start` from the first frame of the video.
       width, height: size of the frames in pixels, at most the video's own.
     """
 

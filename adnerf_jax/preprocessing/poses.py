@@ -17,7 +17,7 @@ from adnerf_jax.preprocessing.clip import Clip
 from adnerf_jax.preprocessing.resume import Facts
 
 KEY_FRAMES = 120  # bundle-adjusted together, besides the anchors, whatever the length of the clip
-ROUNDS = 2  # of flow and adjustment: better poses find better correspondences; a third round changes nothing
+ROUNDS = 2  # rounds of flow and adjustment: better poses find better correspondences; a third round changes nothing
 MIN_POINTS = 30  # tracked points in the median frame; with fewer, the landmarks' poses are kept
 # Prior standard deviations in cm: of a point about its depth on the mesh, of a vertex about the landmarks' mean face.
 _POINT_PRIOR, _VERTEX_PRIOR = 3.0, 0.3
@@ -43,7 +43,7 @@ def refine_track(
       clip: the frames.
       head_of: returns the head's mask, bool [H, W], of a frame.
       camera: intrinsics.
-      folder: for a temporary file with the observations of the points, 15 KB per frame.
+      folder: folder of a temporary file with the observations of the points, 15 KB per frame.
 
     Returns:
       the refined track, or the given one if the head has too few points to track; and the facts for the manifest.

@@ -21,13 +21,13 @@ class Step:
     """One step.
 
     Attributes:
-      name: in the manifest and in messages.
+      name: name in the manifest and in messages.
       run: takes the records of the steps before, runs the step, and returns the facts to record. When it is called
         again after an interruption, the files that it had already written are still there and may be reused.
       writes: the files that it writes, as glob patterns relative to the dataset's folder.
       needs: names of the earlier steps whose results it reads.
       options: the options that its result depends on; JSON values.
-      version: of its implementation; increased when its results change.
+      version: version of its implementation; increased when its results change.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Ledger:
     its record is finished, has the digest of the current inputs, and all of the step's files still exist.
 
     Args:
-      path: of the manifest; its folder holds the steps' files.
+      path: the manifest; its folder holds the steps' files.
       header: the manifest's other entries.
       steps: all steps, each after those that it needs.
     """
@@ -114,9 +114,9 @@ def run_steps(path: pathlib.Path, header: Facts, steps: Sequence[Step], redo: st
     """Runs the steps that are not done yet.
 
     Args:
-      path: of the manifest; its folder holds the steps' files.
+      path: the manifest; its folder holds the steps' files.
       header: the manifest's other entries.
-      steps: in order, each after those that it needs.
+      steps: all steps in order, each after those that it needs.
       redo: name of a step to run again even if it is done; the steps that need it follow.
 
     Returns:

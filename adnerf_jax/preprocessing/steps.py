@@ -40,7 +40,7 @@ from adnerf_jax.speech import sync
 from adnerf_jax.speech.features import get_encoder, load_deepspeech, speech_windows
 from adnerf_jax.speech.lips import lip_shapes
 
-MIN_SECONDS = 2.0  # of the video
+MIN_SECONDS = 2.0  # length of the video
 MIN_FACES = 0.5  # share of the frames in which a face must be found
 MIN_OFFSET = 1 / FPS  # seconds; smaller offsets of the sound are not corrected
 # Frames that a file of speech features may be shorter than the video, one second: its last row is repeated.
@@ -66,7 +66,7 @@ class Job:
       out: the dataset's folder.
       focal: focal length in pixels.
       speech: name of a speech encoder, or the path of DeepSpeech features (`.npy`).
-      survey: of the video.
+      survey: survey of the video.
       audio_offset: seconds by which the sound lags behind the lips; None: it is measured.
       parsing: a key of `PARSERS`.
     """

@@ -19,7 +19,7 @@ from adnerf_jax.media.video import VideoInfo, read_frames
 
 SILENCE = -60.0  # dB of full scale
 _SIDE = 256  # longer side of the downscaled frames, in pixels
-_CLIPPED = 0.99  # of full scale
+_CLIPPED = 0.99  # share of full scale
 # A cut changes the picture far more than its neighbouring frames do, and permanently. The mean absolute change must
 # exceed _MIN_CHANGE grey levels and _MIN_RATIO times the median change of the _NEIGHBOURHOOD frames to each side.
 _MIN_CHANGE, _MIN_RATIO, _NEIGHBOURHOOD = 12.0, 5.0, 12
@@ -39,7 +39,7 @@ class Survey:
     Attributes:
       frames: number of frames of the whole video at 25 fps.
       cuts: seconds at which a new shot begins.
-      start, duration: of the longest shot, in seconds.
+      start, duration: the longest shot, in seconds.
       camera_motion: RMS motion of the background within a second, as a share of the picture's width; None if the
         background has too little texture to track.
       light_change: range of the background's brightness, 5th to 95th percentile, over its mean.

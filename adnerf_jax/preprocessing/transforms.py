@@ -35,7 +35,7 @@ def write_index(
       ids: int [N], the usable frames in order of time.
       transforms: float [N, 4, 4], camera-to-head of these frames.
       lms: float [N, 68, 2], their iBUG landmarks in pixels.
-      focal, width, height: in pixels; the principal point is the middle of the picture.
+      focal, width, height: intrinsics in pixels; the principal point is the middle of the picture.
     """
     rows = {int(i): row for row, i in enumerate(ids)}
     for name, part in zip(("train", "val"), split(ids), strict=True):

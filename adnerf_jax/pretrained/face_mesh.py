@@ -23,7 +23,7 @@ from adnerf_jax.common.errors import UserError
 
 LANDMARKS = 478  # 468 mesh vertices, then 5 for each iris
 MIN_SCORE = 0.5  # MediaPipe's default for detection and presence
-_RELATIVE_SCORE = 0.7  # of the best score: the largest face that scores at least this is chosen
+_RELATIVE_SCORE = 0.7  # share of the best score: the largest face that scores at least this is chosen
 _DETECTOR_SIDE, _MESH_SIDE = 128, 256
 _CROP_MARGIN = 1.5
 _RIGHT_EYE_OUTER, _LEFT_EYE_OUTER = 33, 263

@@ -17,20 +17,20 @@ from adnerf_jax.common.broadcasting import expand_leading
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.pretrained import weights
 
-_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of values in [−1, 1], as published
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # for values in [−1, 1], as published
 
 
 class _Plan(NamedTuple):
     """The architecture of a network.
 
     Attributes:
-      key: of the network in the weights file.
+      key: key of the network in the weights file.
       kernels: sizes of the convolutions' kernels.
       channels: output channels of the convolutions.
       taps: indices of the convolutions whose activations are features.
       pooled: indices of the convolutions that are preceded by max pooling.
-      window: of the pooling; its stride is 2.
-      first_stride: of the first convolution; 1 for the others.
+      window: window of the pooling; its stride is 2.
+      first_stride: stride of the first convolution; 1 for the others.
     """
 
     key: str
@@ -63,7 +63,7 @@ class Lpips:
 
     Args:
       name: one of `NETWORKS`.
-      path: of its weights; None: the pinned file (`weights.path`).
+      path: file of its weights; None: the pinned file (`weights.path`).
 
     Raises:
       UserError: the weights cannot be fetched, or are not this network's.

@@ -62,7 +62,7 @@ def download(index: str, settings: dict[str, str], project: str, archive: str, t
 
     Args:
       index: URL of a simple API, one of `indexes`.
-      settings: from `pip_settings`.
+      settings: result of `pip_settings`.
       project: name of the package.
       archive: file name of the distribution.
       target: path to write.

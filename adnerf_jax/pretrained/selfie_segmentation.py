@@ -50,7 +50,7 @@ def _cut_network(content: bytes) -> tuple[bytes, int, np.ndarray, np.ndarray]:
     """Truncates the network before the custom operator.
 
     Args:
-      content: of the `.tflite` file.
+      content: content of the `.tflite` file.
 
     Returns:
       the content of the truncated file, the index of its output tensor, the operator's kernel and its bias.

@@ -19,7 +19,7 @@ CLIP = 5  # frames per embedding of lips
 SIDE = 224  # pixels, of these frames
 COEFFICIENTS, STEPS = 13, 20  # per embedding of speech: cepstral coefficients, and time steps at 100 Hz
 EMBEDDING = 1024
-_EPSILON = 1e-5  # of the batch normalisation: PyTorch's default
+_EPSILON = 1e-5  # epsilon of the batch normalisation: PyTorch's default
 
 
 class _Layer(NamedTuple):

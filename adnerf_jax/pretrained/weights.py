@@ -38,7 +38,7 @@ class Pin:
       size: bytes of the member.
       sha256: of the member.
       cached_as: file name in the cache.
-      licence: of the weights, which may differ from that of the package.
+      licence: licence of the weights, which may differ from that of the package.
     """
 
     what: str

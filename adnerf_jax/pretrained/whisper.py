@@ -131,7 +131,7 @@ def encode(params: Params, mel: jax.Array, layer: int) -> jax.Array:
     """Runs the encoder up to one of its layers.
 
     Args:
-      params: from `load`.
+      params: result of `load`.
       mel: [..., F, 80] log-mel frames at 100 Hz, F even, at most 3000 (30 s).
       layer: 0 ... 3; 3 includes the final layer norm.
 

@@ -234,7 +234,7 @@ def stream_windows(
     The result does not depend on how the sound is split into blocks, bit for bit.
 
     Args:
-      encoder: of the features.
+      encoder: encoder of the features.
       blocks: consecutive float32 [t] blocks of 16 kHz mono sound.
       before, after: number of frames of silence to add before and after the sound.
 

@@ -15,8 +15,8 @@ from adnerf_jax.speech.lips import principal_components
 MAX_LAG = 15  # frames, in each direction
 MIN_FRAMES = 150  # frames with a face that a measurement needs
 MIN_FRAMES_WITH_MODEL = 20  # with a `LipModel` of the person
-MIN_FIT = 0.15  # of a clear measurement: share of the lips' variance explained at the best lag
-MIN_MARGIN = 0.1  # of a clear measurement: how much more is explained than at any lag more than `PEAK_RADIUS` away
+MIN_FIT = 0.15  # least share of the lips' variance explained at the best lag in a clear measurement
+MIN_MARGIN = 0.1  # least excess over the share at lags more than `PEAK_RADIUS` away in a clear measurement
 PEAK_RADIUS = 4  # frames
 _FOLDS = 5
 _SHAPES = 2  # principal components of the lips' shape: opening and rounding

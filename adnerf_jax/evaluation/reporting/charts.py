@@ -13,9 +13,9 @@ Values: TypeAlias = Sequence[float] | np.ndarray
 
 # Distinguishable with colour blindness, and by lightness in greyscale print.
 COLOURS = ("#1b4f8a", "#d1610f", "#2a8c6a", "#a43a86", "#7a6a00", "#4f4f4f")
-_WIDTH = 420  # of the view box; about the width of a phone, so that text keeps its size there
+_WIDTH = 420  # width of the view box; about the width of a phone, so that text keeps its size there
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 46, 38
-_MOST_POINTS = 400  # of a line; longer lines are averaged down
+_MOST_POINTS = 400  # points of a line; longer lines are averaged down
 _ROW = 26  # height of a row of `interval_chart`
 
 
@@ -24,7 +24,7 @@ class Line:
     """A curve.
 
     Attributes:
-      name: in the legend.
+      name: name in the legend.
       x, y: values [N]; NaN in y leaves a gap.
       dashed: whether it is drawn with a dashed line.
     """
@@ -53,7 +53,7 @@ def line_chart(
       title: above the chart, with the unit.
       lines: the curves; without any finite value a note replaces the chart.
       x_label: label of the horizontal axis.
-      height: of the view box, whose width is 420.
+      height: height of the view box, whose width is 420.
       sound: float [T] in [-1, 1], a waveform drawn behind the curves over their whole width.
     """
     drawn = [_thinned(line) for line in lines]

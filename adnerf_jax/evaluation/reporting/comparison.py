@@ -17,7 +17,7 @@ def comparison_page(result: Mapping[str, Any], figure: Sequence[Sequence[tuple[s
 
     Args:
       result: the content of `comparison.json`.
-      figure: for each frame shown, (name, uint8 [H, W, 3]) of each run.
+      figure: a list for each frame shown: (name, uint8 [H, W, 3]) of each run.
     """
     protocol = result["protocol"]
     sections = [section("Runs", definitions(_runs(result["runs"])), note(protocol["frames"] + "."))]

@@ -27,7 +27,7 @@ SETTINGS = {
     "full": "everything rendered",
     "cross": "other speech, without a ground truth",
 }
-LABELS = {  # of the metrics, for tables; a metric without a label appears under its name
+LABELS = {  # labels of the metrics in tables; a metric without a label appears under its name
     "psnr": "PSNR, dB",
     "psnr_face": "PSNR of the face, dB",
     "ssim": "SSIM",
@@ -70,7 +70,7 @@ _TRAINING = {
     "loss": "Loss (logarithm to base 10)",
     "rays_per_s": "Rays per second",
 }
-_SECONDS_PER_CHART = 6.0  # of the lip curves
+_SECONDS_PER_CHART = 6.0  # length of the lip curves in a chart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ReportData:
     """The content of a report.
 
     Attributes:
-      workdir, config: of the stage.
+      workdir, config: folder and configuration of the stage.
       result: the content of `metrics.json`.
       rows: the rows of `frames.csv`.
       timing: the content of `timing.json`.

@@ -13,7 +13,7 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
     """An element with its children, which are escaped unless they are `Html`.
 
     Args:
-      name: of the element.
+      name: name of the element.
       children: `Html`, or any object, whose `str` is inserted as text.
       attributes: a trailing underscore is dropped (`class_`), other underscores become hyphens; None and False omit the
         attribute, True writes its name without a value.

@@ -29,8 +29,8 @@ class FrameVideo:
     """An mp4 written frame by frame; use as a context manager (`VideoWriter`).
 
     Args:
-      path: of the mp4.
-      width, height: of the frames, pixels.
+      path: the mp4.
+      width, height: frame size in pixels.
       times: int [N], indices of the frames in time at 25 fps, `every` or more apart; frames before a gap are repeated.
       every: spacing of the frames in the clip.
       sound: file with the sound, whose time 0 is index 0; a file without sound leaves the video silent.

@@ -114,7 +114,7 @@ class Figure:
 
         Args:
           canonical, triangles: mesh of the landmark network, `[468, 3]` cm and `[898, 3]`.
-          seed: of the texture.
+          seed: seed of the texture.
         """
         self._rng = np.random.default_rng(seed)
         self.face = Face(canonical, triangles)
@@ -147,7 +147,7 @@ class Figure:
 
         Args:
           head, torso: poses of head and shoulders.
-          articulation, eyes: as `face.Face.pose` takes them.
+          articulation, eyes: arguments of `face.Face.pose`.
         """
         skin = self._subdivision @ self.face.pose(articulation, eyes)
         drop = JAW_DROP * jaw_opening(articulation)

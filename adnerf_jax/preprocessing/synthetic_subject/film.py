@@ -29,7 +29,7 @@ from adnerf_jax.pretrained.face_mesh import FaceLandmarker
 FOCAL = 8 / 3  # focal length as a share of the picture's width: the default of the preparation
 HEAD_AT_REST = (0.0, 0.6, -92.0)  # cm, origin of the head at rest in the camera's frame
 NECK_PIVOT = np.array([0.0, -7.5, -5.5])  # cm, in the head's frame
-LIMITS = np.radians([15.0, 12.0, 12.0])  # of yaw, pitch and roll
+LIMITS = np.radians([15.0, 12.0, 12.0])  # limits of yaw, pitch and roll
 DRIVING_SEED_SHIFT = 1000  # added to the seed, so that the driving speech differs from the video's
 # Written last, with the arguments: marks a complete subject. VERSION is increased when its contents change.
 MARKER, VERSION = "complete.json", 1
@@ -61,7 +61,7 @@ class Scene:
         Args:
           figure: the person.
           size: side of the square picture in pixels.
-          seed: of the wall's texture.
+          seed: seed of the wall's texture.
         """
         self.figure, self.size = figure, size
         self.background = np.round(paint.wall(size, np.random.default_rng([seed, 1]))).astype(np.uint8)
@@ -80,7 +80,7 @@ class Scene:
 
         Args:
           head, torso: their poses.
-          articulation, eyes: as `face.Face.pose` takes them.
+          articulation, eyes: arguments of `face.Face.pose`.
 
         Returns:
           `[S, S, 3]` uint8 RGB, and `[2, S, S]` uint8 coverage (0..255) of the head, and of neck and torso.
@@ -159,7 +159,7 @@ def perform(articulation: np.ndarray, seed: int) -> Performance:
 
     Args:
       articulation: `[N, 5]`, of the speech.
-      seed: of the motion.
+      seed: seed of the motion.
     """
     rng = np.random.default_rng([seed, 2])
     times = np.arange(len(articulation)) / FPS
@@ -203,7 +203,7 @@ def make_subject(
       out: folder, created if missing.
       size: side of the square picture in pixels.
       seconds, driving_seconds: length of the video and of the driving sound.
-      seed: of the speech and of the motion.
+      seed: seed of the speech and of the motion.
     """
     out, truth = pathlib.Path(out), pathlib.Path(out) / "truth"
     arguments = {"version": VERSION, "size": size, "seconds": seconds, "driving_seconds": driving_seconds, "seed": seed}

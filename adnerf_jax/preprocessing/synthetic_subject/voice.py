@@ -51,7 +51,7 @@ class _PhoneModel:
     formants: tuple[float, float, float]
     mouth: tuple[float, float, float]  # open, wide, pout
     length: float
-    level: float  # of its loudest 40 ms, relative to the phrase
+    level: float  # level of its loudest 40 ms, relative to the phrase
     hold: float = 1.0  # weight of its mouth shape against the neighbours'
     voice: float = 0.0  # amplitude of the glottal pulses
     breath: float = 0.0  # noise at the glottis, shaped by the formants
@@ -109,7 +109,7 @@ def speak(seconds: float, seed: int, fps: float = FPS) -> Utterance:
 
     Args:
       seconds: length of the speech.
-      seed: of the sequence and its prosody; the same seed, length and machine give the same samples.
+      seed: seed of the sequence and its prosody; the same seed, length and machine give the same samples.
       fps: rows of articulation per second.
 
     Returns:
