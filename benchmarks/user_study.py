@@ -113,7 +113,7 @@ def make(methods: Sequence[str], out: pathlib.Path, seed: int) -> pathlib.Path:
     if len({name for name, _ in sources}) != len(methods):
         raise UserError("two methods have the same name: give them different names")
     for _, path in sources:
-        probe(path)  # refuses a file that is no video before anything is written
+        probe(path)  # refuses a file that is not a video before anything is written
     numbers = np.random.default_rng(seed).permutation(len(sources))
     clips = {f"{numbers[i]:03d}": {"method": name, "file": path.name} for i, (name, path) in enumerate(sources)}
     for number, (_, path) in zip(clips, sources, strict=True):

@@ -184,7 +184,7 @@ def _region_at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _fill_holes(mask: np.ndarray, largest: float | None) -> np.ndarray:
-    """`mask` with its holes filled, only those of up to `largest` px if given; regions at the border are no holes."""
+    """`mask` with its holes filled, only those of up to `largest` px if given; regions at the border do not count."""
     _, regions, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
     left, top, width, height, area = stats.T
     hole = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])

@@ -16,7 +16,7 @@ from adnerf_jax.face.tracking import UNITS_PER_CM, HeadTrack, camera_to_head, he
 from adnerf_jax.preprocessing.clip import Clip
 from adnerf_jax.preprocessing.resume import Facts
 
-KEY_FRAMES = 120  # bundle-adjusted together, besides the anchors, whatever the length of the clip
+KEY_FRAMES = 120  # bundle-adjusted together, besides the anchors, for a clip of any length
 ROUNDS = 2  # rounds of flow and adjustment: better poses find better correspondences; a third round changes nothing
 MIN_POINTS = 30  # tracked points in the median frame; with fewer, the landmarks' poses are kept
 # Prior standard deviations in cm: of a point about its depth on the mesh, of a vertex about the landmarks' mean face.

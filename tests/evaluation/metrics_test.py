@@ -146,7 +146,7 @@ def test_the_seam_band_lies_where_head_and_body_meet():
     assert band[17:23, 16:24].all() and not band[:, :10].any() and not band[30:].any()
     assert not (band & (person() == BACKGROUND)).any()
     assert (columns.min(), columns.max()) == (12, 27)  # the head's pixels beside the neck
-    # At least 2 pixels; nothing where there is no body.
+    # At least 2 pixels; empty without a body.
     assert np.nonzero(seam_band(person(), np.array([0, 0, 1, 1])))[0].tolist()[0] == 18
     assert not seam_band(np.where(person() == HEAD, HEAD, BACKGROUND), np.array([0, 0, 1, 1])).any()
 

@@ -372,7 +372,7 @@ def test_poses_agree_with_the_published_tracker(obama, landmarker):
     theirs, theirs_t = _head_to_camera(reference)
     # Two trackers on the same video differ by a degree; 497 frames measured 1.15°.
     assert np.sqrt((_angles_apart(ours, theirs) ** 2).mean()) < 1.5
-    # 0.47° against 0.56° over 497 frames; these begin with the livelier ones.
+    # 0.47° against 0.56° over 497 frames; the first of them move more.
     assert _jitter(ours) < 1.2 * _jitter(theirs)
     assert track.reprojection_px.mean() < 0.6
     np.testing.assert_allclose(ours_t[:, 2].mean(), theirs_t[:, 2].mean(), rtol=0.02)

@@ -35,7 +35,7 @@ def renamed(data: bytes) -> bytes:
     """The published files were written by numpy 1, whose `_core` was `core`; lengths stand before the names."""
     new, old = b"numpy._core.multiarray", b"numpy.core.multiarray"
     data = data.replace(b"\x8c" + bytes([len(new)]) + new, b"\x8c" + bytes([len(old)]) + old)
-    # Without frames, whose stated length is no longer right.
+    # Without the pickle's frames, whose stated lengths would be wrong now.
     return data[:2] + data[11:] if data[2:3] == b"\x95" else data
 
 

@@ -183,7 +183,7 @@ def _articulate(phones: Sequence[Phone], times: np.ndarray) -> np.ndarray:
     shape = _blend(pull * [kind.hold for kind in kinds], np.array([kind.mouth for kind in kinds]))
     seals = []
     for seal in ("press", "tuck"):
-        # A seal must be completed whatever the neighbouring phones are: the maximum is taken, not the mean.
+        # Neighbouring phones must not keep a lip seal from closing: the maximum is used, not the mean.
         chosen = pull[:, [kind.seals == seal for kind in kinds]]
         seals.append(chosen.max(1, initial=0.0))
     return np.column_stack([shape, *seals]).astype(np.float32)
