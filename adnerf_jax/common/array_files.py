@@ -34,7 +34,7 @@ def read_array(path: str | os.PathLike, shape: tuple[int | None, ...]) -> np.nda
 
     Args:
       path: the file.
-      shape: of the array; None stands for any length.
+      shape: the expected shape; None stands for any length.
 
     Raises:
       UserError: the file is no array of that shape, holds other numbers, or would need unpickling.

@@ -23,7 +23,7 @@ class Curve:
       values: [K].
 
     Attributes:
-      least, most: of the values.
+      least, most: the range of the values.
     """
 
     def __init__(self, times: np.ndarray, values: np.ndarray):
@@ -44,7 +44,7 @@ def read_curves(given: Any, names: Sequence[str], what: str) -> dict[str, Curve]
     Args:
       given: a mapping of names to a number or to keys [[seconds, value], …]; text `yaw=10,pitch=-5`; a `.json` file of
         such a mapping; a `.csv` file with a column for each name and, if not a row a frame, a column `time` or `frame`.
-      names: the quantities that there are.
+      names: the known quantities.
       what: the curves' role, for messages ("offset").
 
     Raises:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 class Option(NamedTuple):
     """A setting or an argument that a message tells the user to change.
 
-    A message of the library holds the option itself. Each command writes it as its own flag; in Python it is a name.
+    The library's messages contain the option itself. Each command prints it as its own flag; in Python it is a name.
 
     Attributes:
-      name: of a setting, dotted (`render.clamp`), or of an argument (`workdir`).
+      name: name of a setting, dotted (`render.clamp`), or of an argument (`workdir`).
       value: to set it to; None: the message explains it.
     """
 
@@ -21,7 +21,17 @@ class Option(NamedTuple):
         return self.name if self.value is None else f"{self.name}={self.value}"
 
 
-def join_message(parts: tuple[Any, ...], word: Callable[[Option], str] = str) -> str:
+def as_flag(option: Option) -> str:
+    """An option as a flag of a command that has one for each: `--name=value`."""
+    return f"--{option}"
+
+
+def as_argument(option: Option) -> str:
+    """An option as a program reads it: a keyword argument of `Avatar.render`, or the name of a setting."""
+    return str(option).removeprefix("render.")
+
+
+def join_message(parts: tuple[Any, ...], word: Callable[[Option], str] = as_argument) -> str:
     """One line of a message's parts; `word` gives the text of an option."""
     return "".join(word(part) if isinstance(part, Option) else str(part) for part in parts)
 
@@ -32,7 +42,7 @@ class UserError(Exception):
     Entry points (`run.py`, `python -m preprocessing`) print it and exit with status 2.
 
     Args:
-      parts: of the message: text, and `Option`s where it names one.
+      parts: the message in parts: text and `Option`s.
     """
 
     def __init__(self, *parts: "str | Option"):
@@ -43,7 +53,7 @@ class UserError(Exception):
 
 
 class Preempted(Exception):
-    """The process was told to end (SIGTERM). The work is saved; the same command continues it.
+    """The process received SIGTERM. The work is saved; the same command continues it.
 
     Entry points print the message and exit with status 75.
     """

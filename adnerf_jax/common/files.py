@@ -36,7 +36,7 @@ def part_of(path: pathlib.Path) -> pathlib.Path:
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path` (same suffix); renames it to `path` on success.
 
-    On any exception the temporary file is removed and `path` is left as it was, so that a later run never takes
+    On any exception the temporary file is removed and `path` is left unchanged, so that a later run never takes
     a half-written file for a whole one.
     """
     path = pathlib.Path(path)

@@ -20,7 +20,7 @@ from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.progress import silence
 
 T = TypeVar("T")
-# Seconds without an answer after which a process counts as lost, also where others wait for it at the end.
+# Seconds without a heartbeat after which a process counts as lost, also where others wait for it at the end.
 _DEAD_AFTER = 30
 _PATIENCE = 3600  # seconds that processes wait for each other while one of them prepares
 _meetings = itertools.count()
@@ -43,7 +43,7 @@ def start(
     Args:
       coordinator: host:port of process 0.
       count: number of processes.
-      index: of this process, from 0.
+      index: index of this process, from 0.
       environment: environment variables.
 
     Raises:
@@ -71,7 +71,7 @@ def start(
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{count} in process {number}" for number, count in sorted(counts.items()))
-        raise UserError(f"JAX needs as many devices in each process, there are {found}: hide those too many")
+        raise UserError(f"JAX needs the same number of devices in each process, there are {found}: hide some")
     if not is_main():
         silence()
 
@@ -124,7 +124,7 @@ def index_of(index: int | None, environment: Mapping[str, str] = os.environ) -> 
 
 
 def on_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether this is one of several processes that JAX can find by itself.
+    """Whether this is one of several processes that JAX detects.
 
     Raises:
       UserError: it is one of several, and they cannot be found.
@@ -135,7 +135,7 @@ def on_cluster(environment: Mapping[str, str]) -> bool:
         return True
     if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
         return True
-    # A virtual machine of a TPU pod is known by its devices; JAX reads the rest from the machine's metadata.
+    # A virtual machine of a TPU pod is recognised by its devices; JAX reads the rest from the machine's metadata.
     if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
         return "TPU_SKIP_MDS_QUERY" not in environment
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:

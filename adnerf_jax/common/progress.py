@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
-from adnerf_jax.common.errors import Option, Preempted, UserError, join_message
+from adnerf_jax.common.errors import Option, Preempted, UserError, as_argument, as_flag, join_message
 from adnerf_jax.common.files import explain_os_error
 
 T = TypeVar("T")
@@ -13,8 +13,8 @@ T = TypeVar("T")
 _silent = False
 # Whether the last line on the terminal is a bar's that is still redrawn.
 _unfinished = False
-# How options are written in messages: by their names, until a command sets how its flags look (`exit_status`).
-_word: Callable[[Option], str] = str
+# How options are written in messages: by their names, until a command sets how it writes flags (`exit_status`).
+_word: Callable[[Option], str] = as_argument
 
 
 def silence() -> None:
@@ -154,7 +154,7 @@ class Stopwatch:
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
-def exit_status(command: Callable[[], None], word: Callable[[Option], str] = "--{}".format) -> int:
+def exit_status(command: Callable[[], None], word: Callable[[Option], str] = as_flag) -> int:
     """Runs a command for the command line.
 
     Args:

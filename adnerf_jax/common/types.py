@@ -46,7 +46,7 @@ class Conditions:
     Attributes:
       audio: float32 [F, W, 16, C], the speech windows of the frames i−4 … i+3 (W = 8).
       tracks: float32 [F, D] for each code with a raw input of its own, by the code's name (`models.codes`). Codes that
-        nobody measured or drives are absent; such a code is estimated from the speech, or cannot be used.
+        are neither measured nor driven are absent; such a code is estimated from the speech, or cannot be used.
     """
 
     audio: ArrayLike
@@ -62,7 +62,7 @@ class Batch:
       target: float32 [F, R, 3], the colours to reach, in [0, 1].
       background: float32 [F, R, 3], what stands behind the person in `target`.
       transforms: float32 [F, 4, 4], camera-to-head.
-      conditions: of the F frames.
+      conditions: raw inputs of the condition codes in the F frames.
     """
 
     pixels: ArrayLike
@@ -117,7 +117,7 @@ class Rendered:
 
 @struct.dataclass
 class Levels:
-    """What a head model renders: the levels that the loss sees, finest last, and the sampler's own loss."""
+    """What a head model renders: the levels that enter the loss, finest last, and the sampler's own loss."""
 
     rendered: tuple[Rendered, ...]
     sampler_loss: Array

@@ -7,7 +7,7 @@ from adnerf_jax.configuration import variants
 from adnerf_jax.configuration.declaration import build
 from adnerf_jax.configuration.settings import declarations
 
-# In the order in which they apply, whatever their order on the command line.
+# They apply in this order, not in that of the command line.
 VARIANTS = {
     "fast": variants.fast,
     "small": variants.small,

@@ -20,7 +20,7 @@ _LONGEST = 80  # characters of a value in a message
 
 
 def check_settings(config: ConfigDict) -> None:
-    """Raises UserError for settings of a stage that it cannot be trained with."""
+    """Raises UserError for settings with which a stage cannot be trained."""
     check_model(config)
     check_values(config)
     shares = dict(config.train.regions)
@@ -56,7 +56,7 @@ def check_values(config: ConfigDict, *names: str) -> None:
     """Raises UserError for the first setting that is out of its range or none of its choices.
 
     Args:
-      config: of a stage, or of the quickstart.
+      config: configuration of a stage, or of the quickstart.
       names: dotted names of settings, or of groups of them; none: all.
     """
     settings = flat(declarations_of(config))
@@ -74,7 +74,7 @@ def _check(config: ConfigDict, settings: Mapping[str, Setting]) -> None:
             continue
         if setting.range is not None:
             least, most = setting.range
-            # So that nan, which is never in order, is refused.
+            # Written so that nan is refused.
             if not value >= least:
                 raise UserError(f"config.{name} is {value}: it must be at least {least}")
             if not value <= most:

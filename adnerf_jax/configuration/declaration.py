@@ -45,7 +45,7 @@ class Setting:
     """One setting.
 
     Attributes:
-      default: its value without variants; None: not set.
+      default: value without variants; None: not set.
       about: one or two sentences that describe it.
       source: where the default comes from: a section of the paper, or the published code.
       range: least and most of a number.

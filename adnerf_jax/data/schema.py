@@ -238,14 +238,14 @@ def load_index(data: str | pathlib.Path) -> Index:
     """
     data = pathlib.Path(data)
     if not data.is_dir():
-        raise UserError(f"no dataset at {data}: prepare a video into that folder with `python -m preprocessing`")
+        raise UserError(f"no dataset at {data}: make one of a video with `python -m adnerf_jax.preprocessing`")
     missing = [path.name for path in (*(data / name for name in TRANSFORMS.values()), windows_file(data))]
     missing = [name for name in missing if not (data / name).exists()]
     missing += [] if any((data / name).exists() for name in BACKGROUNDS) else [BACKGROUND]
     if missing:
         raise UserError(
             f"{data} is not a finished dataset ({', '.join(missing)} missing): run the same "
-            f"`python -m preprocessing` again; it continues where it stopped"
+            f"`python -m adnerf_jax.preprocessing` again; it continues where it stopped"
         )
     (train, camera), (val, _) = (_split(data / TRANSFORMS[name]) for name in ("train", "val"))
     if not len(train):

@@ -15,7 +15,14 @@ from adnerf_jax.common.timing import FPS
 from adnerf_jax.configuration.checks import check_values
 from adnerf_jax.data.datasets import dataset_of
 from adnerf_jax.evaluation.bootstrap import BLOCK, LEVEL, correlations, draws, interval, means
-from adnerf_jax.evaluation.protocol import curves, fit_expected_lips, frames_to_evaluate, read_table, versions
+from adnerf_jax.evaluation.protocol import (
+    TRUTH_SETTINGS,
+    curves,
+    fit_expected_lips,
+    frames_to_evaluate,
+    read_table,
+    versions,
+)
 from adnerf_jax.evaluation.reporting.comparison import cell, comparison_page
 from adnerf_jax.evaluation.reporting.videos import video_positions
 from adnerf_jax.evaluation.video_scores import score_video
@@ -24,7 +31,6 @@ from adnerf_jax.pretrained.lpips import NETWORKS
 from adnerf_jax.training.runs import load_config
 
 Table = dict[str, dict[str, dict[str, float]]]  # run, metric, then value, bounds and difference
-SETTINGS = ("head_only", "head", "full")
 _MUST_AGREE = ("version", "frames", "size", "truth", "truth_sha256")  # entries of the protocols
 _FIGURE_FRAMES = 4
 _PRINTED = ("psnr", "ssim", "lpips_alex", "lmd_px", "lip_correlation")
@@ -35,7 +41,7 @@ class Contestant:
     """One column of the table: an evaluated run or a scored video.
 
     Attributes:
-      name: in the table.
+      name: name in the table.
       path: the stage's folder, or the video.
       protocol: protocol of its evaluation.
       settings: metrics of each setting.
@@ -135,10 +141,10 @@ def _load_evaluation(name: str, folder: pathlib.Path) -> Contestant:
     config, metrics = load_config(folder), folder / "eval" / "metrics.json"
     again = _evaluate_again(config.stage, folder)
     if not metrics.exists():
-        raise UserError(f"{folder} has not been evaluated: run ", *again)
+        raise UserError(f"{folder} has not been evaluated: ", *again)
     result = read_json(metrics, "evaluation")
     if not isinstance(result, dict) or not set(_MUST_AGREE) <= set(result.get("protocol", ())):
-        raise UserError(f"{metrics} is not an evaluation of this program: run ", *again)
+        raise UserError(f"{metrics} is not an evaluation of this program: ", *again)
     video = folder / "eval" / "held_out.mp4"
     rows = read_table(folder / "eval" / "frames.csv")
     try:
@@ -148,14 +154,15 @@ def _load_evaluation(name: str, folder: pathlib.Path) -> Contestant:
         model, smoothing = result["model"], result["protocol"]["smoothing"]
         note = f"{model['family']} {model['stage']}, {model['step']} steps; smoothing: {smoothing}"
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
-        raise UserError(f"{folder}/eval is damaged ({type(error).__name__}: {error}): run ", *again) from None
+        raise UserError(f"{folder}/eval is damaged ({type(error).__name__}: {error}): ", *again) from None
     shown = video if video.exists() else None
     return Contestant(name, folder, result["protocol"], result["settings"], rows, shown, positions, True, note)
 
 
 def _evaluate_again(stage: str, folder: pathlib.Path) -> tuple[str | Option, ...]:
-    """The end of a message: the options of the evaluation of a stage's folder."""
-    return Option("mode", "eval"), " ", Option("config", f"configs/{stage}.py"), " ", Option("workdir", folder)
+    """The end of a message: how a stage's folder is evaluated."""
+    options = Option("mode", "eval"), Option("config", f"configs/{stage}.py"), Option("workdir", folder)
+    return "evaluate it with ", options[0], " ", options[1], " ", options[2]
 
 
 def _check_complete(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -225,7 +232,7 @@ def _score_videos(
 def _tables(contestants: Sequence[Contestant], config: ConfigDict) -> dict[str, Table]:
     """The table of each setting that at least two contestants have."""
     tables = {}
-    for setting in SETTINGS:
+    for setting in TRUTH_SETTINGS:
         present = [one for one in contestants if setting in one.settings]
         if len(present) > 1:
             tables[setting] = _table(present, setting, config.compare.resamples, config.seed)

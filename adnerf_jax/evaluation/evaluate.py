@@ -23,6 +23,7 @@ from adnerf_jax.evaluation.face_metrics import ExpectedLips
 from adnerf_jax.evaluation.held_out import HeldOutFrames
 from adnerf_jax.evaluation.openface import read_units, unit_errors
 from adnerf_jax.evaluation.protocol import (
+    TRUTH_SETTINGS,
     clip_samples,
     describe_protocol,
     fit_expected_lips,
@@ -44,7 +45,6 @@ from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.training.validation import contact_sheet
 
 _SHEET_FRAMES = 6
-_TRUTH_SETTINGS = ("head_only", "head", "full")
 _SUMMARY = {  # format of each metric in the summary on the console
     "psnr": "PSNR {:.2f} dB",
     "psnr_face": "face {:.2f} dB",
@@ -146,7 +146,7 @@ class _Files:
     """Where an evaluation writes.
 
     Attributes:
-      folder: of all files.
+      folder: parent of all files.
       frames: folder for renders and ground truth as PNG; None writes none.
       videos: mp4 files of the report by content: `held out`, `cross`; empty without a report.
     """
@@ -265,7 +265,7 @@ def score_cross(
 
     Args:
       stage: the person.
-      speech: from a file, so that its number of frames is known.
+      speech: speech from a file, so that its number of frames is known.
       scorer: scores the frames, in the setting `cross`.
       frames_folder: folder for the renders as PNG; None writes none.
       video: mp4 to write; None writes none.
@@ -301,7 +301,7 @@ def _expected_lips(expected: ExpectedLips | None, cross_windows: np.ndarray | No
     """Expected lips by setting; the clip's, and those of the other speech from its windows [N, 16, C]."""
     if expected is None:
         return {}
-    by_setting = dict.fromkeys(_TRUTH_SETTINGS, expected)
+    by_setting = dict.fromkeys(TRUTH_SETTINGS, expected)
     if cross_windows is not None:
         by_setting["cross"] = ExpectedLips(expected.model, expected.face, cross_windows)
     return by_setting
@@ -311,7 +311,7 @@ def _samples(settings: ConfigDict, dataset: Dataset) -> dict[str, np.ndarray]:
     """The sound of each setting at 16 kHz, float32 [T], for SyncNet; {} without SyncNet."""
     if not settings.syncnet:
         return {}
-    by_setting = dict.fromkeys(_TRUTH_SETTINGS, clip_samples(dataset))
+    by_setting = dict.fromkeys(TRUTH_SETTINGS, clip_samples(dataset))
     if settings.cross:
         by_setting["cross"] = read_audio(settings.cross, SAMPLE_RATE, duration=settings.cross_duration)
     return {name: samples for name, samples in by_setting.items() if len(samples)}
@@ -333,8 +333,8 @@ def _timing(seconds: list[float], start: float) -> dict[str, float]:
     """The content of `timing.json`.
 
     Args:
-      seconds: of each render in this process; the first one includes compilation. Empty where an interrupted evaluation
-        had rendered all frames.
+      seconds: time of each render in this process; the first one includes compilation. Empty where an interrupted
+        evaluation had rendered all frames.
       start: `time.monotonic()` when the evaluation started.
     """
     timing = {"total_seconds": time.monotonic() - start}

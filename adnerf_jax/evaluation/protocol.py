@@ -24,6 +24,8 @@ from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.speech.sync import LipModel
 
+# Settings in which renders are compared with a ground truth.
+TRUTH_SETTINGS = ("head_only", "head", "full")
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "opencv-python-headless", "ai-edge-litert")
 
 

@@ -11,6 +11,7 @@ for frame in avatar.stream(microphone):  # chunks of 16 kHz mono sound, float or
 
 import collections
 import dataclasses
+import inspect
 import itertools
 import os
 import pathlib
@@ -30,7 +31,7 @@ from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.inference.backgrounds import BackgroundSource, background_source
-from adnerf_jax.inference.driven_codes import DrivenTracks
+from adnerf_jax.inference.driven_codes import DrivenTracks, check_driven_names
 from adnerf_jax.inference.head_motion import NAMES, MotionRange, head_position
 from adnerf_jax.inference.output import check_not_source, check_output, write_output
 from adnerf_jax.inference.pose_sequences import PoseFrame, PoseSource, displaced, skip_frames, smoothed
@@ -44,7 +45,7 @@ from adnerf_jax.speech import features as speech_features
 from adnerf_jax.training.runs import load_config
 
 _T = TypeVar("_T")
-_CHECKED_AT_ONCE = 1000  # poses of which the range is checked in one batch
+_CHECKED_AT_ONCE = 1000  # number of poses whose range is checked in one batch
 
 
 @jax.jit
@@ -181,6 +182,7 @@ class Avatar:
         clamp: bool = False,
         background: Any = "original",
         camera: Any = None,
+        eyes: Any = "blinks",
         size: Any = None,
         crop: Any = None,
         seed: int = 0,
@@ -210,6 +212,8 @@ class Avatar:
             file, or an array uint8 [h, w, 3] (`backgrounds.background_source`).
           camera: mapping or text `yaw=10,pitch=-5,zoom=1.2,focal=900`: orbit around the head in degrees, magnification,
             focal length in pixels (`rendering.framing`).
+          eyes: `blinks` (at random times), `pose` (as in the video that the poses are from), or the opening as a number
+            or curve (0 closed, 1 open, at most 1.5); no effect on a person who was trained without the code `eyes`.
           size: pixels of the longer side, (width, height), or text `640x360`; None: as in the training video.
           crop: (x, y, width, height) as fractions of the training video's picture, or as text; None: all of it.
           seed: of random poses and blinks.
@@ -218,18 +222,18 @@ class Avatar:
           features: file of DeepSpeech features of the speech, for a person who was trained on those.
           keep_sound: whether the chunks of a live stream are kept in memory, to be written beside the frames
             (`Rendering.speech`).
-          driven: inputs of the condition codes that can be driven, by the code's name. `eyes`: `blinks` (the default:
-            at random times), `pose` (as in the video that the poses are from), or the opening as a number or curve
-            (0 closed, 1 open, at most 1.5). Codes that the person was not trained with have no effect.
+          driven: inputs of further condition codes that can be driven, by the code's name (`models.codes.registry`).
 
         Returns:
           an iterator over the frames, which are rendered as they are requested.
 
         Raises:
           UserError: an argument is invalid, a file cannot be read, the speech holds no sound, or there are fewer given
-            poses than frames. The message says which, and what to do.
+            poses than frames. The message names the fault and the remedy.
           TypeError: there is no argument or driven code of a given name.
         """
+        driven = {"eyes": eyes, **driven}
+        check_driven_names(driven, inspect.signature(self.render).parameters)
         stage = self.stage
         person = stage.person
         prepared = speech_input(

@@ -1,12 +1,30 @@
 """The raw inputs of the driven condition codes of a render, frame by frame."""
 
+import difflib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from adnerf_jax.models.codes.registry import driven_codes
+
+
+def check_driven_names(given: Iterable[str], arguments: Iterable[str]) -> None:
+    """Checks that each name is one of a driven code.
+
+    Args:
+      given: keyword arguments of a call that are none of its own.
+      arguments: the call's own, which a misspelt name may have meant.
+
+    Raises:
+      TypeError: a name is unknown; the message has the nearest known one.
+    """
+    codes = driven_codes()
+    for name in given:
+        if name not in codes:
+            near = difflib.get_close_matches(name, [*arguments, *codes], 1)
+            raise TypeError(f"there is no argument {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
 
 
 class DrivenTracks:
@@ -18,16 +36,11 @@ class DrivenTracks:
       seed: of random inputs, such as blinks.
 
     Raises:
-      TypeError: an argument is not the name of a driven code.
       UserError: the value of an argument is invalid.
     """
 
     def __init__(self, given: Mapping[str, Any], measured: Mapping[str, np.ndarray], seed: int):
-        codes = driven_codes()
-        unknown = [name for name in given if name not in codes]
-        if unknown:
-            raise TypeError(f"unexpected argument {unknown[0]!r}: the codes that can be driven are {', '.join(codes)}")
-        codes = {name: code for name, code in codes.items() if name in measured}
+        codes = {name: code for name, code in driven_codes().items() if name in measured}
         self._sources = {
             name: code.source(given.get(name, code.default), measured[name], seed) for name, code in codes.items()
         }

@@ -38,7 +38,7 @@ def video_poses(path: pathlib.Path, person: Person) -> PoseSource:
     return dataclasses.replace(source, length=None)  # back and forth where the speech is longer
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)  # landmarks are 6 kB a frame
 def _tracked(path: pathlib.Path, changed: int) -> tuple[np.ndarray, Landmarks]:
     """Motions [N, 6] from the video's rest pose, and the landmarks; `changed` is the time of the file's last change."""
     del changed

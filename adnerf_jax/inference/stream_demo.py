@@ -17,6 +17,7 @@ from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.options import Parser
 from adnerf_jax.common.progress import Stopwatch, exit_status, say
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
+from adnerf_jax.configuration.settings.rendering import DRIVEN
 
 _CHUNK = round(SAMPLE_RATE / FPS) * 2  # bytes of 16-bit sound that are read at once: those of one frame
 _MEASURED = 50  # frames over which the rendering time is averaged, after the same number of unmeasured ones
@@ -58,9 +59,7 @@ def _parse(argv: Sequence[str]) -> tuple[str, str, dict[str, str]]:
 
 def _render_flags() -> tuple[str, ...]:
     """The arguments of `Avatar.render` that have a flag."""
-    from adnerf_jax.models.codes.registry import driven_codes
-
-    return ("pose", "offset", "background", "camera", *driven_codes(), "size", "crop")
+    return ("pose", "offset", "background", "camera", *DRIVEN, "size", "crop")
 
 
 def stream(workdir: str, container: str, options: dict[str, str], source: BinaryIO, sink: BinaryIO) -> None:

@@ -3,6 +3,7 @@
 `steps.py` implements the steps; `resume.py` decides which of them a rerun skips.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -103,7 +104,10 @@ def make_steps(job: Job) -> list[Step]:
             shot=[job.clip.start, job.clip.duration],
             size=[job.clip.width, job.clip.height],
         ),
-        step("landmarks", steps.find_landmarks, (schema.LANDMARKS, schema.EYES, "ori_imgs/*.lms"), "frames"),
+        dataclasses.replace(
+            step("landmarks", steps.find_landmarks, (schema.LANDMARKS, schema.EYES, "ori_imgs/*.lms"), "frames"),
+            version=2,  # its record has another key for the number of faces
+        ),
         step(
             "sound",
             steps.extract_sound,

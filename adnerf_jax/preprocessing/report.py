@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax.common.errors import Option, join_message
+from adnerf_jax.common.errors import Option, as_flag, join_message
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.face import parsing
 from adnerf_jax.face.focal import FocalEstimate
@@ -30,9 +30,9 @@ class Check:
     """One quality check.
 
     Attributes:
-      name: of the measured quantity.
-      value: as measured; None if it could not be measured.
-      unit: of the value.
+      name: name of the measured quantity.
+      value: measured value; None if it could not be measured.
+      unit: unit of the value.
       ok: whether the value is good enough.
       advice: parts of a message (`errors.join_message`) that names what to improve; empty if `ok`.
     """
@@ -48,9 +48,9 @@ def video_checks(survey: Survey, fps: float, width: int, height: int) -> list[Ch
     """Checks of the video alone, before any step has run.
 
     Args:
-      survey: of the video.
+      survey: survey of the video.
       fps: frame rate of the file.
-      width, height: of the frames in the dataset.
+      width, height: size of the frames in the dataset.
     """
     motion = survey.camera_motion
     return [
@@ -104,7 +104,7 @@ def result_checks(
     """Checks of what the steps found.
 
     Args:
-      records: of the steps, by name.
+      records: records of the steps, by name.
       transforms: [N, 4, 4], camera-to-head of the usable frames.
       focal: focal length in pixels that the poses were found with.
       face_share: mean height of the face as a share of the frame's height.
@@ -179,7 +179,7 @@ def to_json(survey: Survey, checks: list[Check]) -> dict[str, Any]:
     return {
         "ok": all(check.ok for check in checks),
         "shot": {"start_s": survey.start, "duration_s": survey.duration, "cuts_s": list(survey.cuts)},
-        "checks": [{**vars(check), "advice": join_message(check.advice)} for check in checks],
+        "checks": [{**vars(check), "advice": join_message(check.advice, as_flag)} for check in checks],
     }
 
 

@@ -61,7 +61,7 @@ class Run(NamedTuple):
       dataset: the prepared video.
       mesh: the devices.
       stage: what is trained.
-      start: gives the state to start from, or to go back to, and the optimizer (`initialise.initial_state`).
+      start: returns the state to start from or to roll back to, and the optimizer (`initialise.initial_state`).
       tx: the optimizer.
       update: the compiled step (`update.make_update`).
       loader: makes the batches.
@@ -91,7 +91,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     `validation/*.png`. All processes of a run call it; the first one writes.
 
     Args:
-      config: of `configs/head.py` or `configs/torso.py`, with `data` set.
+      config: the stage's configuration, with `data` set.
       workdir: the stage's folder.
 
     Raises:
@@ -172,7 +172,7 @@ def _step(state: TrainState, batch: Batch, run: Run, due: Due, finite: FiniteChe
 
 
 def _treat_collapse(state: TrainState, metrics: Metrics, run: Run, due: Due) -> TrainState:
-    """The state itself, or a reinitialised one where its density has collapsed."""
+    """The given state, or a reinitialised one where its density has collapsed."""
     if due.collapse_check and check_collapse(state, float(metrics["opacity"]), run.config):
         return reinitialise(state, run.stage, run.tx, run.config, run.dataset, run.mesh)
     if due.last and due.log:
@@ -191,7 +191,7 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path) -> tuple[Run, TrainState
     """Loads the data and the first state, and writes the files that describe the run.
 
     Raises:
-      UserError: of any of them.
+      UserError: bad data, a missing head, or a workdir of another run.
     """
     dataset = dataset_of(config)
     check_codes(config, dataset)
@@ -288,5 +288,5 @@ def check_codes(config: ConfigDict, dataset: Dataset) -> None:
         if missing:
             raise UserError(
                 f"{dataset.path} has no {missing}, which the code {name!r} of config.model.head.codes is trained on: "
-                f"prepare the video with `python -m preprocessing`"
+                f"prepare the video with `python -m adnerf_jax.preprocessing`"
             )

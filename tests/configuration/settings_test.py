@@ -12,7 +12,8 @@ from adnerf_jax.configuration.flatten import flatten
 from adnerf_jax.configuration.page import page
 from adnerf_jax.configuration.settings import FAMILIES, STAGES, declarations, declarations_of
 from adnerf_jax.configuration.settings.quickstart import QUICKSTART
-from adnerf_jax.evaluation.compare import SETTINGS
+from adnerf_jax.configuration.settings.rendering import DRIVEN
+from adnerf_jax.evaluation.protocol import TRUTH_SETTINGS
 from adnerf_jax.models.codes.registry import driven_codes
 from adnerf_jax.preprocessing.steps import PARSERS
 
@@ -63,11 +64,12 @@ def test_a_new_setting_is_one_declaration():
 
 def test_choices_that_higher_rooms_have_too():
     settings = flat(declarations("head", "paper"))
-    assert settings["compare.setting"].choices == SETTINGS
+    assert settings["compare.setting"].choices == TRUTH_SETTINGS
     assert flat(QUICKSTART)["parsing"].choices == tuple(PARSERS)
 
 
 def test_every_driven_code_has_a_setting_of_rendering():
+    assert DRIVEN.keys() == driven_codes().keys()
     for name, code in driven_codes().items():
         assert flat(declarations("head", "fast"))[f"render.{name}"].default == code.default
 

@@ -54,7 +54,7 @@ def test_rows_of_a_split(tiny_data):
 
 
 def test_a_missing_dataset_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match=r"no dataset at .*python -m preprocessing"):
+    with pytest.raises(UserError, match=r"no dataset at .*python -m adnerf_jax.preprocessing"):
         load_index(tmp_path / "nothing")
 
 

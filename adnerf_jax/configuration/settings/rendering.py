@@ -3,6 +3,14 @@
 from adnerf_jax.configuration.declaration import Group, Setting, resumable
 from adnerf_jax.configuration.settings.limits import RAYS, SEED
 
+# Arguments of the condition codes that can be driven (`models.codes.driven`).
+DRIVEN: Group = {
+    "eyes": Setting(
+        "blinks",
+        "Opening of the eyes: blinks (random ones), pose (as in the video of the poses), a number from 0 (closed) "
+        "to 1 (open), or a file with a curve.",
+    ),
+}
 RENDER: Group = resumable(
     {
         "audio": Setting(None, "Sound or video file with the speech.", kind=str),
@@ -37,11 +45,7 @@ RENDER: Group = resumable(
             "Camera: yaw=10,pitch=0 (degrees around the head), zoom=1.2, focal=900, separated by commas.",
             kind=str,
         ),
-        "eyes": Setting(
-            "blinks",
-            "Opening of the eyes: blinks (random ones), pose (as in the video of the poses), a number from 0 (closed) "
-            "to 1 (open), or a file with a curve.",
-        ),
+        **DRIVEN,
         "size": Setting(
             None, "Size of the picture: 512 (longer side) or 640x360; by default that of the training frames.", kind=str
         ),
