@@ -144,7 +144,7 @@ class _Unpickler(pickle._Unpickler):
             raise _Refused(f"it refers to {module}.{name}, which no checkpoint of tensors needs") from None
 
     def persistent_load(self, pid: Any) -> _Storage:
-        # "storage", type, key, device, number of elements; the legacy format adds None for a storage that is not a view.
+        # "storage", type, key, device, number of elements; the legacy format adds None where it is not a view.
         kinds = [type(part) for part in pid] if type(pid) is tuple else []
         if kinds not in ([str] * 4 + [int], [str] * 4 + [int, type(None)]) or pid[0] != "storage":
             raise _Refused("it refers to something other than a whole tensor storage")
