@@ -31,7 +31,7 @@ _FLAGS = ("config", "mode", "workdir", "dry_run", "coordinator", "processes", "p
 
 
 class Command(NamedTuple):
-    """What the command line asks for.
+    """The parsed command line.
 
     Attributes:
       config: the configuration, overrides applied.
@@ -39,7 +39,7 @@ class Command(NamedTuple):
       mode: what to do.
       workdir: folder of the run, if one is given.
       dry_run: only say what training would take.
-      coordinator, processes, process: of a run of several processes, where they are told by hand.
+      coordinator, processes, process: how several processes of a run find each other; None: JAX detects it.
     """
 
     config: ConfigDict
@@ -68,13 +68,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _as_flag(option: Option) -> str:
-    """An option of a message as a flag of this command: what is no flag itself is a setting."""
+    """The flag of this command that sets an option named in a message; other names are settings."""
     return shlex.quote(f"--{option}" if option.name in _FLAGS else f"--config.{option}")
 
 
 def _parse(argv: list[str]) -> Command:
     if "--mode=compare" in argv and not any(option.startswith("--config=") for option in argv):
-        # The runs bring their own settings: any stage's will do for the rest.
+        # The compared runs have their own configurations: any stage's will do for the rest.
         argv.insert(1, "--config=torso")
     argv = _with_config_file(argv)
     values = flags.FlagValues()
@@ -112,7 +112,7 @@ def _parse(argv: list[str]) -> Command:
 
 
 def _with_config_file(argv: list[str]) -> list[str]:
-    """The command line with the file of `--config` in place of a packaged configuration's name.
+    """Replaces the name of a packaged configuration in `--config` by the path of its file.
 
     Raises:
       UserError: there is no such file, which `config_flags` reports less clearly and later.
@@ -136,7 +136,7 @@ def _with_config_file(argv: list[str]) -> list[str]:
 
 def _explained(error: Exception, overridden: bool) -> str:
     """What is wrong with a command line, on one line; `overridden`: whether it changes settings."""
-    # A look-up that failed is quoted, line ends and all, by what is raised from it.
+    # The error raised from a failed look-up quotes its message with its line breaks.
     for one in (error, error.__cause__, error.__context__):
         if isinstance(one, LookupError):
             what = "no such setting" if overridden else f"the configuration file fails with {type(one).__name__}"
@@ -200,7 +200,7 @@ def _divided(config: ConfigDict, mode: str) -> bool:
 
 
 def _import(config: ConfigDict, overrides: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Published checkpoints to `workdir/head` and, for configs/torso.py, `workdir/torso`."""
+    """Imports published checkpoints into `workdir/head` and, for configs/torso.py, `workdir/torso`."""
     from adnerf_jax.configuration import base as common
     from adnerf_jax.training.import_reference import import_reference
 
@@ -209,7 +209,7 @@ def _import(config: ConfigDict, overrides: dict[str, Any], workdir: pathlib.Path
     stages = ("head", "torso") if config.stage == "torso" else ("head",)
     configs = []
     for stage in stages:
-        # Published weights were made with the published mistakes; the command line has the last word.
+        # Published weights were made with the published mistakes; the command line overrides them.
         one = common.get_config(stage, ",".join(config.variants))
         one.compat.reference = True
         one.update_from_flattened_dict({key: value for key, value in overrides.items() if _has(one, key)})
@@ -237,9 +237,9 @@ def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_ru
     check_settings(config)
     if config.stage == "torso" and not dry_run:
         config.head_checkpoint = config.head_checkpoint or str(workdir.parent / "head")
-        finished_steps(config.head_checkpoint, "the head")  # known before a dataset is made
+        finished_steps(config.head_checkpoint, "the head")  # fails before a dataset is made
     if config.data is None and (workdir / "config.json").exists():
-        # A run that goes on, and one that was imported, know their dataset.
+        # A run that is resumed or was imported has its dataset in its configuration.
         config.data = load_config(workdir).data
     if config.data is None:
         from adnerf_jax.quickstart import builtin_dataset

@@ -26,8 +26,8 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs every step that is not finished yet; writes `dataset/ head/ torso/ talking.mp4 summary.json`.
 
     Args:
-      config: of `configs/quickstart.py`.
-      workdir: where everything goes.
+      config: the quickstart's configuration.
+      workdir: folder of all outputs.
 
     Returns:
       what `summary.json` holds.
@@ -66,8 +66,8 @@ def builtin_dataset(out: pathlib.Path, smoke: bool) -> pathlib.Path:
     """The dataset of the built-in subject, made on first use.
 
     Args:
-      out: its folder; the subject itself goes beside it.
-      smoke: the small one.
+      out: its folder; the subject's video is written beside it.
+      smoke: makes the small one.
 
     Returns:
       `out`.
@@ -82,7 +82,7 @@ def builtin_dataset(out: pathlib.Path, smoke: bool) -> pathlib.Path:
 
 
 def check_inputs(config: ConfigDict) -> tuple[pathlib.Path | None, pathlib.Path | None]:
-    """The given video and sound, opened once so that a wrong path fails before an hour of work, not after."""
+    """The given video and sound; both are opened, so that a wrong path fails before an hour of work, not after."""
     from adnerf_jax.configuration.checks import check_values
     from adnerf_jax.inference.speech_input import check_span, count_frames
     from adnerf_jax.media.audio import has_sound
@@ -152,7 +152,7 @@ class Summary:
             return
         say(f"[{name}]")
         if old and old.get("inputs") != self._chain and name in _STAGES:
-            # What it was trained from is gone; nothing of it can be continued.
+            # Its inputs have changed, so its training cannot be resumed.
             shutil.rmtree(output, ignore_errors=True)
         start = time.monotonic()
         run()

@@ -71,7 +71,7 @@ def start(
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{count} in process {number}" for number, count in sorted(counts.items()))
-        raise UserError(f"JAX needs the same number of devices in each process, there are {found}: hide some")
+        raise UserError(f"each process needs the same number of devices, there are {found}: hide the surplus ones")
     if not is_main():
         silence()
 

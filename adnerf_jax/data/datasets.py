@@ -1,4 +1,4 @@
-"""A dataset in memory: everything that is read at once, and the decoding of its frames.
+"""A dataset in memory: everything but the frames, and the decoding of these.
 
 Besides the project's own, datasets of AD-NeRF's and RAD-NeRF's preprocessing are read as they are.
 """
@@ -140,7 +140,7 @@ def neighbours_in_time(frames: int, zero_padded: bool = False) -> np.ndarray:
 def neighbours_in_lists(lists: list[np.ndarray], frames: int, zero_padded: bool = False) -> np.ndarray:
     """The published code's neighbours, int32 [N, 8]: by place in the split's list, as if no frame had been dropped.
 
-    Frames in none of the lists have their neighbours in time.
+    Frames in neither list have their neighbours by time.
     """
     neighbours = neighbours_in_time(frames, zero_padded)
     for aud_id in lists:

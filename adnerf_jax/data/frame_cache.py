@@ -36,7 +36,7 @@ def cached_frames(dataset: Dataset, split: Split) -> tuple[Frames, str]:
 
     Raises:
       UserError: a frame is missing or of another size.
-      OSError: there is no room for them.
+      OSError: the disk is full.
     """
     folder = _folder(dataset, split)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ class Person:
       background: uint8 [H, W, 3].
       transforms: float32 [N, 4, 4], head poses of the training frames in order of time.
       tracks: float32 [N, D] each, the raw inputs of the driven condition codes in those frames, by the code's name.
-      survey: conditions of some of them (`survey_rows`), under which the occupied cells of a volume are looked for.
+      survey: conditions of some of them (`survey_rows`), for which the occupied cells of a volume are computed.
       speech: name of the speech encoder.
     """
 
@@ -70,7 +70,7 @@ class Person:
             np.savez(temporary, **arrays)
 
     def check_continues(self, workdir: pathlib.Path) -> None:
-        """Raises UserError where a workdir was begun with other data."""
+        """Raises UserError where a workdir holds a training on other data."""
         if (workdir / _FILE).exists():
             self.check_same(
                 workdir, f"the dataset has changed since {workdir} was begun: delete that folder, or use another one"

@@ -33,7 +33,7 @@ def make_scene(
       codes: names of the head's condition codes (`model.head.codes`); only their constants are computed.
       audio_components: K, the number of principal components that speech features are projected to; features that
         already have K components stay as they are.
-      volume: the parts (`face.parsing`) that the head stage's volume shows: of a single field, all of the person.
+      volume: the parts (`face.parsing`) that the head stage's volume shows; for a single field, the whole person.
     """
     rows = frames.split.aud_id
     recording = Recording(
@@ -42,7 +42,7 @@ def make_scene(
         audio_components=audio_components,
     )
     poses = np.asarray(placement_vector(frames.split.transforms))
-    # One picture after the other: all at once are gigabytes.
+    # One picture after the other: all of them together take gigabytes.
     torso_rows = np.flatnonzero(np.any([np.isin(parts, (NECK, TORSO)).any(axis=1) for parts in frames.parts], axis=0))
     top = torso_rows[0] - 0.02 * dataset.camera.height if len(torso_rows) else dataset.camera.height
     near, far = dataset.near_far
@@ -62,7 +62,7 @@ def subject_box(frames: Frames, camera: Camera, volume: tuple[int, ...] = SUBJEC
     """The space that the head can occupy: its outlines in up to 100 frames at its depth, with a margin of 5%.
 
     Args:
-      frames, camera: of the clip.
+      frames, camera: the clip's.
       volume: the parts (`face.parsing`) that count as the head: its own, or those of the whole person.
 
     Returns:

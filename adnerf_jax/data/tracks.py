@@ -22,7 +22,7 @@ class Clip:
 
     Args:
       path: the dataset's folder.
-      frames: N, of the clip.
+      frames: N, the number of frames of the clip.
       last: number of the last frame that the splits use.
     """
 

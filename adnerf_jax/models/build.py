@@ -20,7 +20,7 @@ def build_head(model: Any, compat: Any) -> HeadModel:
     """The head of a configuration's `model.head` part, with its `compat` part.
 
     Raises:
-      UserError: there is no such field.
+      UserError: unknown field.
     """
     builders: dict[str, Callable[[Any, Any], HeadModel]] = {"mlp": _volume_head, "grid": _grid_head}
     return _of_field(builders, model, "head")(model, compat)
@@ -30,7 +30,7 @@ def build_torso(model: Any, compat: Any) -> TorsoModel:
     """The torso of a configuration's `model.torso` part, with its `compat` part.
 
     Raises:
-      UserError: there is no such field.
+      UserError: unknown field.
     """
     builders: dict[str, Callable[[Any, Any], TorsoModel]] = {"mlp": _volume_torso, "planar": _planar_torso}
     return _of_field(builders, model, "torso")(model, compat)

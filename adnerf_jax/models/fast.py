@@ -21,7 +21,7 @@ from adnerf_jax.nerf.sampling import even_edges, resample_edges
 
 # One ray in 4 trains the proposal.
 _SAMPLER_SHARE = 4
-# Opacity of the proposal along a ray from which on the ray is rendered.
+# Least opacity of the proposal along a ray that is rendered.
 _MIN_OPACITY = 0.1
 
 

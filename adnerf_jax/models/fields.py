@@ -15,8 +15,8 @@ from adnerf_jax.nerf.encoding import grid_resolutions, multiresolution_grid, nea
 _DENSITY_GAIN = 10.0
 # Scale of the pose as an input of the appearance: the deformation should learn it first.
 _APPEARANCE_POSE = 0.3
-# Opacity this near to 0 or 1 becomes 0 or 1: a sigmoid reaches neither, and would leave a faint veil over every
-# background.
+# Opacity this near to 0 or 1 becomes 0 or 1: a sigmoid reaches neither, and would tint every background
+# slightly.
 _VEIL = 0.02
 
 
@@ -179,11 +179,11 @@ class MLPField(nn.Module):
     direction make the colour. The code is multiplied once for an image, the direction once for a ray.
 
     Attributes:
-      width, depth: of the hidden layers.
+      width, depth: size and number of the hidden layers.
       skip: the layer (from 0) after which the input enters again.
-      colour_width, colour_depth: of the layers that the direction enters.
+      colour_width, colour_depth: size and number of the layers that the direction enters.
       position_levels, direction_levels: L of their encodings.
-      dtype: of the factors of matrix products; sums are float32.
+      dtype: type of the factors of matrix products; sums are float32.
     """
 
     width: int

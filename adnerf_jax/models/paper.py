@@ -32,7 +32,7 @@ from adnerf_jax.nerf.occupancy import crosses, inside, seen_box, survey
 from adnerf_jax.nerf.packing import map_where
 from adnerf_jax.nerf.sampling import even_samples, inverse_cdf_samples
 
-# Samples for which a field is evaluated at once in rendering. On CPUs its activations then stay in the cache;
+# Samples in one evaluation of a field in rendering. On CPUs its activations then stay in the cache;
 # accelerators need more work at once.
 _BLOCKS = {"cpu": 4096}
 _BLOCK = 2**17
@@ -70,7 +70,7 @@ class Volume(nn.Module):
         Args:
           rays, code, background: as above.
           scene: its near and far.
-          options: see there.
+          options: see `RenderOptions`.
         """
         key, occupancy = options.key, options.occupancy
         coarse_key, fine_key = (None, None) if key is None else jax.random.split(key)

@@ -49,7 +49,7 @@ class HeadModel(Model, Protocol):
         """The condition codes of F frames by name, [F, W] each (`codes.encoder.Codes`)."""
 
     def torso_code(self, codes: Mapping[str, ArrayLike]) -> ArrayLike:
-        """Of the codes, the one that conditions the torso, [F, W]."""
+        """The one of the codes that conditions the torso, [F, W]."""
 
     def __call__(
         self,
@@ -77,10 +77,10 @@ class HeadModel(Model, Protocol):
 
         Args:
           params: the head's parameters.
-          codes: of K frames, under which density is looked for.
+          codes: codes of K frames; cells with density under any of them are occupied.
           transforms: [N, 4, 4], the poses that the grid covers.
-          camera, scene: of the person.
-          cells: along each axis of the grid.
+          camera, scene: the person's.
+          cells: number of cells along each axis of the grid.
         """
 
 
@@ -109,11 +109,11 @@ class TorsoModel(Model, Protocol):
 
         Args:
           pixels: float32 [F, R, 2], (row, column).
-          camera: of the pixels.
+          camera: the pixels' camera.
           transforms: [F, 4, 4], camera-to-head: the head's pose.
           code: [F, W], from `HeadModel.torso_code`.
-          scene: of the person.
-          options: see there.
+          scene: the person's constants.
+          options: see `RenderOptions`.
         """
 
     def visible(self, pixels: Array, camera: Camera, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:

@@ -56,8 +56,8 @@ def euler_angles(transform: ArrayLike, swapped: bool = False) -> Array:
 def placement_vector(transform: ArrayLike) -> Array:
     """A head pose as [..., 6] numbers: the three `euler_angles`, then the head's place in the camera's space.
 
-    The translation of `transform` is no good beside them: it is the camera's place in head space, which turns with the
-    head and is almost a function of the angles. Shoulders follow the head's place seen from the camera.
+    The translation of `transform` would add little: it is the camera's place in head space, which turns with the head
+    and is almost a function of the angles. Shoulders follow the head's place seen from the camera.
     """
     place = -jnp.einsum("...ji,...j->...i", transform[..., :3, :3], transform[..., :3, 3], precision=EXACT)
     return jnp.concatenate([euler_angles(transform), place], axis=-1)

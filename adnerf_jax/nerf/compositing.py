@@ -34,7 +34,7 @@ def leaky_density(raw: Array, density_leak: Array | float) -> Array:
     """max(raw, 0). While `density_leak` is above 0, gradients that raise a density also pass where it is below 0.
 
     A raw density below 0 everywhere renders nothing and has no gradient, so it never recovers. In the first steps,
-    while colours are still wrong, the background fits better and all densities are pushed below 0 at once.
+    while colours are still wrong, the background fits better and all densities are pushed below 0 together.
     """
     del density_leak
     return jnp.maximum(raw, 0.0)
@@ -63,13 +63,13 @@ def composite_samples(
     """The published `raw2outputs`: samples at positions, the last of them the background's pixel.
 
     σ = ReLU(raw) + 1e-6; a sample's interval reaches to the next one. That of the closing sample is 1e10 long, which
-    makes it opaque whatever its density: its weight is what the others leave, and no field is evaluated for it.
+    makes it opaque for any density: its weight is what the others leave, and no field is evaluated for it.
 
     Args:
       raw_density: [..., S − 1], of all samples but the last.
       colours: [..., S − 1, 3].
       t: [..., S], positions along the ray.
-      length: [..., 1], of the ray's direction.
+      length: [..., 1], length of the ray's direction.
       background: [..., 3], colour of the last sample.
       density_leak: falls from 1 to 0 during the warm-up of training; changes gradients and nothing else. Densities
         below 0 can recover (`leaky_density`), and along a ray that reaches the background the colours of all samples

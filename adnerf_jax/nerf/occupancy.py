@@ -50,7 +50,7 @@ def survey(
       densities: points [N, 3] and a code [D] to raw densities [L, N] of L levels; a pure function.
       codes: [K, D].
       box: [2, 3].
-      ray_length: of a ray between near and far, in the box's units.
+      ray_length: length of a ray between near and far, in the box's units.
       resolution: cells along each axis.
 
     Returns:

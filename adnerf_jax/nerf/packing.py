@@ -1,4 +1,4 @@
-"""Work only where a mask is set, with static shapes."""
+"""Evaluation of functions only where a mask is set, with static shapes."""
 
 from collections.abc import Callable
 

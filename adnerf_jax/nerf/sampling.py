@@ -32,7 +32,7 @@ def even_samples(near: Array, far: Array, count: int, key: Array | None) -> Arra
     Args:
       near, far: [...].
       count: S.
-      key: of the jitter; None: even positions. The last position is far in any case (published `render_rays`).
+      key: random key of the jitter; None: even positions. The last position is always far (published `render_rays`).
 
     Returns:
       [..., S], increasing.
@@ -54,7 +54,7 @@ def inverse_cdf_samples(bins: Array, weights: Array, count: int, key: Array | No
       bins: [..., N + 1], increasing.
       weights: [..., N], non-negative; 1e-5 is added to each.
       count: M.
-      key: of uniform quantiles; None: even ones, 0 and 1 included.
+      key: random key of uniform quantiles; None: even ones, 0 and 1 included.
 
     Returns:
       [..., M], in the quantiles' order. Constants for the gradient.

@@ -42,14 +42,14 @@ class Framing:
     """A picture to render. Positions (row, column) are floats in units of the training picture's pixels.
 
     Attributes:
-      camera: of the training pictures.
+      camera: camera of the training pictures.
       height, width: pixels to render.
       as_learned: the whole training picture, pixel by pixel; the attributes below then have no effect.
       top, left: position of the picture's upper left edge.
       step: distance of neighbouring pixels.
       moved: whether the camera differs from the training camera; the attributes below have no effect otherwise.
       turn: float32 [4, 4], the new camera's space to the training camera's.
-      depth: of the torso's plane, before the training camera.
+      depth: distance of the torso's plane from the training camera.
       lens: focal length divided by the training camera's.
     """
 

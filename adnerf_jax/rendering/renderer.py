@@ -91,12 +91,12 @@ def render_head(
 
     Args:
       head, params: the model and its parameters.
-      scene: of the person.
+      scene: the person's constants.
       transform: [4, 4], camera-to-head.
       codes: condition codes, [1, D] each.
       picture: the learned camera and its size, or another framing.
       chunk: rays for each evaluation.
-      options: see there; without jitter.
+      options: see `RenderOptions`; without jitter.
 
     Returns:
       premultiplied colour [H, W, 3], opacity [H, W], depth [H, W].

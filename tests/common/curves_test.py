@@ -11,14 +11,14 @@ from adnerf_jax.common.errors import UserError
 NAMES = ("yaw", "pitch")
 
 
-def test_keys_are_met_held_beyond_and_not_overshot():
+def test_curves_pass_through_keys_without_overshoot_and_are_constant_outside():
     curve = read_curves({"yaw": [[1.0, 0.0], [2.0, 10.0], [3.0, 10.0]]}, NAMES, "offset")["yaw"]
     assert [curve(t) for t in (0.0, 1.0, 2.0, 3.0, 9.0)] == [0, 0, 10, 10, 10]
     assert all(0 <= curve(1 + k / 50) <= 10 + 1e-9 for k in range(100))
     assert 2 < curve(1.5) < 8 and (curve.least, curve.most) == (0, 10)
 
 
-def test_numbers_text_and_files_say_the_same(tmp_path):
+def test_numbers_text_and_files_give_the_same_curves(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"yaw": [[0, 1], [0.04, 3]], "pitch": -2}))
     (tmp_path / "c.csv").write_text("yaw,pitch\n1,-2\n3,-2\n")
     (tmp_path / "t.csv").write_text("time, pitch, yaw\n0,-2,1\n0.04,-2,3\n")
@@ -43,12 +43,12 @@ def test_numbers_text_and_files_say_the_same(tmp_path):
         ("gone.json", "offset not found: gone.json"),
     ],
 )
-def test_what_is_no_curve(given, message):
+def test_invalid_curves_are_refused(given, message):
     with pytest.raises(UserError, match=message.replace("[", r"\[")):
         read_curves(given, NAMES, "offset")
 
 
-def test_frames_are_places_in_time(tmp_path):
+def test_frame_numbers_become_seconds(tmp_path):
     (tmp_path / "c.csv").write_text("\ufeffframe,yaw\n10,0\n20,10\n", encoding="utf-8")
     curve = read_curves(tmp_path / "c.csv", NAMES, "offset")["yaw"]
     np.testing.assert_allclose([curve(10 / 25), curve(15 / 25), curve(20 / 25)], [0, 5, 10], atol=1e-9)  # float64
@@ -65,7 +65,7 @@ def test_frames_are_places_in_time(tmp_path):
         ("1,2\n3,4\n", "its first line is numbers, and must be names"),
     ],
 )
-def test_what_is_no_table(tmp_path, text, message):
+def test_invalid_tables_are_refused(tmp_path, text, message):
     (tmp_path / "c.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_curves(tmp_path / "c.csv", NAMES, "offset")

@@ -71,7 +71,7 @@ def test_operating_system_errors_in_one_line():
     assert explain_os_error(OSError("odd")) == "odd"
 
 
-def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
+def test_the_cache_folder_is_set_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("ADNERF_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     monkeypatch.delenv("ADNERF_CACHE")

@@ -64,7 +64,7 @@ SLURM = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "
         ({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "0"}, False),
     ],
 )
-def test_clusters_are_known_by_what_they_set(environment, found):
+def test_clusters_are_detected_by_their_environment_variables(environment, found):
     assert on_cluster(environment) == found
 
 
@@ -73,7 +73,7 @@ def test_a_pod_that_cannot_find_the_others_does_not_train_alone():
         on_cluster({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "1"})
 
 
-def test_processes_that_do_not_find_each_other(monkeypatch):
+def test_processes_that_do_not_find_each_other_are_an_error(monkeypatch):
     def unreachable(*args, **kwargs):
         raise RuntimeError("DEADLINE_EXCEEDED:\n timed out")
 
@@ -82,16 +82,16 @@ def test_processes_that_do_not_find_each_other(monkeypatch):
         processes.start("a:1", 2, 1, {})
 
 
-def test_processes_of_unequal_devices(monkeypatch):
+def test_unequal_numbers_of_devices_are_refused(monkeypatch):
     monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *args, **kwargs: None)
     devices = [types.SimpleNamespace(process_index=i) for i in (0, 0, 1)]
     monkeypatch.setattr(processes.jax, "devices", lambda: devices)
-    with pytest.raises(UserError, match="as many devices in each process, there are 2 in process 0, 1 in process 1"):
+    with pytest.raises(UserError, match="the same number of devices, there are 2 in process 0, 1 in process 1"):
         processes.start("a:1", 2, 1, {})
 
 
 class Store:
-    """What the coordination service keeps."""
+    """A stand-in for the key-value store of the coordination service."""
 
     def __init__(self):
         self.values, self.met = {}, []
@@ -110,18 +110,18 @@ def test_process_0_decides(monkeypatch):
     store = Store()
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
     monkeypatch.setattr(processes.distributed.global_state, "client", store)
-    told = []
+    agreed = []
     for index, seen in ((0, [40, 20]), (1, [20])):
         monkeypatch.setattr(processes, "_meetings", itertools.count(3))
         monkeypatch.setattr(processes.jax, "process_index", lambda index=index: index)
-        told.append(processes.as_main(seen))
-    assert told == [[40, 20]] * 2 and list(store.values) == ["adnerf_jax/3"]
+        agreed.append(processes.as_main(seen))
+    assert agreed == [[40, 20]] * 2 and list(store.values) == ["adnerf_jax/3"]
     processes.wait_for_all("here")
     assert store.met == ["adnerf_jax 4 here"]
 
 
 def test_hosts_of_a_pod_that_have_not_joined_do_not_wait_for_each_other(monkeypatch):
-    """As in a sharded evaluation: JAX counts the pod's processes, but there is no coordination service."""
+    """In a sharded evaluation, JAX counts the pod's processes, but there is no coordination service."""
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
     assert processes.all_agree(True) and not processes.all_agree(False) and processes.as_main([7]) == [7]
     processes.wait_for_all("here")

@@ -22,7 +22,7 @@ Constants = dict[str, Any]
 
 @struct.dataclass
 class Recording:
-    """The training frames as codes see them: what their constants are computed from. N frames, C speech features.
+    """What the constants of codes are computed from: the training frames. N frames, C speech features.
 
     Attributes:
       windows: float32 [N, 16, C], speech windows.
@@ -40,7 +40,7 @@ class Code(abc.ABC):
     """A condition code. Instances hold the settings of one model; all else belongs to the class.
 
     Attributes:
-      name: of the code in settings (`model.head.codes`), `Scene.codes`, `Conditions.tracks` and parameter paths.
+      name: name of the code in settings (`model.head.codes`), `Scene.codes`, `Conditions.tracks` and parameter paths.
       track_width: D, numbers of its raw input in a frame, `Conditions.tracks[name]`; 0: it reads the speech alone.
     """
 
@@ -78,7 +78,7 @@ class Code(abc.ABC):
         here with `name=self.name`.
 
         Args:
-          conditions: of the F frames.
+          conditions: raw inputs in the F frames.
           constants: from `fit`.
           smooth: whether codes that change too fast from frame to frame are smoothed over time.
         """

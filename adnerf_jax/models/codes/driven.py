@@ -28,11 +28,11 @@ class DrivenCode(Code):
     `control_map` maps to the range that was measured of a person.
 
     Attributes:
-      default: of the argument.
+      default: default of the argument.
       controls: names of the K numbers.
       limits: least and most of each.
-      meaning: of these numbers, for messages.
-      neutral: float [K], where nothing drives the code.
+      meaning: what the numbers mean, for messages.
+      neutral: float [K], the values where nothing drives the code.
     """
 
     default: ClassVar[Any] = "pose"
@@ -61,18 +61,18 @@ class DrivenCode(Code):
         """What a video of somebody else shows, as raw input [N, D] in this person's range.
 
         Args:
-          landmarks: of the N frames of the video.
+          landmarks: landmarks in the N frames of the video.
           measured: as for `control_map`.
 
         Returns:
-          None: it is not taken from videos.
+          None: the code is not taken from videos.
         """
         del landmarks, measured
         return None
 
     @classmethod
     def neutral_input(cls, measured: np.ndarray) -> np.ndarray:
-        """The raw input [D] of a frame for which there is no other."""
+        """The raw input [D] of a frame that no source gives one for."""
         return cls.control_map(measured)(np.array(cls.neutral))
 
     @classmethod
@@ -83,7 +83,7 @@ class DrivenCode(Code):
           given: one of `words`, `pose` (as in the video that the head poses are from), a number, or curves named as the
             controls, over seconds (`common.curves.read_curves`).
           measured: as for `control_map`.
-          seed: of what is random.
+          seed: seed of random sources.
 
         Raises:
           UserError: anything else.

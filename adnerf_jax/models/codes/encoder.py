@@ -29,8 +29,8 @@ class Codes(nn.Module):
         """The codes by name, float32 [F, W] each.
 
         Args:
-          conditions: of F frames.
-          scene: of the person.
+          conditions: raw inputs in F frames.
+          scene: the person's constants.
           smooth: whether codes are smoothed over time.
         """
         return {code.name: code.encode(conditions, scene.codes[code.name], smooth) for code in self.members}

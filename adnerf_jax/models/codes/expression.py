@@ -16,7 +16,7 @@ _LEAST_SCALE = 1e-2  # blendshapes that never move keep their small numbers
 class ExpressionCode(Code):
     """Standardised blendshapes: as tracked in the video where they are given, else estimated from the speech.
 
-    They are given in training and, if it is asked for, in the evaluation; a new recording has none.
+    They are given in training and, as an option, in the evaluation; a new recording has none.
 
     Constants: `mean` and `scale` [E], their standardisation; `weights` [16, C, E] and `bias` [E] of the linear map from
     a speech window to standardised blendshapes.

@@ -1,4 +1,4 @@
-"""The lips code: the shape of the lips that the speech lets expect."""
+"""The lips code: the shape of the lips, estimated from the speech."""
 
 from typing import ClassVar
 

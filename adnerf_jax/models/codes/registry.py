@@ -1,6 +1,6 @@
-"""The condition codes that there are, and the selections of them that other rooms need.
+"""All condition codes, and the selections of them that other rooms need.
 
-Everything else looks codes up here when it runs, so that a line in `CODES` is all that makes a code known.
+Everything else looks codes up here when it runs, so that a line in `CODES` is all that registers a code.
 """
 
 from typing import Any
