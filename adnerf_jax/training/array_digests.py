@@ -42,10 +42,10 @@ def check_same_shapes(stored: Shapes, expected: Shapes, workdir: str | os.PathLi
     """Raises UserError where the arrays of a checkpoint are not those of the configuration's models.
 
     Args:
-      stored: of the checkpoint.
-      expected: of the models.
+      stored: those of the checkpoint.
+      expected: those of the models.
       workdir: the checkpoint's, for the message.
-      what: it belongs to, for the message ("this run", "the head").
+      what: what the checkpoint belongs to, for the message ("this run", "the head").
     """
     for path in sorted(stored.keys() | expected.keys()):
         if stored.get(path) != expected.get(path):

@@ -17,17 +17,17 @@ _NEAR_WEIGHT = 0.3
 
 
 class RaySampler:
-    """Draws the rays of a step; the draw depends on (seed, step) alone, so a resumed run sees the same batches.
+    """Draws the rays of a step; the draw depends on (seed, step) alone, so a resumed run has the same batches.
 
     Args:
-      dataset, frames: that rays are drawn from.
+      dataset, frames: what rays are drawn from.
       frames_per_step, rays_per_frame: F and R.
       regions: share of the rays for each region: those of `regions_of`, and `outside`, which is all but `face`.
       swapped_rect: the face rectangle with rows and columns interchanged, as in the published code.
       random_background: replace everything outside `subject` by random colours, in the background and in the target
         alike, so that opacity is supervised exactly and no background colour leaks into the person.
       subject: the parts (`face.parsing`) that this stage renders.
-      seed: of the draws.
+      seed: seed of the draws.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ def _at(pictures: np.ndarray, places: tuple, mode: Literal["raise", "clip"] = "r
 
     Args:
       places: (frame, ) row and column, broadcast against each other.
-      mode: of `np.ravel_multi_index`, for places outside.
+      mode: mode of `np.ravel_multi_index`, for places outside.
     """
     *shape, channels = pictures.shape
     flat = np.ravel_multi_index(places, shape, mode=mode)

@@ -23,7 +23,7 @@ _REMEDIES = {
     errno.ENOMEM: "free some memory",
     **dict.fromkeys(
         (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EREMOTEIO),
-        "check the disk, or mount the network storage anew",
+        "check the disk, or mount the network storage again",
     ),
 }
 
@@ -44,8 +44,8 @@ def explain_read_failure(error: BaseException, folder: pathlib.Path) -> ReadFail
     """Whether an error in reading a checkpoint comes from the machine, by all errors that it was raised from.
 
     Args:
-      error: whatever JSON, zarr, TensorStore or Orbax raised.
-      folder: of the checkpoint.
+      error: raised by JSON, zarr, TensorStore or Orbax.
+      folder: the checkpoint's folder.
     """
     if not folder.is_dir():
         return ReadFailure(

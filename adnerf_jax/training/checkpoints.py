@@ -79,7 +79,7 @@ class Saver:
         options = dict(preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(keep), best_ones]))
         try:
             self._checkpointer = ocp.training.Checkpointer(self._directory, **options)
-        except ValueError:  # a file of metrics is damaged: which ones were best is not known any more
+        except ValueError:  # a file of metrics is damaged: the best ones are not known any more
             self._checkpointer = ocp.training.Checkpointer(self._directory, **options, lightweight_initialize=True)
         self._last = latest_step(workdir)
 
@@ -87,9 +87,9 @@ class Saver:
         """Starts writing `state` (returns before it is written) unless this step is already saved.
 
         Args:
-          state: of the stage.
+          state: state of the stage's training.
           metadata: JSON values stored beside it (`runs.checkpoint_metadata`).
-          psnr: of the validation, in dB, by which the best checkpoints are chosen.
+          psnr: validation PSNR in dB, by which the best checkpoints are chosen.
 
         Raises:
           OSError: an earlier one could not be written.
@@ -101,7 +101,7 @@ class Saver:
         # Orbax takes no empty tree.
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
         parts["initialised_at"] = {"step": state.initialised_at}
-        # One string: of a tree, Orbax would store each number as an array, which takes longer than all parameters.
+        # One string: Orbax would store each number of a tree as an array, which takes longer than all parameters.
         text = json.dumps({**metadata, "step": step, "arrays": digests_of(parts)})
         with explained_write(self._directory):
             # Without force, Orbax skips a step while an earlier one is still being written.
@@ -170,7 +170,7 @@ def restore(
 
     step, metadata, parts = _newest(workdir, what, load, set_aside=True)
     check(metadata)
-    # With a sharding like everything else: otherwise the first step after it would be compiled for itself.
+    # With a sharding like everything else: otherwise the first step after it would be compiled separately.
     done = jax.device_put(np.int32(step), expected.step.sharding)
     return expected.replace(step=done, initialised_at=parts.pop("initialised_at")["step"], **parts)
 

@@ -18,7 +18,7 @@ from adnerf_jax.training.state import TrainState
 
 # Mean opacity of the rays of a step below which the density has collapsed.
 COLLAPSED_OPACITY = 1e-3
-# A collapse later than these steps after initialisation is not due to the initialisation: the torso is hardly in view,
+# A collapse later than these steps after initialisation is not due to the initialisation: the torso is hardly visible,
 # or the learning rate is too high.
 _EARLY_STEPS = 2000
 
@@ -27,9 +27,9 @@ def check_collapse(state: TrainState, opacity: float, config: ConfigDict) -> boo
     """Whether the density has collapsed and the parameters are to be reinitialised; prints what is done about it.
 
     Args:
-      state: after a step.
-      opacity: mean of what that step rendered, a finite number.
-      config: of the run.
+      state: the state after a step.
+      opacity: mean opacity that the step rendered, a finite number.
+      config: the run's configuration.
     """
     if opacity >= COLLAPSED_OPACITY:
         return False
@@ -48,8 +48,8 @@ def warn_if_collapsed(opacity: float, config: ConfigDict) -> None:
     """Prints a warning after the last step where the density has collapsed since the last check.
 
     Args:
-      opacity: mean of what the last step rendered, a finite number.
-      config: of the run.
+      opacity: mean opacity that the last step rendered, a finite number.
+      config: the run's configuration.
     """
     if opacity < COLLAPSED_OPACITY:
         say(f"{_collapsed(config)}: raise config.train.steps, so that it is initialised again, or change config.seed")
@@ -67,15 +67,15 @@ def reinitialise(
     dataset: Dataset,
     mesh: Mesh,
 ) -> TrainState:
-    """A state with fresh parameters at the same step, by another key than any before.
+    """A state with reinitialised parameters at the same step, from a new random key.
 
     Needed because a density that is negative everywhere has no gradient behind its ReLU, and never recovers. Moments
-    and counts of Adam begin at zero; the learning rates, and the step from which attention is trained, go on with the
-    steps of the run.
+    and counts of Adam begin at zero; the learning rates, and the step from which attention is trained, still follow
+    the steps of the run.
 
     Args:
-      state: whose density has collapsed.
-      stage, tx, config, dataset, mesh: of the run.
+      state: the state whose density has collapsed.
+      stage, tx, config, dataset, mesh: the run's.
     """
     step = int(state.step)
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])

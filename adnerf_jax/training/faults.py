@@ -49,7 +49,7 @@ class Termination:
 
 
 class FiniteCheck:
-    """Looks for metrics that are not finite; several steps at once, since each look waits for the devices."""
+    """Checks that metrics are finite; for several steps together, since each check waits for the devices."""
 
     EVERY = 50
 
@@ -67,7 +67,7 @@ class FiniteCheck:
             self.check()
 
     def check(self) -> None:
-        """Waits for the steps whose metrics are kept, checks them, and forgets them.
+        """Waits for the steps whose metrics are kept, checks them, and drops them.
 
         Raises:
           NotFinite: names the first of them that has metrics that are not finite.
@@ -83,8 +83,8 @@ def roll_back_or_stop(error: NotFinite, config: ConfigDict, workdir: pathlib.Pat
     """Prints to which checkpoint a training rolls back after a step that was not finite.
 
     Args:
-      error: names the step and its metrics.
-      config, workdir: of the run.
+      error: has the step and the names of its metrics.
+      config, workdir: the run's.
       skipped: steps that were left out before.
 
     Raises:

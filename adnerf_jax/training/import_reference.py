@@ -51,11 +51,11 @@ class ReferenceCheckpoint:
     """A `.tar` of the published code.
 
     Attributes:
-      path: of the file.
+      path: path of the file.
       step: updates done.
-      adam_steps: updates that the moments have seen, by the optimizer's group: attention begins later.
+      adam_steps: updates of the moments, by the optimizer's group: attention is updated from a later step on.
       fields: `coarse` and `fine`.
-      audio, attention: the audio nets; attention is None where the file has none, as of a torso.
+      audio, attention: the audio nets; attention is None where the file has none, like a torso's.
     """
 
     path: pathlib.Path = struct.field(pytree_node=False)
@@ -190,7 +190,7 @@ def infer_sizes(checkpoint: ReferenceCheckpoint, code: int) -> dict[str, int]:
     """The sizes of a checkpoint's fields, as the configuration names them.
 
     Args:
-      checkpoint: whose.
+      checkpoint: the checkpoint.
       code: size of the condition code, which the first layer reads beside the encoded position.
 
     Raises:
@@ -236,8 +236,8 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
     """Writes `workdir/head`, and `workdir/torso` for a torso, from published checkpoints.
 
     Args:
-      head_config: of the head stage, with `data`, `reference.head`.
-      torso_config: of the torso stage, with `reference.body`; None: no torso.
+      head_config: the head stage's configuration, with `data` and `reference.head`.
+      torso_config: the torso stage's configuration, with `reference.body`; None: no torso.
       workdir: the folder for both.
 
     Raises:
@@ -294,8 +294,8 @@ def _set_sizes(
     """Sets the sizes of the models in the configurations to those of the checkpoints.
 
     Args:
-      head_config, torso_config: are changed.
-      head_file, body_file: of the head, and of the torso where there is one.
+      head_config, torso_config: the configurations, which are changed.
+      head_file, body_file: checkpoints of the head, and of the torso where there is one.
       head_workdir: where the head will be.
 
     Returns:

@@ -35,8 +35,8 @@ def initial_state(
     then the newest checkpoint in the workdir, checked before it is used; only without one, parameters are initialised.
 
     Args:
-      config, stage, dataset, frames, mesh: of the run.
-      data_digest: of the data (`frame_cache.cached_frames`).
+      config, stage, dataset, frames, mesh: the run's.
+      data_digest: digest of the data (`frame_cache.cached_frames`).
       workdir: the stage's folder.
 
     Raises:
@@ -77,9 +77,9 @@ def trained_head(
 
     Args:
       head_workdir: the head's folder.
-      stage, dataset: of the torso.
+      stage, dataset: the torso's.
       everywhere: the sharding of every array.
-      scene: for shapes and types.
+      scene: gives the shapes and types.
 
     Raises:
       UserError: no trained head, one of another size, or one of another person.

@@ -80,7 +80,7 @@ class Throughput:
     """Rays a second since the clock was last started: after the first step, which compiles, and after each report.
 
     Args:
-      rays: of a step.
+      rays: rays of a step.
     """
 
     def __init__(self, rays: int) -> None:
@@ -111,7 +111,7 @@ def log_step(
       step: updates done.
       metrics: scalars by name, with `loss` and `mse`.
       rays_per_s: None where it is not known, as after the first step.
-      validation_psnr: in dB, of held-out frames; None where none were rendered after this step.
+      validation_psnr: PSNR of held-out frames in dB; None where none were rendered after this step.
 
     Returns:
       a text for the progress bar.

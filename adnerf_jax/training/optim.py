@@ -38,8 +38,8 @@ def with_moments(opt_state: optax.OptState, moments: AdamMoments, step: int) -> 
     """A state of `make_optimizer` with all of Adam's moments and counts replaced.
 
     Args:
-      opt_state: for the structure.
-      moments: of all groups; a group without a count has had no update.
+      opt_state: gives the structure.
+      moments: moments of all groups; a group without a count has had no update.
       step: updates done, on which the learning rates depend.
     """
 

@@ -30,12 +30,12 @@ class Plan:
     """The cost of one training step on a mesh.
 
     Attributes:
-      processes, devices: of the run.
-      frames: of a step.
-      rays: of each frame.
+      processes, devices: numbers of them in the run.
+      frames: number of frames in a step.
+      rays: number of rays of each frame.
       parameters, state: bytes on each device.
       transferred: bytes of a batch that go to each device.
-      flop: of the whole step, as XLA counts it before it compiles.
+      flop: floating-point operations of the whole step, as XLA counts them before it compiles.
       memory: bytes on a device while it runs; None where XLA does not report it.
       accessed: bytes that a device reads and writes in a step, as XLA counts.
       collectives: bytes of each kind of collective on a device in a step.
@@ -60,10 +60,10 @@ def plan_step(
     """Compiles the step of a configuration for a mesh, and reads its cost from the compiled program.
 
     Args:
-      config: of the stage.
-      camera, scene: of the person; only shapes and types of the scene's arrays matter.
+      config: the stage's configuration.
+      camera, scene: the person's; only shapes and types of the scene's arrays matter.
       windows: shape of a speech window.
-      frames: of a step.
+      frames: number of frames in a step.
       mesh: the devices.
     """
     rays = config.train.rays // frames

@@ -33,7 +33,7 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
     """The configuration that a stage was trained with.
 
     Raises:
-      UserError: `workdir` is not the folder of a stage, or its settings are not those that there are now.
+      UserError: `workdir` is not the folder of a stage, or its settings are not those of this version.
     """
     path = pathlib.Path(workdir) / _FILE
     if not path.exists():
@@ -135,8 +135,8 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict, data: str, w
     """Checks that a checkpoint is of this run's settings and data; warns where package versions differ.
 
     Args:
-      metadata: of the checkpoint, from `checkpoint_metadata`.
-      config, data: of this run.
+      metadata: the checkpoint's metadata, from `checkpoint_metadata`.
+      config, data: this run's configuration and the digest of its data.
       workdir: for messages.
 
     Raises:

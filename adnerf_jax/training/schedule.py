@@ -36,11 +36,11 @@ class Due(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """How many steps there are between one thing and the next (`config.train`); the last step has all but the check.
+    """Intervals in steps (`config.train`); after the last step everything but the check for collapse is due.
 
     Attributes:
-      steps: of the whole training.
-      log_every, checkpoint_every, validate_every, collapse_check_every: steps.
+      steps: number of steps of the whole training.
+      log_every, checkpoint_every, validate_every, collapse_check_every: intervals in steps.
     """
 
     steps: int

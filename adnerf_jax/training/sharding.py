@@ -97,7 +97,7 @@ def put(batch: Batch, shardings: Batch) -> Batch:
     """Puts a batch in the host's memory on the devices.
 
     Args:
-      batch: with the rays of this process alone (`local_rays`); conditions are the same in every process.
-      shardings: of the whole batch (`batch_sharding`).
+      batch: batch with the rays of this process alone (`local_rays`); conditions are the same in every process.
+      shardings: shardings of the whole batch (`batch_sharding`).
     """
     return jax.make_array_from_process_local_data(shardings, batch)

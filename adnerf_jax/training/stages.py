@@ -59,7 +59,7 @@ def head_stage(
 
     Args:
       head: the model.
-      camera: of the batches' pixels.
+      camera: camera of the batches' pixels.
       sampler_weight: weight of the sampler's own loss.
       attention_from: step from which attention smooths the audio code.
       density_leak_steps: warm-up steps in which gradients reach densities below 0 (`compositing.composite_samples`).
@@ -86,7 +86,7 @@ def torso_stage(head: HeadModel, torso: TorsoModel, camera: Camera, density_leak
 
     Args:
       head, torso: the models.
-      camera: of the batches' pixels.
+      camera: camera of the batches' pixels.
       density_leak_steps: as for `head_stage`.
     """
 

@@ -24,7 +24,7 @@ def make_update(
     Args:
       stage: what is trained.
       tx: the optimizer.
-      seed: of the step's random numbers.
+      seed: seed of the steps' random numbers.
       micro_batches: number of equal parts of the batch whose gradients are computed one after the other and averaged.
     """
 

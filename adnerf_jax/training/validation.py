@@ -23,13 +23,13 @@ class Validator:
     """Renders some held-out frames whenever `save` is called.
 
     Args:
-      stage: of the run.
+      stage: the stage that is trained.
       dataset: the clip.
       held_out: frames that are not trained on.
       count: number of them that are rendered, evenly spaced.
       folder: where the pictures are written.
       chunk: rays evaluated at once.
-      family: of the models, for the pictures' provenance.
+      family: family of the models, for the pictures' provenance.
       subject: the parts (`face.parsing`) that the stage's target shows.
       smooth: whether attention smooths the audio code.
     """
@@ -83,10 +83,10 @@ def render_layers(
     """One frame by a compiled renderer (`renderer.make_renderer`), as numpy arrays.
 
     Args:
-      render: of the stage's models.
-      stage, state: whose parameters are rendered.
+      render: renderer of the stage's models.
+      stage, state: the parameters that are rendered.
       transform: [4, 4], camera-to-head.
-      conditions: of one frame.
+      conditions: raw inputs of one frame.
     """
     head_params, torso_params = (state.params, None) if stage.torso is None else (state.frozen, state.params)
     return jax.device_get(render(head_params, torso_params, state.scene, transform, conditions))
