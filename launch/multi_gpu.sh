@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of one machine: one process drives them all, and nothing has to be told.
+# Trains on all GPUs of one machine: one process drives them all, without further settings.
 #
 #     launch/multi_gpu.sh WORKDIR DATASET [run.py arguments]
 #
-# CUDA_VISIBLE_DEVICES=0,1 in front of it takes some of them. Status 75 means that SIGTERM came and everything is saved:
-# the same command goes on.
+# CUDA_VISIBLE_DEVICES=0,1 in front of it selects two. Status 75 means that SIGTERM came and everything is saved:
+# the same command resumes.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

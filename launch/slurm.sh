@@ -4,9 +4,9 @@
 #     sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh WORKDIR DATASET [run.py arguments]
 #
 # from the repository, with requirements-cuda.txt installed in .venv; WORKDIR and DATASET on storage that all nodes
-# mount. JAX finds the processes by Slurm's variables. Two minutes before the time limit, or when the job is preempted, every
-# process gets SIGTERM, saves, and ends with status 75. Then, and when a process was lost (76, 134 of JAX's runtime, its own), the
-# job is put back into the queue and goes on from the newest checkpoint.
+# mount. JAX finds the processes by Slurm's variables. Two minutes before the time limit, or when the job is preempted,
+# every process gets SIGTERM, saves, and ends with status 75. Then, and when a process was lost (76, 134 from
+# JAX's runtime, or the status of the process), the job is requeued and resumes from the newest checkpoint.
 #SBATCH --job-name=adnerf
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -27,11 +27,11 @@ workdir=$1 data=$2
 shift 2
 
 status=0
-# Not killed with the first that ends: the others notice within a minute, and say in their own words how they end.
+# Processes are not killed with the first that ends: they notice within a minute, and end with their own statuses.
 srun --kill-on-bad-exit=0 .venv/bin/python run.py \
   --config=configs/head.py --workdir="$workdir" --config.data="$data" "$@" || status=$?
-# srun gives the highest status of all: that of a process that was killed (137: memory) or crashed (135, 139) is above the
-# others' 76, and one process's bad input (2) below it, so not for ever.
+# srun returns the highest status: that of a process that was killed (137: memory) or crashed (135, 139) is above the
+# others' 76, and one process's bad input (2) is below it: hence the limit on restarts.
 case $status in
   75 | 76 | 134 | 135 | 137 | 139) [ "${SLURM_RESTART_COUNT:-0}" -ge 100 ] || scontrol requeue "$SLURM_JOB_ID" ;;
 esac

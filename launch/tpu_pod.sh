@@ -4,9 +4,9 @@
 #     launch/tpu_pod.sh NAME ZONE WORKDIR DATASET [run.py arguments]
 #
 # The repository must lie in ~/adnerf_jax on every host, with requirements-tpu.txt installed in .venv; workdir and
-# dataset on storage that all hosts mount. JAX finds the other hosts by itself. After SIGTERM (status 75) or the loss of a
-# process (76, 134 of JAX's runtime, its own) the command is started again, until the training is done. A slice that was
-# preempted (spot) is gone, and ssh fails: make it again under the same name, and start this script again.
+# dataset on storage that all hosts mount. JAX detects the other hosts. After SIGTERM (status 75) or the loss of a
+# process (76, 134 from JAX's runtime, or the status of the process) the command is started again, until the training is
+# done. A preempted (spot) slice is gone, and ssh fails: create it under the same name, and start this script again.
 set -euo pipefail
 
 if [ $# -lt 4 ]; then
