@@ -55,7 +55,7 @@ def encode(
       picture_times: time of each picture in seconds.
       pictures: the pictures; those of `grey` by default.
       sound: (float32 [C, T], rate), encoded once at each of the times `sound_at`.
-      codec: of the sound.
+      codec: codec of the sound.
       rotate: keyword arguments of the stream's display rotation.
       pix_fmt: pixel format of the stream.
     """

@@ -1,4 +1,4 @@
-"""What several files of tests share because it takes a few seconds to make."""
+"""Fixtures that several test files share because they take seconds to make."""
 
 import contextlib
 import fcntl
@@ -35,7 +35,7 @@ def _of_this_run(tmp_path_factory) -> pathlib.Path:
 
 
 def _made_once(tmp_path_factory, name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
-    """A folder that the first worker to want it fills; the others wait for it."""
+    """A folder that the first worker to request it fills; the others wait."""
     folder = _of_this_run(tmp_path_factory) / name
     done = folder.with_suffix(".done")
     with open(folder.with_suffix(".lock"), "w") as lock:
@@ -68,7 +68,7 @@ def _hardly_optimised():
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """For modules of tests that compile for seconds what runs for milliseconds: XLA's cheapest code."""
+    """Turns off XLA's optimisations for tests that compile for seconds what runs for milliseconds."""
     with _hardly_optimised():
         yield
 
@@ -119,7 +119,7 @@ def trained(tmp_path_factory) -> types.SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def trained_paper(tmp_path_factory) -> types.SimpleNamespace:
-    """A small head and torso of the paper's family, which heard DeepSpeech features; attention begins half-way."""
+    """A small head and torso of the paper's family, trained on DeepSpeech features; attention begins half-way."""
 
     def settings(root: pathlib.Path) -> tuple[ConfigDict, ConfigDict]:
         head, torso = (

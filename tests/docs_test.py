@@ -28,11 +28,11 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-# What stands for a number or a file in a command.
+# Placeholders for numbers and files in commands.
 PLACEHOLDERS = {"--processes=N": "--processes=2", "--process=I": "--process=0"}
-# Programs of others, whose options are not checked; files that they are given are.
+# Third-party programs: their options are not checked, the files given to them are.
 EXTERNAL = {"arecord", "ffplay", "gcloud", "docker", "sbatch", "kubectl"}
-# Of the developer's environment: name of the program, package that brings it.
+# Programs of the developer's environment, and the packages that install them.
 TOOLS = {"ruff": "ruff", "mypy": "mypy", "mkdocs": "mkdocs-material"}
 
 
@@ -364,7 +364,7 @@ def test_every_check_of_the_report_is_described():
 
 
 def test_pages_build_strictly(tmp_path):
-    """As `mkdocs build --strict`."""
+    """Equals `mkdocs build --strict`."""
     mkdocs = pytest.importorskip("mkdocs.commands.build")
     from mkdocs.config import load_config
 

@@ -1,4 +1,4 @@
-"""The launch guides: their shells read them, and what they name is there."""
+"""The launch guides: scripts parse, and the files that they name exist."""
 
 import os
 import pathlib
@@ -11,10 +11,10 @@ SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[path.name for path in SCRIPTS])
-def test_scripts_can_be_read_and_explain_themselves(script):
+def test_scripts_parse_and_print_their_usage(script):
     assert subprocess.run(["bash", "-n", str(script)], capture_output=True).returncode == 0
-    told = subprocess.run(["bash", str(script)], capture_output=True, text=True)
-    assert told.returncode == 2 and f"launch/{script.name}" in told.stderr and "#!" not in told.stderr
+    usage = subprocess.run(["bash", str(script)], capture_output=True, text=True)
+    assert usage.returncode == 2 and f"launch/{script.name}" in usage.stderr and "#!" not in usage.stderr
 
 
 def launch(script: str, folder: pathlib.Path, statuses: list[int], **environment: str) -> tuple[int, list[str]]:
@@ -22,8 +22,8 @@ def launch(script: str, folder: pathlib.Path, statuses: list[int], **environment
 
     Args:
       script: its name.
-      folder: for the stand-ins.
-      statuses: that the training ends with, one time after another.
+      folder: where the stand-ins are written.
+      statuses: exit statuses of the training, one for each start.
     """
     (folder / "left").write_text("".join(f"{status}\n" for status in statuses))
     for name in ("srun", "gcloud", "scontrol", "sleep"):
@@ -37,18 +37,18 @@ def launch(script: str, folder: pathlib.Path, statuses: list[int], **environment
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 75, 76, 134, 137])
-def test_a_slurm_job_is_queued_again_when_it_can_go_on(tmp_path, status):
+def test_a_slurm_job_is_requeued_when_it_can_resume(tmp_path, status):
     ended, called = launch("slurm.sh", tmp_path, [status])
     assert ended == status and "--kill-on-bad-exit=0" in called[0]
     assert called[1:] == (["scontrol requeue 7"] if status >= 75 else [])
 
 
-def test_a_slurm_job_is_not_queued_for_ever(tmp_path):
+def test_a_slurm_job_is_not_requeued_for_ever(tmp_path):
     assert len(launch("slurm.sh", tmp_path, [76], SLURM_RESTART_COUNT="100")[1]) == 1
 
 
 @pytest.mark.parametrize(("statuses", "ended"), [([75, 76, 137, 0], 0), ([75, 2], 2), ([255], 255)])
-def test_a_pod_starts_again_when_it_can_go_on(tmp_path, statuses, ended):
+def test_a_pod_restarts_when_it_can_resume(tmp_path, statuses, ended):
     status, called = launch("tpu_pod.sh", tmp_path, statuses)
     assert status == ended and [line.split()[0] for line in called] == ["gcloud", "sleep"] * (len(statuses) - 1) + [
         "gcloud"

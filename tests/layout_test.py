@@ -28,7 +28,7 @@ ROOMS = (
     "nerf",
     "common",
 )
-# Preparation makes datasets and knows nothing of what learns from them.
+# Preparation makes datasets and imports nothing of what is trained on them.
 APART = {"preprocessing": {"evaluation", "inference", "training", "configuration", "models", "rendering"}}
 # Ways in: they are in no room, and no room imports them.
 WAYS_IN = {"__init__", "stream_demo"}

@@ -1,4 +1,4 @@
-"""The quickstart's order, what it skips, and what it refuses before working; the steps themselves are stand-ins."""
+"""The order of the quickstart's steps, which it skips, and what it refuses beforehand; the steps are stand-ins."""
 
 import json
 
@@ -57,7 +57,7 @@ def go(workdir, **settings):
     return module.quickstart(config, workdir)
 
 
-def test_runs_everything_in_order_and_then_nothing(calls, tmp_path):
+def test_runs_all_steps_in_order_and_then_skips_all(calls, tmp_path):
     first = go(tmp_path / "w")
     assert calls == ["subject", *EVERYTHING]
     assert first["settings"] == METRICS["settings"]
@@ -80,7 +80,7 @@ def test_a_change_redoes_its_step_and_what_follows(calls, media):
     assert calls == ["torso", "evaluation", "talking video"]
 
 
-def test_a_killed_run_goes_on_at_the_step_it_died_in(calls, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_at_the_interrupted_step(calls, tmp_path, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 

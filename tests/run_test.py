@@ -1,4 +1,4 @@
-"""The command line: every mistake of a user ends in one line and status 2."""
+"""The command line: every user error ends in one line and status 2."""
 
 import errno
 import pathlib

@@ -26,9 +26,9 @@ from adnerf_jax.training.state import TrainState
 from adnerf_jax.training.update import make_update
 
 SIZE = 32  # pixels
-DEPTH = 0.84  # of the head, dataset units
+DEPTH = 0.84  # depth of the head, dataset units
 CLIP = 13  # frames of the clip
-DROPPED = 5  # the frame where no head was found: in time it counts, among the frames it is missing
+DROPPED = 5  # the frame where no head was found: it has speech windows, but is in neither split
 TRAIN, VAL = 10, 2
 
 
@@ -67,8 +67,8 @@ def make_dataset(folder: pathlib.Path, channels: int = 8, speech: str | None = N
     """Writes every file of `adnerf_jax.data.schema`.
 
     Args:
-      folder: where.
-      channels: of the speech windows, which are random numbers.
+      folder: where they are written.
+      channels: channels of the speech windows, which are random numbers.
       speech: name of the encoder in the manifest; None: DeepSpeech, as in a dataset without a manifest.
     """
     rng = np.random.default_rng(0)

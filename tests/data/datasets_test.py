@@ -1,4 +1,4 @@
-"""The dataset in memory, whoever made it."""
+"""The dataset in memory, made by this and by other programs."""
 
 import json
 import shutil
@@ -256,7 +256,7 @@ def test_a_face_is_looked_for_where_the_index_has_none(radnerfs, dataset):
     expected = [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
     theirs = load_dataset(radnerfs)
     assert theirs.train.face_rect[3].tolist() == expected
-    # And the mouth in its lower middle.
+    # The mouth is in its lower middle.
     x, y, width, height = expected
     assert theirs.mouth_rect[3].tolist() == [x + width // 4, y + 6 * height // 10, width // 2, 4 * height // 10]
     write_parts(radnerfs / "parsing/3.png", np.zeros((tiny.SIZE, tiny.SIZE), np.uint8))
@@ -310,7 +310,7 @@ def test_a_frame_in_both_splits(spoilt):
         load_dataset(spoilt)
 
 
-def test_frames_out_of_order_are_sorted_and_said_to_be(spoilt, dataset, capsys):
+def test_frames_out_of_order_are_sorted_with_a_message(spoilt, dataset, capsys):
     _edit(spoilt / schema.TRANSFORMS["train"], lambda meta: meta["frames"].reverse())
     theirs = load_dataset(spoilt)
     assert "transforms_train.json: the frames are not in order of time; they are sorted" in capsys.readouterr().err
@@ -346,7 +346,7 @@ def test_frames_out_of_order_are_sorted_and_said_to_be(spoilt, dataset, capsys):
     ],
     ids=["twice", "empty", "negative", "nan", "scaled", "mirror", "projective", "ragged"],
 )
-def test_what_is_wrong_with_an_index_is_said_in_one_line(spoilt, spoil, message):
+def test_errors_of_an_index_are_one_line(spoilt, spoil, message):
     _edit(spoilt / schema.TRANSFORMS["train"], spoil)
     with pytest.raises(UserError, match=message) as caught:
         load_dataset(spoilt)

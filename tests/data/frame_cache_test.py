@@ -1,4 +1,4 @@
-"""Decoded frames in a mapped file: the same as decoded, made once, made again when they must be."""
+"""Decoded frames in a mapped file: the same as decoded, made once, made again when a source file changes."""
 
 import fcntl
 import json
@@ -32,7 +32,7 @@ def files(data):
     return sorted(p for p in (data / ".frames").rglob("*") if p.is_file())
 
 
-def test_they_are_the_decoded_frames_and_are_made_once(data, monkeypatch):
+def test_frames_are_as_decoded_and_made_once(data, monkeypatch):
     dataset = load_dataset(data)
     frames, digest = cached_frames(dataset, dataset.train)
     chex.assert_trees_all_equal(frames, load_frames(dataset, dataset.train))

@@ -19,7 +19,7 @@ def test_round_trip(tiny_data, tmp_path):
     assert len(again.transforms) == tiny.TRAIN
 
 
-def test_a_workdir_goes_on_with_its_own_data_only(tiny_data, tmp_path):
+def test_a_workdir_is_resumed_with_its_own_data_only(tiny_data, tmp_path):
     person = Person.of(load_dataset(tiny_data))
     person.check_continues(tmp_path)
     person.save(tmp_path)

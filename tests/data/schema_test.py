@@ -1,4 +1,4 @@
-"""The dataset on disk: what is read, and what is said of a bad one."""
+"""The dataset on disk: what is read, and the messages about invalid ones."""
 
 import json
 import shutil

@@ -52,7 +52,7 @@ def test_equal_codes_are_left_as_they_are(attention):
 
 def test_the_result_is_a_mean_with_weights_from_half_of_the_channels(attention):
     codes = np.random.default_rng(3).normal(size=(8, 64)).astype(np.float32) * 3
-    codes[:, 32:40] = np.eye(8)  # channels without a say in the weights: they show them
+    codes[:, 32:40] = np.eye(8)  # channels that do not enter the weights reveal them
     weights = attention(codes)[32:40]
     assert (np.asarray(weights) >= 0).all() and np.asarray(weights).std() > 0.01
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Condition codes: each is what its name says."""
+"""The encodings of the condition codes."""
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def codes():
     return Bound
 
 
-def test_codes_are_what_their_names_say(codes):
+def test_codes_equal_their_formulas(codes):
     conditions, scene = tiny.conditions(FRAMES), tiny.scene()
     made = codes.apply(conditions, True)
     assert made.keys() == set(NAMES)

@@ -1,4 +1,4 @@
-"""Openness of the eyes: blinks like a person's, numbers, curves."""
+"""Openness of the eyes from random blinks, numbers and curves."""
 
 import itertools
 
@@ -63,6 +63,6 @@ def test_blinks_are_as_many_and_as_long_as_a_persons():
         ({}, "the curve `eyes` is missing"),
     ],
 )
-def test_what_is_no_eyes(given, message):
+def test_invalid_eyes_are_refused(given, message):
     with pytest.raises(UserError, match=message):
         EyesCode.source(given, EYES)

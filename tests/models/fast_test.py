@@ -1,4 +1,4 @@
-"""The `fast` family: what its renders can be, and what depends on what."""
+"""The `fast` family: properties of its renders, and which inputs affect them."""
 
 import chex
 import jax
@@ -16,7 +16,7 @@ FRAMES, COUNT = 2, 40
 
 @pytest.fixture(scope="module")
 def head():
-    """A head model with parameters away from their start: render, codes, visible as functions, and what goes in."""
+    """A head with parameters away from their initialisation: render, codes and visible as functions, and the inputs."""
     settings = tiny.config("head")
     model = build_head(settings.model.head, settings.compat)
     scene, conditions = tiny.scene(), tiny.conditions(FRAMES)
@@ -140,7 +140,7 @@ class TorsoTest(chex.TestCase):
         (layer,) = apply(transforms, audio)
         return tuple(map(np.asarray, layer))
 
-    def test_colour_is_premultiplied_and_nothing_stands_above_the_shoulders(self):
+    def test_colour_is_premultiplied_and_zero_above_the_shoulders(self):
         colour, opacity = self.layer(self.transforms, self.audio)
         assert (colour <= opacity[..., None]).all() and (colour >= 0).all()
         above = self.pixels[..., 0] / tiny.SIZE < self.scene.torso_top
@@ -149,7 +149,7 @@ class TorsoTest(chex.TestCase):
         visible = self.model.apply(self.params, self.pixels, self.camera, self.scene, method="visible")
         np.testing.assert_array_equal(visible, ~above)
 
-    def test_it_moves_with_pose_and_speech(self):
+    def test_the_torso_moves_with_pose_and_speech(self):
         here = self.layer(self.transforms, self.audio)[0]
         assert np.abs(here - self.layer(self.transforms[::-1], self.audio)[0]).max() > 1e-5
         assert np.abs(here - self.layer(self.transforms, self.audio[::-1])[0]).max() > 1e-5

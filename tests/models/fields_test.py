@@ -1,4 +1,4 @@
-"""The fields' networks against their formulas in numpy."""
+"""The fields' networks against their formulas in NumPy."""
 
 import chex
 import jax
@@ -34,7 +34,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 
 def shaken(params, seed: int = 0):
-    """Parameters away from their starting values, where biases are zero and tables almost."""
+    """Parameters away from their initial values, where biases are zero and tables almost."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: np.asarray(a) + 0.3 * rng.normal(size=a.shape).astype(np.float32), params)
 
@@ -56,12 +56,12 @@ class BoundedExpTest(chex.TestCase):
         y, slope = self.variant(lambda x: (bounded_exp(x), jax.vmap(jax.grad(bounded_exp))(x)))(x)
         expected = np.exp(np.minimum(x.astype(np.float64), 11.0))
         np.testing.assert_allclose(y, expected, rtol=1e-5)  # x = 11 is rounded to 1e-6, so exp is to 1e-6 relative
-        # Above the ceiling the slope stays, so that a density that overshot can come back.
+        # Above the ceiling the slope stays, so that a density that overshot can decrease again.
         np.testing.assert_allclose(slope, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_factors_have_the_type_asked_for_in_the_gradient_too(dtype):
+def test_factors_have_the_given_type_in_the_gradient_too(dtype):
     a, b = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(6, 4), (4, 3)]))
 
     def loss(a, b):
@@ -123,7 +123,7 @@ def grid_field() -> GridField:
     return GridField(MultiresolutionGrid(**GRID), BlendedGrid(**GRID), width=8, geometry=3, direction_levels=2)
 
 
-def test_the_head_field_sees_each_point_with_its_own_ray_and_frame():
+def test_the_head_field_evaluates_each_point_with_its_own_ray_and_frame():
     rng = np.random.default_rng(2)
     x = rng.random((2, 3, 4, 3)).astype(np.float32)
     directions = rng.normal(size=(2, 3, 3)).astype(np.float32)
@@ -154,7 +154,7 @@ class PlanarFieldTest(chex.TestCase):
     def field(self, reach: float) -> PlanarField:
         return PlanarField(MultiresolutionGrid(**GRID), width=8, deformation_width=6, position_levels=2, reach=reach)
 
-    def test_each_pixel_is_seen_with_its_own_code(self):
+    def test_each_pixel_is_evaluated_with_its_own_code(self):
         field = self.field(0.1)
         params = shaken(jax.jit(field.init)(jax.random.key(0), self.x, self.pose, self.code))
         apply = jax.jit(field.apply)
@@ -166,7 +166,7 @@ class PlanarFieldTest(chex.TestCase):
             np.testing.assert_allclose(one[0][0, 0], colours[f, r], atol=TOLERANCE)
             np.testing.assert_allclose(one[1].item(), opacity[f, r], atol=TOLERANCE)
 
-    def test_the_picture_stands_still_at_first(self):
+    def test_the_initial_deformation_is_zero(self):
         field = self.field(0.1)
         params = jax.jit(field.init)(jax.random.key(0), self.x, self.pose, self.code)
         _, kept = field.apply(params, self.x, self.pose, self.code, capture_intermediates=True, mutable="intermediates")

@@ -100,7 +100,7 @@ def test_audio_net(golden, head):
 def test_attention(golden, head):
     params, attention = {"params": head.attention.params}, jax.jit(AudioAttNet().apply)
     np.testing.assert_allclose(attention(params, golden["att_in"]), golden["att_out"], atol=TOLERANCE)
-    # The upper channels have no say in the weights; the identity in their place shows them.
+    # The upper channels do not enter the weights; the identity in their place reveals them.
     codes = golden["att_in"].copy()
     codes[..., 32:40] = np.eye(8)
     weights = attention(params, codes)[..., 32:40]
@@ -143,7 +143,7 @@ def test_field(golden, head, config, level):
 def test_drawn_positions(golden):
     drawn = inverse_cdf_samples(golden["pdf_bins"], golden["pdf_weights"], 24, None)
     np.testing.assert_allclose(drawn[:, :-1], golden["pdf_det"][:, :-1], atol=TOLERANCE)
-    # At the quantile 1 the answer hangs on whether the last sum is just below 1 or just above.
+    # At the quantile 1 the result depends on whether the last sum is just below 1 or just above.
     np.testing.assert_allclose(drawn[:, -1], golden["pdf_det"][:, -1], atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""A code that nobody knows but the registry: it is fitted, trained, saved, driven and rendered."""
+"""A code that is only in the registry: it is fitted, trained, saved, driven and rendered."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar

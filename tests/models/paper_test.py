@@ -1,4 +1,4 @@
-"""The `paper` family: what its renders can be, what depends on what, and that no economy changes the numbers."""
+"""The `paper` family: properties of its renders, which inputs affect them, and that optimisations change no number."""
 
 import functools
 
@@ -31,7 +31,7 @@ def build(stage: str, **changes):
 
 
 def spread(model, params, code):
-    """Parameters with which some rays end in the volume and others hardly meet it; at the start all is a haze."""
+    """Parameters with which some rays end in the volume and others hardly meet it; initial densities are all low."""
     params = jax.tree.map(np.array, params)
     for field in params["volume"].values():
         for layer in field.values():
@@ -46,7 +46,7 @@ def spread(model, params, code):
 
 @pytest.fixture(scope="module")
 def head():
-    """A head with parameters away from their start: its volume's render as a function, and what goes in."""
+    """A head with parameters away from their initialisation: its volume's render as a function, and the inputs."""
     model, scene = build("head"), tiny.scene()
     rays = tiny.random_rays(FRAMES, COUNT)
     background = np.random.default_rng(0).random((FRAMES, COUNT, 3)).astype(np.float32)
@@ -77,7 +77,7 @@ def first_frame(head):
 
 
 def wall(params, density: float = 50.0):
-    """The same networks by hand: both fields have the raw density `density`·max(x, 0), whatever the code."""
+    """Parameters set by hand: both fields have the raw density `density`·max(x, 0), for any code."""
     nothing = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), params)
     for field in nothing["volume"].values():
         field["layer0"]["kernel"][0, 0] = 1.0  # the position comes first in its encoding
@@ -195,11 +195,11 @@ def test_an_occupancy_of_the_density_leaves_out_only_what_has_none(head):
     np.testing.assert_array_equal(visible[0], x >= 0)
     visible = head.model.apply({"params": params}, straight_rays(x), head.scene, method="visible")
     assert visible.shape == (1, COUNT) and visible.dtype == bool and visible.all()
-    # A sample in a cell without density is left out whatever the field says there.
-    haze = jax.tree.map(np.copy, params)
-    for field in haze["volume"].values():
+    # A sample in a cell without density is left out, whatever density the field returns there.
+    denser = jax.tree.map(np.copy, params)
+    for field in denser["volume"].values():
         field["density"]["bias"][:] = 20.0
-    with_grid, without = apply(haze, occupancy)[-1], apply(haze, None)[-1]
+    with_grid, without = apply(denser, occupancy)[-1], apply(denser, None)[-1]
     assert (with_grid.opacity[0][x < 0] < 2e-6).all() and (without.opacity[0] > 0.99).all()
 
 
@@ -232,11 +232,11 @@ def test_activations_computed_twice_give_the_same_gradient(head):
     chex.assert_trees_all_close(again, kept, rtol=1e-4, atol=1e-4)
 
 
-def test_half_as_long_factors_give_nearly_the_same(head):
+def test_bfloat16_factors_give_nearly_the_same(head):
     model = build("head", dtype="bfloat16")
     params = jax.tree.map(jnp.asarray, head.params)
     for field in params["volume"].values():
-        field["density"] = jax.tree.map(lambda a: a / 40.0, field["density"])  # a haze
+        field["density"] = jax.tree.map(lambda a: a / 40.0, field["density"])  # low density
     whole = head.render(params, head.rays, head.codes, head.background, None)
     short = jax.jit(lambda p: model.apply({"params": p}, head.rays, head.codes, head.background, head.scene))(params)
     for one, other in zip(short.rendered, whole.rendered, strict=True):
@@ -316,7 +316,7 @@ class TorsoTest(chex.TestCase):
         here = self.layers(self.params, self.transforms, self.audio)[-1][0]
         assert np.abs(here - self.layers(self.params, self.transforms[::-1], self.audio)[-1][0]).max() > 1e-5
         assert np.abs(here - self.layers(self.params, self.transforms, self.audio[::-1])[-1][0]).max() > 1e-5
-        # Without the code's rows the camera stands still, wherever the head goes.
+        # Without the code's rows nothing depends on the head's pose: the camera is static.
         deaf = jax.tree.map(np.array, self.params)
         where = 3 * (1 + 2 * 4)
         for field in deaf["volume"].values():
@@ -333,10 +333,10 @@ class TorsoTest(chex.TestCase):
         np.testing.assert_allclose(code[:, 64:85], positional(angles, 3), atol=1e-6)
         np.testing.assert_allclose(code[:, 85:], positional(place, 3), atol=1e-6)
 
-    def test_pixels_are_seen_where_their_rays_cross_density(self):
+    def test_pixels_are_visible_where_their_rays_cross_density(self):
         visible = self.model.apply({"params": self.params}, self.pixels, self.camera, self.scene, method="visible")
         assert visible.dtype == bool and visible.all()
-        # Everything at x < 0: the left half of the picture, as far as the camera's turn by 0.1 rad lets it be.
+        # Everything at x < 0: the left half of the picture, up to the camera's turn by 0.1 rad.
         cells = np.broadcast_to(np.arange(16**3) % 16 < 8, (2, 16**3))
         occupancy = Occupancy(box=2 * BOX, cells=cells)
         visible = self.model.apply(

@@ -114,7 +114,7 @@ class BothTest(chex.TestCase):
                 ):
                     np.testing.assert_allclose(one, two, atol=1e-6)
 
-    def test_gradients_are_finite_where_nothing_is(self):
+    def test_gradients_are_finite_without_opacity(self):
         nothing, clear = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
         for gradient in jax.grad(
             lambda *layers: composite_layers(*layers, abutting=True)[0].sum(), argnums=(0, 1, 2, 3)
@@ -146,13 +146,13 @@ class LeakyDensityTest(chex.TestCase):
     RAW = np.array([-5.0, -1e-3, 1e-3, 5.0], np.float32)
 
     @chex.variants(with_jit=True, without_jit=True)
-    def test_it_is_a_relu_whatever_it_lets_back(self):
+    def test_leaky_density_is_a_relu_in_the_forward_pass(self):
         for density_leak in (0.0, 1.0):
             value = self.variant(leaky_density)(self.RAW, jnp.float32(density_leak))
             np.testing.assert_array_equal(value, [0, 0, np.float32(1e-3), 5])
 
     @chex.variants(with_jit=True, without_jit=True)
-    def test_below_zero_only_a_wish_for_more_passes_and_only_while_it_may(self):
+    def test_below_zero_only_gradients_that_raise_density_pass_and_only_during_warm_up(self):
         @self.variant
         def slope(wish, density_leak):
             return jax.grad(lambda raw: (wish * leaky_density(raw, density_leak)).sum())(self.RAW)

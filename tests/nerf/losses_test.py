@@ -1,4 +1,4 @@
-"""The parts of the loss, by hand."""
+"""The terms of the loss against values computed by hand."""
 
 import chex
 import jax

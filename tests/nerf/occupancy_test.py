@@ -55,7 +55,7 @@ def test_a_survey_finds_a_ball_and_its_neighbours_and_nothing_else():
         assert not cells[~grown(touched)].any()
 
 
-def test_every_code_is_looked_at():
+def test_cells_are_occupied_under_any_code():
     centre = np.float32([-0.25, -0.15, -0.05])
     codes = np.float32([[0, 0, 0], [0.5, 0.5, 0.5]])
     together = survey(ball(centre, 0.15), codes, BOX, ray_length=0.6, resolution=CELLS)
@@ -66,7 +66,7 @@ def test_every_code_is_looked_at():
     assert not inside(together, 0, np.float32([0.45, -0.35, 0.65]))
 
 
-def test_a_haze_that_nobody_sees_is_nothing():
+def test_invisibly_low_density_is_not_occupied():
     # Along a whole ray of length 0.6, 0.4/255 in all against 0.6/255: the border is half of 1/255.
     def level(density):
         return lambda points, code: jnp.full((1, len(points)), density)
@@ -84,7 +84,7 @@ def test_the_seen_box_holds_both_ends_of_every_ray():
     pixels = np.tile(pixel_grid(camera.height, camera.width)[None], (3, 1, 1))
     rays = rays_through(pixels, transforms.astype(np.float32), camera)
     ends = np.stack([np.asarray(rays.origins + t * rays.directions) for t in (scene.near, scene.far)])
-    # Exactly so tight: some ray reaches each side.
+    # The box is tight: some ray reaches each side.
     np.testing.assert_allclose(ends.reshape(-1, 3).min(0), box[0], atol=1e-6)
     np.testing.assert_allclose(ends.reshape(-1, 3).max(0), box[1], atol=1e-6)
 
@@ -116,7 +116,7 @@ def test_rays_cross_what_many_points_on_them_lie_in():
         t = np.linspace(near, far, count, dtype=np.float32)[:, None, None, None]
         return np.asarray(inside(occupancy, 1, rays.origins + t * rays.directions)).any(0)
 
-    # As many steps as two for each cell along an axis: nothing is met that is not there, …
+    # Two steps for each cell along an axis: no ray is met that crosses no occupied cell, …
     np.testing.assert_array_equal(met, looked_at(2 * CELLS))
     exact = looked_at(2000)
     assert not np.any(met & ~exact)
@@ -125,7 +125,7 @@ def test_rays_cross_what_many_points_on_them_lie_in():
     assert not np.any(crosses(Occupancy(BOX, np.zeros((2, 8), bool)), 1, rays, near, far))
 
 
-def test_rays_are_looked_at_between_near_and_far_only():
+def test_rays_are_tested_between_near_and_far_only():
     cells = np.zeros((1, CELLS**3), bool)
     cells[0, 5 + 4 * CELLS + 9 * CELLS**2] = True  # x 0 … 0.1, y 0 … 0.1, z 0.6 … 0.7
     rays = Rays(np.float32([[0.05, 0.05, 1.0]]), np.float32([[0, 0, -1]]))

@@ -1,4 +1,4 @@
-"""Intervals along rays against numpy's search and interpolation, and against loops."""
+"""Intervals along rays against NumPy's search and interpolation, and against loops."""
 
 import chex
 import jax
@@ -61,7 +61,7 @@ class InverseCdfTest(chex.TestCase):
     WEIGHTS = np.array([0.5, 0.0, 2.0, 1.5], np.float32)
 
     @chex.variants(with_jit=True, without_jit=True)
-    def test_draws_fall_into_the_bins_as_their_weights_say(self):
+    def test_draws_fall_into_the_bins_in_proportion_to_their_weights(self):
         draws = 20_000
         t = self.variant(lambda k: inverse_cdf_samples(self.BINS, self.WEIGHTS, draws, k))(jax.random.key(0))
         counts, _ = np.histogram(t, self.BINS)

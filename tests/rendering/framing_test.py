@@ -1,4 +1,4 @@
-"""Zoom, crop, size, orbit and lens: what lies where in the new picture."""
+"""Zoom, crop, size, orbit and lens: positions in the new picture."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def project(point) -> np.ndarray:
     return np.array([CAMERA.cy + CAMERA.focal * y / z, CAMERA.cx - CAMERA.focal * x / z])
 
 
-def test_nothing_asked_is_nothing_changed():
+def test_without_options_nothing_changes():
     assert framing(CAMERA, PLACE) is None and framing(CAMERA, PLACE, "") is None
     framed = as_framing(CAMERA)
     pixels = pixel_grid(CAMERA.height, CAMERA.width)
@@ -36,7 +36,7 @@ def test_nothing_asked_is_nothing_changed():
     np.testing.assert_array_equal(ours.directions, plain.directions)
 
 
-def test_its_own_size_asks_at_its_own_places():
+def test_the_training_size_samples_at_the_training_pixels():
     framed = framing(CAMERA, PLACE, size=tiny.SIZE)
     pixels = pixel_grid(tiny.SIZE, tiny.SIZE)
     np.testing.assert_array_equal(framed.places(pixels), pixels)
@@ -53,14 +53,14 @@ def test_its_own_size_asks_at_its_own_places():
         (dict(size="64x32"), (32, 64), ((0, -16), (31, 47))),  # wider than learned: more to both sides
     ],
 )
-def test_which_places_a_picture_shows(asked, shape, corners):
+def test_positions_that_a_picture_shows(asked, shape, corners):
     framed = framing(CAMERA, PLACE, **asked)
     assert (framed.height, framed.width) == shape
     grid = np.asarray(framed.places(pixel_grid(*shape)))
     np.testing.assert_allclose(grid[[0, -1]], corners, atol=1e-5)
     places, met = framed.torso_places(grid)
     assert met.all()
-    # The torso is asked there too, and at the picture's edge where the picture ends.
+    # The torso is sampled at the same places, clamped to the picture's edge.
     np.testing.assert_array_equal(places, np.clip(grid, -0.5, tiny.SIZE - 0.5))
 
 
@@ -136,6 +136,6 @@ def test_the_background_is_cut_at_the_same_places():
         (dict(crop="0,0"), "expected x,y,width,height"),
     ],
 )
-def test_what_cannot_be_framed(asked, message):
+def test_invalid_framings_are_refused(asked, message):
     with pytest.raises(UserError, match=message):
         framing(CAMERA, PLACE, **asked)

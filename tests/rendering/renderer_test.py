@@ -49,7 +49,7 @@ def test_no_pixel_of_the_head_is_skipped(head):
         return head_visibility(model, params, scene, transform, camera), opacity > 0.01
 
     def within(mask, pixels):
-        """Whether a set place lies at most so many pixels away."""
+        """Whether a set place lies within some number of pixels."""
         side = 2 * pixels + 1
         image = jnp.asarray(mask).reshape(camera.height, camera.width)
         return jax.lax.reduce_window(image, False, jnp.logical_or, (side, side), (1, 1), "SAME").reshape(-1)
@@ -105,7 +105,7 @@ def test_the_torso_fills_the_rows_below_its_top():
     assert (opacity[:11] == 0).all() and (opacity[12:] > 0).all()  # torso_top is one half
 
 
-def test_a_picture_hears_the_neighbours_only_where_it_is_smoothed(head):
+def test_neighbouring_windows_affect_a_frame_only_with_smoothing(head):
     model, params, scene, camera = head
     conditions = tiny.conditions(1)
     audio = conditions.audio.copy()
@@ -115,7 +115,7 @@ def test_a_picture_hears_the_neighbours_only_where_it_is_smoothed(head):
         here, elsewhere = (
             render(params, None, scene, TRANSFORM, conditions.replace(audio=a)).head for a in (conditions.audio, audio)
         )
-        # The lips' code, a linear map, hears three frames: the one before and after.
+        # The lips code, a linear map, averages three frames: this one and its two neighbours.
         assert (np.abs(here - elsewhere).max() > 1e-6) == smooth
 
 

@@ -152,8 +152,8 @@ def test_instead_of_a_damaged_checkpoint_the_one_before_is_restored_with_a_messa
     step, parts = checkpoints.restore_for_use(tmp_path, whole)
     assert step == 1
     chex.assert_trees_all_equal(parts["params"], states[0].params)
-    told = capsys.readouterr().err
-    assert f"move {tmp_path / 'checkpoints/2'} away; the one of step 1 is taken" in told
+    messages = capsys.readouterr().err
+    assert f"move {tmp_path / 'checkpoints/2'} away; the one of step 1 is taken" in messages
     restored = restore(tmp_path, abstract(states[0]), what="this run")
     chex.assert_trees_all_equal(restored, states[0])
     assert "damaged checkpoints were moved to" in capsys.readouterr().err
@@ -212,8 +212,8 @@ def test_a_checkpoint_that_goes_away_is_no_damage(tmp_path, monkeypatch):
 
 
 def test_reads_that_end_after_the_first_failed_print_no_traceback(caplog):
-    told = []
-    hook = checkpoint_errors._without_late_reads(told.append)
+    messages = []
+    hook = checkpoint_errors._without_late_reads(messages.append)
     late = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"), object=None)
     given_up = types.SimpleNamespace(exc_value=Exception("while reading array index"), object=print)
     given_up.exc_value.__cause__ = GeneratorExit()
@@ -223,7 +223,7 @@ def test_reads_that_end_after_the_first_failed_print_no_traceback(caplog):
     ]
     for unraisable in (late, given_up, *others):
         hook(unraisable)
-    assert told == others
+    assert messages == others
     logger = logging.getLogger("asyncio")
     for error in (ValueError("DATA_LOSS: manifest [tensorstore_spec='{}']"), ValueError("another")):
         logger.error("Task exception was never retrieved", exc_info=error)

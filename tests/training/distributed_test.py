@@ -1,6 +1,6 @@
 """Two processes of two devices train and evaluate as one of one device does.
 
-That neither outlives the other unnoticed is a row of `benchmarks.faults`.
+`benchmarks.faults` checks that each notices the loss of the other.
 """
 
 import os
@@ -68,7 +68,7 @@ def start(code: str, *arguments) -> subprocess.Popen:
 
 
 def both(*started: subprocess.Popen) -> list[str]:
-    """Waits for two processes; what each said."""
+    """Waits for two processes; what each printed."""
     said = [process.communicate(timeout=600)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     return said
@@ -84,7 +84,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_they_stopped(tiny
     train(settings, tmp_path / "one")
     address = free_address()
     said = both(*(start(ONE_OF_SEVERAL, address, 2, index, tiny_data, tmp_path / "two", 4, 4) for index in range(2)))
-    # One of them speaks and writes.
+    # One of them prints and writes.
     assert "4 cpu device(s) of 2 processes" in said[0] and "head" not in said[1]
     assert len(list((tmp_path / "two").glob("events.*"))) == 1
     assert checkpoints.latest_step(tmp_path / "two") == 4

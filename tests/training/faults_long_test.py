@@ -1,4 +1,4 @@
-"""The short form of `benchmarks.faults`: what is killed, told to end, robbed or cramped ends the same."""
+"""The short form of `benchmarks.faults`: killed or disturbed trainings end with the same parameters."""
 
 import sys
 

@@ -37,22 +37,22 @@ def test_sigterm_saves_and_the_next_run_ends_the_same(tiny_data, tmp_path, monke
     train(settings, tmp_path / "straight")
     batches = BatchLoader.batches
 
-    def told(self, first, end):
+    def terminated(self, first, end):
         for step, batch in enumerate(batches(self, first, end), first):
             if step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(BatchLoader, "batches", told)
-    assert exit_status(lambda: train(settings, tmp_path / "told")) == PREEMPTED == 75
+    monkeypatch.setattr(BatchLoader, "batches", terminated)
+    assert exit_status(lambda: train(settings, tmp_path / "terminated")) == PREEMPTED == 75
     assert "stopped by SIGTERM: head is saved at step" in capsys.readouterr().err
-    kept = checkpoints.latest_step(tmp_path / "told")
-    assert kept == 4 and steps_reported(tmp_path / "told") == [1, 2, 3, 4]
+    kept = checkpoints.latest_step(tmp_path / "terminated")
+    assert kept == 4 and steps_reported(tmp_path / "terminated") == [1, 2, 3, 4]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.setattr(BatchLoader, "batches", batches)
-    train(settings, tmp_path / "told")
-    chex.assert_trees_all_equal(parts_of(tmp_path / "told"), parts_of(tmp_path / "straight"))
-    assert steps_reported(tmp_path / "told") == [1, 2, 3, 4, 5, 6]
+    train(settings, tmp_path / "terminated")
+    chex.assert_trees_all_equal(parts_of(tmp_path / "terminated"), parts_of(tmp_path / "straight"))
+    assert steps_reported(tmp_path / "terminated") == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.fixture

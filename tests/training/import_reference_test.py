@@ -1,4 +1,4 @@
-"""Published checkpoints to workdirs: they render what the published code renders, and train on."""
+"""Published checkpoints to workdirs: they render what the published code renders, and training continues."""
 
 import json
 import os
@@ -249,14 +249,14 @@ def test_moments_of_old_files_are_numbered_by_their_groups(torch, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["head", pytest.param("torso", marks=pytest.mark.slow)])
-def test_training_goes_on_from_an_import(torch, data, tmp_path, stage):
+def test_training_continues_from_an_import(torch, data, tmp_path, stage):
     stored = with_moments(torch_pickle.load(HEAD), 1001, 0)
     head = torch_files.save(torch, tmp_path / "001000_head.tar", stored)
     assert run.main(command(stage, data, tmp_path / "w", head=head)) == 0
     workdir, first = tmp_path / "w" / stage, {"head": 1001, "torso": 0}[stage]
     before = restored(workdir)[2]["params"]
     stages = ("head", "torso")[: 1 + (stage == "torso")]
-    # Sizes that were found in the tensors are given again, like every setting of a run that goes on.
+    # Sizes that were found in the tensors are given again, like every setting of a run that is resumed.
     sizes = [f"--config.model.{s}.{size}" for s in stages for size in ("width=32", "colour_width=16")]
     sizes += [size for size in SIZES if stage == "torso" or ".head." in size]
     arguments = [f"--config={ROOT}/configs/{stage}.py", f"--workdir={workdir}", f"--config.data={data}"]

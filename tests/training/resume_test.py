@@ -32,7 +32,7 @@ def test_a_run_killed_after_its_last_checkpoint_ends_the_same(request, tmp_path,
     trained = request.getfixturevalue(family)
     straight, broken = getattr(trained, stage), tmp_path / "broken"
     config = trained.configs[stage == "torso"]
-    # As the kill leaves it: the checkpoint before the last, reports of a step more and a piece of the next.
+    # As a kill leaves it: the last checkpoint but one, the log of one more step and a part of the next line.
     shutil.copytree(straight, broken, ignore=shutil.ignore_patterns(str(last), "*.tfevents.*"))
     reports = (straight / "metrics.jsonl").read_text().splitlines(keepends=True)
     (broken / "metrics.jsonl").write_text("".join(reports[: kept + 1]) + reports[kept + 1][:20])
@@ -48,7 +48,7 @@ def test_a_run_killed_after_its_last_checkpoint_ends_the_same(request, tmp_path,
     assert timeless[0] == timeless[1]
 
 
-def test_a_torso_does_not_go_on_in_front_of_another_head(trained, tmp_path):
+def test_a_torso_is_not_resumed_with_another_head(trained, tmp_path):
     other = tmp_path / "head"
     shutil.copytree(trained.head, other, ignore=shutil.ignore_patterns("40", "*.tfevents.*"))
     config = trained.configs[1].copy_and_resolve_references()

@@ -65,7 +65,7 @@ def test_other_settings_are_named(tmp_path, name, value):
         check_continues(config, tmp_path)
 
 
-def test_data_and_head_may_lie_elsewhere(tmp_path):
+def test_data_and_head_may_be_moved(tmp_path):
     """Their contents are compared with what the checkpoint was made from."""
     config = tiny.config("torso")
     save_config(config, tmp_path)

@@ -59,7 +59,7 @@ def test_checkpoints_and_pictures_come_at_their_steps(trained):
     assert {p.name for p in (trained.head / "validation").iterdir()} == {"000020.png", "000040.png"}
 
 
-def test_the_torso_keeps_its_head_as_it_was(trained):
+def test_training_a_torso_leaves_its_head_unchanged(trained):
     head, torso = _parts(trained.head), _parts(trained.torso)
     chex.assert_trees_all_equal(torso["frozen"], head["params"])
     chex.assert_trees_all_equal(torso["scene"], head["scene"])
@@ -114,7 +114,7 @@ def test_the_audio_code_is_smoothed_from_its_step_on(trained_paper):
     dataset, parts = load_dataset(trained_paper.data), _parts(trained_paper.head)
     stage = make_stage(settings, dataset.camera)
     batch = tiny.ray_sampler(settings, dataset).batch(0)
-    # Another sentence around the frame, whose own window is the fifth of eight.
+    # Other speech around the frame, whose own window is the fifth of eight.
     audio = batch.conditions.audio.copy()
     audio[:, np.arange(8) != 4] += 5.0
     elsewhere = batch.replace(conditions=batch.conditions.replace(audio=audio))
@@ -275,7 +275,7 @@ def test_reinitialisation_keeps_step_scene_and_frozen_head(trained_paper):
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1
     for path, leaf in jax.tree_util.tree_flatten_with_path(new.opt_state)[0]:
         name = jax.tree_util.keystr(path)
-        # Rates and the attention's beginning go by the run's steps, the moments have seen nothing.
+        # Rates and the attention's beginning go by the run's steps, the moments have had no update.
         expected = 20 if name.endswith("inner_state[1].count") or name.endswith(".step") else 0
         np.testing.assert_array_equal(leaf, expected, err_msg=name)
 
@@ -292,7 +292,7 @@ def test_density_gradients_leak_during_warm_up_but_not_as_published(trained_pape
     def gradient(settings):
         """Of both levels' density biases at a step, compiled."""
         built = make_stage(settings, dataset.camera)
-        # White before black is white: the loss wants more of it, whatever the head.
+        # White in front of black: the loss favours more of it, with any head.
         batch = tiny.ray_sampler(settings, dataset).batch(0)
         batch = batch.replace(target=np.ones_like(batch.target), background=np.zeros_like(batch.background))
 
@@ -309,7 +309,7 @@ def test_density_gradients_leak_during_warm_up_but_not_as_published(trained_pape
 
     settings = tiny.config(stage, trained_paper.data, "smoke", audio_components=29, density_leak_steps=5)
     at = gradient(settings)
-    assert max(at(0)) < -1e-4 and max(at(4)) < -1e-4  # more of it
+    assert max(at(0)) < -1e-4 and max(at(4)) < -1e-4  # the loss favours more density
     assert at(5) == [0.0, 0.0]
     settings.compat.dead_density = True
     assert gradient(settings)(0) == [0.0, 0.0]
