@@ -38,7 +38,7 @@ class Command(NamedTuple):
       overrides: what the command line sets in it, by dotted names.
       mode: what to do.
       workdir: folder of the run, if one is given.
-      dry_run: only say what training would take.
+      dry_run: only print what training would take.
       coordinator, processes, process: how several processes of a run find each other; None: JAX detects it.
     """
 
@@ -83,7 +83,7 @@ def _parse(argv: list[str]) -> Command:
         "mode", "train", ["train", "render", "eval", "compare", "import"], "what to do", flag_values=values
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "only say what training would take", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "only print what training would take", flag_values=values)
     flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
     flags.DEFINE_integer("processes", None, "number of processes", flag_values=values)
     flags.DEFINE_integer("process", None, "number of this process, from 0", flag_values=values)
@@ -152,7 +152,7 @@ def _dispatch(command: Command) -> None:
     if "stage" in command.overrides:
         raise UserError("config.stage is not to be changed: choose the stage by --config=configs/head.py or torso.py")
     if command.dry_run and (mode != "train" or config.stage == "quickstart"):
-        raise UserError("--dry_run tells what the training of one stage takes: use it with configs/head.py or torso.py")
+        raise UserError("--dry_run estimates the training of one stage: use it with configs/head.py or torso.py")
     if mode == "train" and config.stage != "quickstart":
         processes.start(command.coordinator, command.processes, command.process)
     elif processes.index_of(command.process) and not _divided(config, mode):

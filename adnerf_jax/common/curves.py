@@ -19,7 +19,7 @@ class Curve:
     """A value over time: monotone between its keys, so that it never overshoots, and constant outside of them.
 
     Args:
-      times: [K] seconds, rising.
+      times: [K] seconds, increasing.
       values: [K].
 
     Attributes:
@@ -48,7 +48,7 @@ def read_curves(given: Any, names: Sequence[str], what: str) -> dict[str, Curve]
       what: the curves' role, for messages ("offset").
 
     Raises:
-      UserError: another name, a file that cannot be read, times that do not rise, or values that are not finite.
+      UserError: another name, a file that cannot be read, times that do not increase, or values that are not finite.
     """
     if isinstance(given, (str, os.PathLike)):
         suffix = pathlib.Path(given).suffix.lower()
@@ -72,11 +72,11 @@ def _curve(keys: Any, what: str) -> Curve:
     except (ValueError, TypeError):
         array = np.zeros(0)
     if array.ndim != 2 or array.shape[1:] != (2,) or not len(array):
-        raise UserError(f"{what} is a number or keys [[seconds, value], ...]")
+        raise UserError(f"{what} must be a number or keys [[seconds, value], ...]")
     if not np.isfinite(array).all():
         raise UserError(f"{what} holds a number that is not finite")
     if (np.diff(array[:, 0]) <= 0).any():
-        raise UserError(f"{what}: the times of its keys do not rise")
+        raise UserError(f"{what}: the times of its keys must increase")
     return Curve(array[:, 0], array[:, 1])
 
 
@@ -122,9 +122,9 @@ def read_table(path: str | os.PathLike, what: str) -> tuple[list[str], np.ndarra
     lines = [line for line in lines if line]
     header = [name.strip() for name in lines[0]] if lines else []
     if len(lines) < 2 or any(len(line) != len(header) for line in lines):
-        raise UserError(f"{what} {path}: expected a line of names, then lines of as many numbers")
+        raise UserError(f"{what} {path}: expected a line of names, then lines with the same number of values")
     if all(map(_is_number, header)):
-        raise UserError(f"{what} {path}: its first line is numbers, and must be names")
+        raise UserError(f"{what} {path}: its first line must be names, not numbers")
     try:
         rows = np.array(lines[1:], np.float64)
     except ValueError:

@@ -220,8 +220,8 @@ def together() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         print(
-            f"error: process {jax.process_index()} cannot go on, as when another process of the run has ended "
-            f"({reason}); run the same command again in all of them to go on from the newest checkpoint",
+            f"error: process {jax.process_index()} cannot continue, as when another process of the run has ended "
+            f"({reason}); run the same command again in all of them to resume from the newest checkpoint",
             file=sys.stderr,
             flush=True,
         )

@@ -44,7 +44,7 @@ def check_model(config: ConfigDict) -> None:
         if config.model[part].field != field:
             raise UserError(
                 f"config.model.{part}.field is {config.model[part].field!r}, but the family {config.family} has "
-                f"{field!r}: choose by variants, fast or none of it"
+                f"{field!r}: choose the family by its variant: with or without fast"
             )
     check_values(config, "model", "render")
     head = config.model.head
@@ -85,7 +85,7 @@ def _check(config: ConfigDict, settings: Mapping[str, Setting]) -> None:
         elif choices and value not in choices:
             *others, last = choices
             either = f"{', '.join(others)} or {last}" if others else last
-            raise UserError(f"config.{name} is {value!r}: it is {either}")
+            raise UserError(f"config.{name} is {value!r}: it must be {either}")
 
 
 def _check_names(name: str, values: Sequence[Any], known: Sequence[str]) -> None:
@@ -103,7 +103,7 @@ def check_types(values: Mapping[str, Any], declared: Group, where: str) -> None:
       where: how the message begins.
     """
     for name, value, wanted in _mistyped(values, declared):
-        raise UserError(f"{where}{one_line(name)} is {one_line(repr(value))}, but it must be {wanted}: set it right")
+        raise UserError(f"{where}{one_line(name)} is {one_line(repr(value))}, but it must be {wanted}: correct it")
 
 
 def _mistyped(values: Mapping[str, Any], declared: Group, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

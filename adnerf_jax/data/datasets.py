@@ -370,5 +370,5 @@ def _landmarks_in(path: pathlib.Path) -> np.ndarray:
     except ValueError as error:
         raise UserError(f"{path} holds no landmarks ({error}): run the preparation again") from None
     if points.shape != (68, 2) or not np.isfinite(points).all():
-        raise UserError(f"{path} holds no 68 landmarks x y: run the preparation again")
+        raise UserError(f"{path} does not hold 68 landmarks (x y): run the preparation again")
     return points

@@ -176,7 +176,7 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not an AD-NeRF dataset index (missing or malformed: {error})") from None
     if not np.isfinite(list(camera.values())).all() or camera["focal_len"] <= 0:
-        raise UserError(f"{path}: focal_len, cx and cy are no camera ({camera}): run the preparation again")
+        raise UserError(f"{path}: focal_len, cx and cy are not a valid camera ({camera}): run the preparation again")
     _check_poses(split, path)
     if (split.img_id < 0).any() or (split.aud_id < 0).any():
         raise UserError(f"{path} names frames by negative numbers: prepare the dataset again")
@@ -206,7 +206,7 @@ def _after(train: Split, val: Split, data: pathlib.Path) -> Split:
     Some tools count it from 0 again.
 
     Raises:
-      UserError: frames stand in both splits.
+      UserError: frames are in both splits.
     """
     common = np.intersect1d(train.img_id, val.img_id)
     if not len(common):
@@ -215,7 +215,7 @@ def _after(train: Split, val: Split, data: pathlib.Path) -> Split:
     if val.img_id[0] == 0 and len(common) == len(val) and find_any(data, shift):
         say(f"{data}: the held-out frames are numbered from 0 again; they are taken for frames {shift} and on")
         return dataclasses.replace(val, img_id=val.img_id + shift, aud_id=val.aud_id + shift)
-    raise UserError(f"{data}: frame {common[0]} stands in both splits, so nothing is held out; prepare it again")
+    raise UserError(f"{data}: frame {common[0]} is in both splits, so nothing is held out; prepare it again")
 
 
 def find_any(data: pathlib.Path, i: int) -> bool:
@@ -254,7 +254,7 @@ def load_index(data: str | pathlib.Path) -> Index:
     index = Index(focal=camera["focal_len"], cx=camera["cx"], cy=camera["cy"], train=train, val=val)
     if index.near_far[0] <= 0:
         raise UserError(
-            f"{data}: the head stands {index.near_far[0] + NEAR_MARGIN:.2f} before the camera, not farther than "
+            f"{data}: the head is {index.near_far[0] + NEAR_MARGIN:.2f} in front of the camera, and must be more than "
             f"{NEAR_MARGIN:g}: poses are camera-to-head, the camera looks along -z; run the preparation again"
         )
     return index

@@ -49,7 +49,7 @@ def explain_read_failure(error: BaseException, folder: pathlib.Path) -> ReadFail
     """
     if not folder.is_dir():
         return ReadFailure(
-            f"{folder} is not there any more", "let all processes see the same storage, and nothing be deleted there"
+            f"{folder} no longer exists", "give all processes the same storage, and delete nothing there"
         )
     cause: BaseException | None = error
     while cause is not None:
@@ -73,7 +73,7 @@ def explained_write(folder: pathlib.Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise OSError(
-            f"a checkpoint could not be written into {folder} ({_one_line(error)}): make room there and run the same "
+            f"a checkpoint could not be written into {folder} ({_one_line(error)}): free space there and run the same "
             f"command again; it goes on from the newest whole checkpoint"
         ) from error
 

@@ -280,7 +280,7 @@ def _refusal(step: int, workdir: str | pathlib.Path, failure: ReadFailure | None
     reason = failure.reason if failure else "another process says why"
     remedy = failure.remedy if failure and failure.remedy else "do what that one says"
     return (
-        f"the checkpoint of step {step} in {workdir} cannot be read, which need not be damage ({reason}): {remedy}, "
+        f"the checkpoint of step {step} in {workdir} cannot be read, which may not be damage ({reason}): {remedy}, "
         f"and run the same command again"
     )
 

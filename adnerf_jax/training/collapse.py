@@ -35,10 +35,10 @@ def check_collapse(state: TrainState, opacity: float, config: ConfigDict) -> boo
         return False
     step, collapsed = int(state.step), _collapsed(config)
     if config.compat.dead_density:
-        say(f"step {step}: {collapsed}; config.compat.dead_density leaves it so")
+        say(f"step {step}: {collapsed}; config.compat.dead_density turns reinitialisation off")
         return False
     if step - int(state.initialised_at) > _EARLY_STEPS:
-        say(f"step {step}: {collapsed}: it is hardly in view, or config.optim.learning_rate is too high")
+        say(f"step {step}: {collapsed}: it is hardly visible, or config.optim.learning_rate is too high")
         return False
     say(f"step {step}: {collapsed}; without density there is no gradient, so its parameters are initialised again")
     return True

@@ -40,8 +40,8 @@ def initial_state(
       workdir: the stage's folder.
 
     Raises:
-      UserError: no usable head, a head that was trained on since the torso began, or a checkpoint of another model,
-        of other settings or of other data.
+      UserError: no usable head, a head that was trained further after the torso was begun, or a checkpoint of another
+        model, of other settings or of other data.
     """
     tx = make_optimizer(config.optim, config.train.attention_from)
     everywhere = sharding.replicated(mesh)
@@ -87,7 +87,7 @@ def trained_head(
     if checkpoints.latest_step(head_workdir) is not None:
         Person.of(dataset).check_same(
             head_workdir,
-            f"the head in {head_workdir} learned from other data, or another size of it, than {dataset.path}",
+            f"the head in {head_workdir} was trained on other data, or at another size, than {dataset.path}",
         )
     shapes = head_shapes(stage, dataset.camera, dataset.windows.shape[1:], scene)
     expected = sharding.abstract({"params": shapes, "scene": scene}, everywhere)
@@ -99,7 +99,7 @@ def _check_same_head(stored: Any, head: Any, head_workdir: str, workdir: str | p
     """Raises UserError where the frozen head of a torso's checkpoint is not the head as it is now."""
     if not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), stored, head)):
         raise UserError(
-            f"the head in {head_workdir} has been trained on since this torso began: delete {workdir} to train the "
+            f"the head in {head_workdir} was trained further after this torso was begun: delete {workdir} to train the "
             f"torso for it, or use another ",
             Option("workdir"),
         )

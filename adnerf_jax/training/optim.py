@@ -3,15 +3,22 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
 from ml_collections import ConfigDict
 
+from adnerf_jax.common.types import ArrayLike
+
 
 def learning_rate(initial: float, decay: float, decay_steps: int) -> optax.Schedule:
     """initial · decay^(max(k − 1, 0) / decay_steps) for update k = 0, 1, …, as the published code sets it."""
-    return lambda count: initial * decay ** (jax.numpy.maximum(count - 1, 0) / decay_steps)
+
+    def rate(count: ArrayLike) -> jax.Array:
+        return initial * decay ** (jnp.maximum(count - 1, 0).astype(jnp.float32) / decay_steps)
+
+    return rate
 
 
 def group_of(path: tuple[Any, ...]) -> str:
@@ -77,7 +84,7 @@ def make_optimizer(optim: ConfigDict, attention_from: int) -> optax.GradientTran
     rate = learning_rate(initial, optim.decay, optim.decay_steps)
 
     def attention_rate(count: jax.Array) -> jax.Array:
-        return rate(count) * jax.numpy.where(count == 0, 1.0, optim.attention_multiple)
+        return rate(count) * jnp.where(count == 0, 1.0, optim.attention_multiple)
 
     def adam(schedule: optax.Schedule, begins: int = 0) -> optax.GradientTransformation:
         moments = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
@@ -93,4 +100,14 @@ def make_optimizer(optim: ConfigDict, attention_from: int) -> optax.GradientTran
         "grids": adam(lambda count: rate(count) * optim.grid_multiple),
         "attention": adam(attention_rate, attention_from),
     }
-    return optax.multi_transform(groups, labels)
+    return _with_standard_promotion(optax.multi_transform(groups, labels))
+
+
+def _with_standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimizer where dtype promotion is strict: Optax raises floats to the power of its int32 counts."""
+
+    def update(gradients: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(gradients, state, params)
+
+    return optax.GradientTransformation(tx.init, update)

@@ -150,7 +150,7 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict, data: str, w
     if metadata["data"] != data:
         raise UserError(
             f"the dataset {config.data} has changed since the checkpoints in {workdir} were written (digest "
-            f"{metadata['data'][:8]}… there, {data[:8]}… here): bring the old one back, or use another ",
+            f"{metadata['data'][:8]}… there, {data[:8]}… here): restore the old one, or use another ",
             Option("workdir"),
         )
     here = versions_of(_PACKAGES)

@@ -37,9 +37,8 @@ def make_update(
             gradients, metrics = _average(gradient, batch, key, micro_batches)
         # Parameters are finite after the step if this is.
         metrics["gradient"] = optax.tree.norm(gradients)
-        with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to the power of its int32 counts
-            changes, opt_state = tx.update(gradients, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, changes)
+        changes, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, changes)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(update, donate_argnums=0)

@@ -34,9 +34,9 @@ def test_numbers_text_and_files_give_the_same_curves(tmp_path):
         ("yaw", "offset 'yaw': expected name=number"),
         ("yaw=much", "expected name=number"),
         ("yew=1", "there is no 'yew'; there are yaw, pitch"),
-        ({"yaw": [[0, 1], [0, 2]]}, "offset: yaw: the times of its keys do not rise"),
+        ({"yaw": [[0, 1], [0, 2]]}, "offset: yaw: the times of its keys must increase"),
         ({"yaw": [[0, float("nan")]]}, "yaw holds a number that is not finite"),
-        ({"yaw": [1, 2, 3]}, "yaw is a number or keys"),
+        ({"yaw": [1, 2, 3]}, "yaw must be a number or keys"),
         ([1, 2], "expected values or keys of yaw, pitch"),
         (np.zeros(6), "expected values or keys of yaw, pitch"),
         ("gone.csv", "offset not found: gone.csv"),
@@ -59,10 +59,10 @@ def test_frame_numbers_become_seconds(tmp_path):
     [
         ("", "a line of names"),
         ("yaw\n", "a line of names"),
-        ("yaw,pitch\n1\n", "as many numbers"),
+        ("yaw,pitch\n1\n", "then lines with the same number of values"),
         ("yaw\nmuch\n", "not a number"),
         ("yaw\n1\nnan\n", "line 3 holds a number that is not finite"),
-        ("1,2\n3,4\n", "its first line is numbers, and must be names"),
+        ("1,2\n3,4\n", "its first line must be names, not numbers"),
     ],
 )
 def test_invalid_tables_are_refused(tmp_path, text, message):

@@ -29,7 +29,7 @@ def changed(setting, variants="smoke", stage="head"):
         ({"train.attention_from": 2**31}, "config.train.attention_from is 2147483648: it must be at most 2147483647"),
         ({"train.audio_components": 0}, "config.train.audio_components is 0"),
         ({"train.sampler_weight": float("nan")}, "config.train.sampler_weight is nan: it must be at least 0"),
-        ({"train.on_nan": "ignore"}, "config.train.on_nan is 'ignore': it is stop or rollback"),
+        ({"train.on_nan": "ignore"}, "config.train.on_nan is 'ignore': it must be stop or rollback"),
         ({"train.rays": 2, "train.frames_per_step": 3}, "2 rays a step are too few for 3 frames"),
         (
             {"train.regions": {"face": -0.5, "outside": 1.0}},
@@ -40,7 +40,7 @@ def changed(setting, variants="smoke", stage="head"):
         ({"optim.decay_steps": 0}, "config.optim.decay_steps is 0"),
     ],
 )
-def test_settings_that_cannot_be_trained_with(setting, message):
+def test_settings_that_cannot_be_trained_are_refused(setting, message):
     with pytest.raises(UserError, match=message):
         check_settings(changed(setting))
 
@@ -48,10 +48,10 @@ def test_settings_that_cannot_be_trained_with(setting, message):
 @pytest.mark.parametrize(
     ("variants", "setting", "message"),
     [
-        ("smoke", {"stage": "body"}, "config.stage is 'body': it is head or torso"),
+        ("smoke", {"stage": "body"}, "config.stage is 'body': it must be head or torso"),
         ("smoke", {"stage": "torso"}, "config.stage is 'torso', which has no model here: use configs/torso.py"),
-        ("smoke", {"family": "slow"}, "config.family is 'slow': it is paper or fast"),
-        ("smoke", {"subject": "hair"}, "config.subject is 'hair': it is head or person"),
+        ("smoke", {"family": "slow"}, "config.family is 'slow': it must be paper or fast"),
+        ("smoke", {"subject": "hair"}, "config.subject is 'hair': it must be head or person"),
         ("smoke", {"family": "fast"}, "config.model.head.field is 'mlp', but the family fast has 'grid'"),
         ("fast", {"model.head.field": "mlp"}, "config.model.head.field is 'mlp', but the family fast has 'grid'"),
         ("smoke", {"render.seed": -1}, "config.render.seed is -1: it must be at least 0"),
@@ -60,8 +60,8 @@ def test_settings_that_cannot_be_trained_with(setting, message):
         ("smoke", {"model.head.coarse_samples": 2}, "config.model.head.coarse_samples is 2: it must be at least 3"),
         ("smoke", {"model.head.fine_samples": 0}, "config.model.head.fine_samples is 0"),
         ("smoke", {"model.head.position_levels": 10**6}, "position_levels is 1000000: it must be at most 24"),
-        ("smoke", {"model.head.dtype": "float9"}, "config.model.head.dtype is 'float9': it is float32 or bfloat16"),
-        ("smoke", {"model.head.audio_init": "foo"}, "config.model.head.audio_init is 'foo': it is uniform or lecun"),
+        ("smoke", {"model.head.dtype": "float9"}, "head.dtype is 'float9': it must be float32 or bfloat16"),
+        ("smoke", {"model.head.audio_init": "foo"}, "head.audio_init is 'foo': it must be uniform or lecun"),
         ("smoke", {"model.head.codes": ()}, "codes is .*: name one or more of audio, lips, eyes, expression"),
         ("smoke", {"model.head.codes": ("voice",)}, "config.model.head.codes is .*voice"),
         ("smoke", {"model.head.codes": ("audio", "audio")}, "codes is .*each once"),
@@ -76,7 +76,7 @@ def test_settings_that_cannot_be_trained_with(setting, message):
         ("fast", {"model.head.grid.table_size": 2**40}, "config.model.head.grid.table_size is"),
     ],
 )
-def test_settings_of_which_no_model_can_be_made(variants, setting, message):
+def test_settings_without_a_model_are_refused(variants, setting, message):
     with pytest.raises(UserError, match=message):
         check_model(changed(setting, variants))
 

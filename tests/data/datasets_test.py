@@ -306,7 +306,7 @@ def test_held_out_frames_that_are_counted_from_0_again(spoilt, dataset, capsys):
 
 def test_a_frame_in_both_splits(spoilt):
     _edit(spoilt / schema.TRANSFORMS["val"], lambda meta: meta["frames"][0].update(img_id=4))
-    with pytest.raises(UserError, match="frame 4 stands in both splits, so nothing is held out"):
+    with pytest.raises(UserError, match="frame 4 is in both splits, so nothing is held out"):
         load_dataset(spoilt)
 
 

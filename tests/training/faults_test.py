@@ -91,7 +91,7 @@ def test_rollback_goes_back_and_leaves_the_step_out(tiny_data, tmp_path, poisone
 
 
 def test_on_nan_is_stop_or_rollback(tiny_data, tmp_path):
-    with pytest.raises(UserError, match="config.train.on_nan is 'ignore': it is stop or rollback"):
+    with pytest.raises(UserError, match="config.train.on_nan is 'ignore': it must be stop or rollback"):
         train(tiny.config("head", tiny_data, on_nan="ignore"), tmp_path)
 
 

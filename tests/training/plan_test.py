@@ -51,8 +51,8 @@ def test_the_plan_is_printed_and_nothing_is_written(tiny_data, capsys):
     before = sorted(tiny_data.rglob("*"))
     say_plan(tiny.config("head", tiny_data))
     said = capsys.readouterr().err
-    assert "1 cpu device(s) of 1 process(es)" in said and "128 rays of 4 frame(s), 128 on each device" in said
-    assert "moved in a step: to each device" in said and "between devices: none" in said
+    assert "2 cpu device(s) of 1 process(es)" in said and "128 rays of 4 frame(s), 64 on each device" in said
+    assert "moved in a step: to each device" in said and "between devices: all-reduce" in said
     assert sorted(tiny_data.rglob("*")) == before
     with pytest.raises(UserError, match="no dataset at"):
         say_plan(tiny.config("head", tiny_data / "gone"))

@@ -53,5 +53,5 @@ def test_a_torso_is_not_resumed_with_another_head(trained, tmp_path):
     shutil.copytree(trained.head, other, ignore=shutil.ignore_patterns("40", "*.tfevents.*"))
     config = trained.configs[1].copy_and_resolve_references()
     config.head_checkpoint = str(other)
-    with pytest.raises(UserError, match="trained on since this torso began: delete .*torso"):
+    with pytest.raises(UserError, match="trained further after this torso was begun: delete .*torso"):
         state_of(config, trained.torso)

@@ -129,7 +129,7 @@ def test_an_override_of_a_setting_that_the_run_has_not():
 )
 def test_types_are_checked(tmp_path, name, value, wanted):
     config = tiny.config("head")
-    message = rf"{name} is .*, but it must be {wanted}: set it right"
+    message = rf"{name} is .*, but it must be {wanted}: correct it"
     with pytest.raises(UserError, match=f"^config.{message}"):
         apply_overrides(config, config, {name: value}, "w")
     saved = config.to_dict()

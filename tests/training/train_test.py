@@ -259,7 +259,7 @@ def test_which_collapses_are_reinitialised(trained_paper, capsys):
     assert "step 5000: the density of the head has collapsed" in capsys.readouterr().err
     settings.compat.dead_density = True
     assert not check_collapse(state, 0.0, settings)
-    assert "below 0.001); config.compat.dead_density leaves it so" in capsys.readouterr().err
+    assert "below 0.001); config.compat.dead_density turns reinitialisation off" in capsys.readouterr().err
 
 
 def test_reinitialisation_keeps_step_scene_and_frozen_head(trained_paper):
@@ -363,9 +363,7 @@ def test_the_torso_needs_the_same_persons_head(trained, tmp_path):
     path.write_text(json.dumps(meta))
     settings = tiny.config("torso", data)
     settings.head_checkpoint = str(trained.head)
-    with pytest.raises(
-        UserError, match="the head in .* learned from other data, or another size of it, than .*dataset"
-    ):
+    with pytest.raises(UserError, match="the head in .* was trained on other data, or at another size, than .*dataset"):
         train(settings, tmp_path / "torso")
     assert not (tmp_path / "torso").exists()
 

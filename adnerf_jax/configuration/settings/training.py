@@ -32,14 +32,14 @@ TRAIN: Group = {
     "regions": Setting(
         ByStage(head={"face": 0.95, "outside": 0.05}, torso={"frame": 1.0}),
         "Shares of the rays that are drawn from each region of the frame.",
-        "published code: 95 % in the face; for the torso as many from each half of the picture",
+        "published code: 95 % in the face; for the torso half from each half of the picture",
         kind=dict,
     ),
     "random_background": Setting(False, "Trains opacity against random colours behind the person."),
     "sampler_weight": Setting(0.0, "Weight of the proposal's interlevel loss.", range=FACTOR),
     "audio_components": Setting(
         29,
-        "Speech features that AudioNet sees: DeepSpeech's 29, and of others as many principal components.",
+        "Speech features that AudioNet reads: DeepSpeech's 29; of other encoders, this number of principal components.",
         "published code",
         range=COUNT,
     ),
@@ -52,8 +52,8 @@ TRAIN: Group = {
     ),
     "density_leak_steps": Setting(
         500,
-        "Warm-up steps in which densities below 0 have a gradient, and colours have one along rays that end nowhere, "
-        "so that densities do not collapse to 0.",
+        "Warm-up steps in which densities below 0 have a gradient, and colours have one along rays that reach the "
+        "background, so that densities do not collapse to 0.",
         range=COUNT_OR_NONE,
     ),
     "tuning": Setting(False, "Trains on nine tenths of the training frames and validates on the last tenth of them."),
@@ -68,7 +68,7 @@ TRAIN: Group = {
             "keep_checkpoints": Setting(2, "Newest checkpoints that are kept.", range=COUNT),
             "keep_best": Setting(
                 1,
-                "Checkpoints kept for the best validation; there are such where checkpoint_every and validate_every "
+                "Checkpoints kept for the best validation: they exist where checkpoint_every and validate_every "
                 "coincide.",
                 range=COUNT_OR_NONE,
             ),
