@@ -215,7 +215,7 @@ def test_other_speech_has_no_ground_truth(trained):
 def test_other_speech_for_a_person_trained_on_deepspeech(trained_paper, trained, tmp_path):
     config = load_config(trained_paper.torso)
     config.eval.update(cross=str(trained.sound), cross_duration=0.12, report=False)
-    with pytest.raises(UserError, match="give those of the sound with render.features"):
+    with pytest.raises(UserError, match="give those of the sound with features"):
         evaluate(config, trained_paper.torso)
     np.save(tmp_path / "speech.npy", np.random.default_rng(0).normal(size=(7, 16, 29)).astype(np.float32))
     config.render.features = str(tmp_path / "speech.npy")

@@ -146,7 +146,7 @@ def test_a_part_of_the_features(trained_paper, tmp_path):
 def test_a_person_of_deepspeech_features_needs_features(trained, trained_paper, tmp_path):
     config = load_config(trained_paper.head)
     config.render.update(audio=str(trained.sound), out=str(tmp_path / "out.mp4"))
-    with pytest.raises(UserError, match=r"trained on deepspeech features, which cannot .* render.features=FILE.npy"):
+    with pytest.raises(UserError, match=r"trained on deepspeech features, which cannot .* features=FILE.npy"):
         synthesize.synthesize(config, trained_paper.head)
     assert not list(tmp_path.iterdir())
 

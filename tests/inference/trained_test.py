@@ -52,7 +52,7 @@ def test_the_occupancy_grid_contains_every_dense_sample_of_the_training_frames(t
     @jax.jit
     def dense_and_occupied(transform, conditions):
         rays = rays_through(pixel_grid(tiny.SIZE, tiny.SIZE)[::7], transform, dataset.camera)
-        points = (rays.origins + t * rays.directions).reshape(-1, 3)
+        points = (rays.origins[None] + t * rays.directions[None]).reshape(-1, 3)
         code = built.head.code(built.head.apply(params, conditions, scene, method="codes"))[0]
         raw = built.head.apply(params, points, code, method="densities")
         return raw > 0.2, jax.numpy.stack([inside(stage.occupancies[0], level, points) for level in (0, 1)])
