@@ -106,7 +106,10 @@ def test_entries_that_cannot_be_compared_are_refused(tmp_path, capsys):
         ((a,), "give two or more"),
         ((a, "gone"), "names gone, which does not exist"),
         ((a, a), "twice: give them different names"),
-        ((a, bare), f"{bare} has not been evaluated: evaluate it with mode=eval config=configs/torso.py workdir={bare}"),
+        (
+            (a, bare),
+            f"{bare} has not been evaluated: evaluate it with mode=eval config=configs/torso.py workdir={bare}",
+        ),
         ((a, other), "no setting was evaluated in two of them"),
         ((a, tmp_path), "is not the folder of a trained stage"),
     ):

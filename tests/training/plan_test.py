@@ -1,5 +1,7 @@
 """The cost of a step, from the compiled program."""
 
+import re
+
 import jax
 import pytest
 import tiny
@@ -52,7 +54,8 @@ def test_the_plan_is_printed_and_nothing_is_written(tiny_data, capsys):
     say_plan(tiny.config("head", tiny_data))
     said = capsys.readouterr().err
     assert "2 cpu device(s) of 1 process(es)" in said and "128 rays of 4 frame(s), 64 on each device" in said
-    assert "moved in a step: to each device" in said and "between devices: all-reduce" in said
+    assert "moved in a step: to each device" in said
+    assert re.search("between devices: .*all-reduce", said)  # of the gradients
     assert sorted(tiny_data.rglob("*")) == before
     with pytest.raises(UserError, match="no dataset at"):
         say_plan(tiny.config("head", tiny_data / "gone"))
