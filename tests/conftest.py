@@ -1,5 +1,6 @@
 """Fixtures that several test files share because they take seconds to make."""
 
+import collections
 import contextlib
 import fcntl
 import os
@@ -26,6 +27,13 @@ jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests come first, so that the workers end at about the same time."""
+    tests = collections.Counter(item.path for item in items)
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path] / tests[item.path])
 
 
 def _of_this_run(tmp_path_factory) -> pathlib.Path:
