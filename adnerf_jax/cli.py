@@ -249,7 +249,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, home: pathlib.Path, dry_ru
             builtin_dataset(home / "dataset", smoke="smoke" in config.variants)
         processes.wait_for_all("the dataset is made")
     if dry_run:
-        from adnerf_jax.training.plan import say_plan
+        from adnerf_jax.training.dry_run import say_plan
 
         say_plan(config)
         return

@@ -4,7 +4,7 @@
 
 trains heads of width 32 with 16 + 32 samples for 500 steps on the same batches from different initialisations, all
 seeds in one program, three times: as published, with the face rectangle corrected, and with density gradients that leak
-during warm-up. Prints how many collapse (opacity below `collapse.COLLAPSED_OPACITY`) and the PSNR over the seeds.
+during warm-up. Prints how many collapse (opacity below `COLLAPSED_OPACITY`) and the PSNR over the seeds.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from adnerf_jax.configuration import base as common
 from adnerf_jax.data.datasets import SUBJECTS, dataset_of, load_frames
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.training.batches import RaySampler
-from adnerf_jax.training.collapse import COLLAPSED_OPACITY
+from adnerf_jax.training.density_collapse import COLLAPSED_OPACITY
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.stages import example_batch, make_stage, step_key
 

@@ -27,7 +27,7 @@ from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.data.person import Person
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.inference.shards import parse_shard
-from adnerf_jax.inference.trained import fitting_stage
+from adnerf_jax.inference.trained_stage import fitting_stage
 from adnerf_jax.models.codes.registry import CODES
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batches import RaySampler

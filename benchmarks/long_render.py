@@ -29,7 +29,7 @@ from adnerf_jax.common.progress import Stopwatch
 from adnerf_jax.common.timing import FEATURE_RATE, FPS, FRAMES_AFTER, SAMPLE_RATE, WINDOW
 from adnerf_jax.inference.shards import frame_path
 from adnerf_jax.media.audio import write_wav
-from adnerf_jax.media.formats import LIVE_MP4
+from adnerf_jax.media.encoder_settings import LIVE_MP4
 from adnerf_jax.media.image import read_image
 from adnerf_jax.media.video import VideoWriter
 from adnerf_jax.speech import features as speech

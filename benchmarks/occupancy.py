@@ -16,7 +16,7 @@ import numpy as np
 
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.data.person import survey_rows
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.training.runs import load_config
 
 

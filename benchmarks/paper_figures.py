@@ -34,7 +34,7 @@ from adnerf_jax.evaluation.reporting import page
 from adnerf_jax.evaluation.reporting.evaluation import error_map, number
 from adnerf_jax.evaluation.scoring import make_scorer
 from adnerf_jax.inference.speech_input import speech_input
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.media.video import read_frames

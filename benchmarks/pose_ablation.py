@@ -18,7 +18,8 @@ import numpy as np
 
 import run
 from adnerf_jax.data import schema
-from adnerf_jax.face import bundle, flow
+from adnerf_jax.face import bundle_adjustment as bundle
+from adnerf_jax.face import optical_flow as flow
 from adnerf_jax.face.landmarks import RIGID, Landmarks, to_ibug68
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.face.tracking import UNITS_PER_CM, HeadTrack, camera_to_head, head_to_camera, track_head

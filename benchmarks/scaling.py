@@ -93,7 +93,7 @@ def measure(family: str, stage: str, rays: int | None) -> tuple[Work, int]:
     from adnerf_jax.common.types import Camera
     from adnerf_jax.configuration import base as common
     from adnerf_jax.training import sharding
-    from adnerf_jax.training.plan import plan_step
+    from adnerf_jax.training.dry_run import plan_step
 
     config = common.get_config(stage, "fast" if family == "fast" else None)
     config.train.micro_batches = 1  # XLA counts a loop's body once

@@ -13,7 +13,7 @@ from adnerf_jax.common.array_files import read_array
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.data import schema
 from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
+from adnerf_jax.pretrained.face_landmarker import BLENDSHAPE_NAMES
 from adnerf_jax.speech.lips import lip_shapes
 
 

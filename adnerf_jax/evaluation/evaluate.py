@@ -38,7 +38,7 @@ from adnerf_jax.evaluation.scoring import Scorer, make_scorer
 from adnerf_jax.inference.shards import discard_frames, finished_frames, parse_shard, stage_job
 from adnerf_jax.inference.speech_input import SpeechInput, speech_input
 from adnerf_jax.inference.synthesize import training_pose_and_conditions
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.provenance import Provenance

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from adnerf_jax.face.landmarks import RIGID, Landmarks, eye_distance, mouth_openness, to_ibug68
 from adnerf_jax.face.rigid import similarity
-from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES
+from adnerf_jax.pretrained.face_landmarker import BLENDSHAPE_NAMES
 from adnerf_jax.speech.lips import lip_shapes
 from adnerf_jax.speech.sync import LipModel
 

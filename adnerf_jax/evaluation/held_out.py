@@ -18,7 +18,7 @@ from adnerf_jax.evaluation.reporting.evaluation import ExampleFrame
 from adnerf_jax.evaluation.scoring import Row
 from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.inference.shards import frame_path, read_frame
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.rendering.renderer import Layers
 

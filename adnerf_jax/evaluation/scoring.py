@@ -20,7 +20,7 @@ from adnerf_jax.evaluation.metrics import MS_SSIM_SMALLEST, crop, ms_ssim, psnr,
 from adnerf_jax.evaluation.sync_confidence import LEAST, MOST_LAG, LipClips, speech_embeddings, sync_scores
 from adnerf_jax.face.landmarks import FaceTracker, Landmarks
 from adnerf_jax.pretrained import lpips, weights
-from adnerf_jax.pretrained.face_mesh import FaceLandmarker
+from adnerf_jax.pretrained.face_landmarker import FaceLandmarker
 from adnerf_jax.pretrained.lpips import Lpips
 from adnerf_jax.pretrained.syncnet import SyncNet
 from adnerf_jax.speech.sync import MIN_FRAMES, MIN_FRAMES_WITH_MODEL

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adnerf_jax.face import bundle
+from adnerf_jax.face import bundle_adjustment as bundle
 from adnerf_jax.face.rigid import Pinhole, Poses
 
 # The candidates as initial focal length / candidate. They are evenly spaced in 1 / focal length, because the strength

@@ -11,7 +11,7 @@ from adnerf_jax.common.array_files import read_archive
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.progress import track
 from adnerf_jax.pretrained import weights
-from adnerf_jax.pretrained.face_mesh import BLENDSHAPE_NAMES, LANDMARKS, Face, FaceLandmarker
+from adnerf_jax.pretrained.face_landmarker import BLENDSHAPE_NAMES, LANDMARKS, Face, FaceLandmarker
 
 # Vertices that do not move with jaw, lips, lids or cheeks: forehead, bridge and tip of the nose, inner brow, eye
 # sockets.

@@ -31,13 +31,13 @@ from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.common.types import Conditions
 from adnerf_jax.inference.backgrounds import BackgroundSource, background_source
-from adnerf_jax.inference.driven_codes import DrivenTracks, check_driven_names
+from adnerf_jax.inference.code_inputs import DrivenTracks, check_driven_names
 from adnerf_jax.inference.head_motion import NAMES, MotionRange, head_position
 from adnerf_jax.inference.output import check_not_source, check_output, write_output
 from adnerf_jax.inference.pose_sequences import PoseFrame, PoseSource, displaced, skip_frames, smoothed
 from adnerf_jax.inference.pose_sources import pose_source
 from adnerf_jax.inference.speech_input import SpeechInput, speech_input
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.rendering.framing import framing
 from adnerf_jax.rendering.renderer import Layers

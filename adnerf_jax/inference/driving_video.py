@@ -17,7 +17,7 @@ from adnerf_jax.inference.pose_sequences import PoseSource, recorded
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.models.codes.registry import driven_codes
 from adnerf_jax.pretrained import weights
-from adnerf_jax.pretrained.face_mesh import FaceLandmarker
+from adnerf_jax.pretrained.face_landmarker import FaceLandmarker
 
 _LARGEST = 640  # pixels of the longer side that the video is reduced to: more do not improve the landmarks
 _FOCAL = 8 / 3  # focal length in widths of the picture, as the preparation assumes for an unknown camera

@@ -11,7 +11,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import part_of, same_file
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.inference.speech_input import SpeechInput
-from adnerf_jax.media.formats import video_format
+from adnerf_jax.media.encoder_settings import video_format
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.provenance import Provenance
 from adnerf_jax.media.video import VideoWriter

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import write_json
 from adnerf_jax.configuration.flatten import flatten
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 
 _JOB = "job.json"
 

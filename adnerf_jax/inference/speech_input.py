@@ -17,7 +17,7 @@ from adnerf_jax.media.audio import mono_floats, read_blocks, samples_as_blocks
 from adnerf_jax.speech import features as speech_features
 
 if TYPE_CHECKING:  # counting frames must not wait for the import of JAX
-    from adnerf_jax.inference.trained import TrainedStage
+    from adnerf_jax.inference.trained_stage import TrainedStage
 
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 768_000  # Hz, of sound given as arrays
 

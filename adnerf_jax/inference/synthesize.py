@@ -24,7 +24,7 @@ from adnerf_jax.inference.shards import (
     stage_job,
 )
 from adnerf_jax.inference.speech_input import count_frames
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.image import read_image, read_rgba, write_image
 from adnerf_jax.models.codes.registry import driven_codes
 

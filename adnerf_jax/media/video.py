@@ -20,7 +20,7 @@ from adnerf_jax.common.files import atomic_path
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.media.audio import has_sound, read_blocks, resampled_blocks, samples_as_blocks
 from adnerf_jax.media.container import decode_video, first_picture, local_url, open_media, video_stream
-from adnerf_jax.media.formats import LIVE_MP4, bleed_colours, video_format
+from adnerf_jax.media.encoder_settings import LIVE_MP4, bleed_colours, video_format
 
 # A picture counts as shown at k/fps if its time stamp is at most this much later (seconds): containers round time
 # stamps to their time base (1 ms in Matroska). The tolerance is never more than one tick of the time base.

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from adnerf_jax.common.progress import say, track
-from adnerf_jax.face import bundle, flow
+from adnerf_jax.face import bundle_adjustment as bundle
+from adnerf_jax.face import optical_flow as flow
 from adnerf_jax.face.focal import estimate_focal
 from adnerf_jax.face.landmarks import RIGID, Landmarks
 from adnerf_jax.face.rigid import Pinhole, Poses, similarity

@@ -35,7 +35,7 @@ from adnerf_jax.preprocessing.poses import refine_track
 from adnerf_jax.preprocessing.resume import Facts
 from adnerf_jax.preprocessing.survey import Survey
 from adnerf_jax.pretrained import weights
-from adnerf_jax.pretrained.face_mesh import FaceLandmarker
+from adnerf_jax.pretrained.face_landmarker import FaceLandmarker
 from adnerf_jax.speech import sync
 from adnerf_jax.speech.features import get_encoder, load_deepspeech, speech_windows
 from adnerf_jax.speech.lips import lip_shapes

@@ -15,7 +15,7 @@ class Due(NamedTuple):
       step: number of the step, counted from 1: updates done after it.
       update: whether parameters are updated; False for a step that is left out after numbers that were not finite.
       log: a line of `metrics.jsonl`, and numbers beside the progress bar.
-      collapse_check: see `collapse.check_collapse`.
+      collapse_check: see `density_collapse.check_collapse`.
       validation: pictures and PSNR of held-out frames.
       checkpoint: the state is saved.
       last: the training ends here.

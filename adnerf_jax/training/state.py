@@ -16,7 +16,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: int32 [], updates done.
       initialised_at: int32 [], the step at which the parameters were initialised: 0, unless the density collapsed later
-        (`collapse.reinitialise`).
+        (`density_collapse.reinitialise`).
       params: the parameters that are trained.
       opt_state: the optimizer's moments.
       frozen: parameters that are used but not trained: the head's in the torso stage, else {}.

@@ -37,7 +37,7 @@ from adnerf_jax.models.codes.registry import CODES
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.batches import RaySampler
-from adnerf_jax.training.collapse import check_collapse, reinitialise, warn_if_collapsed
+from adnerf_jax.training.density_collapse import check_collapse, reinitialise, warn_if_collapsed
 from adnerf_jax.training.faults import FiniteCheck, Termination, roll_back_or_stop
 from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.logs import MetricWriter, Throughput, log_step

@@ -22,7 +22,7 @@ from adnerf_jax.evaluation.openface import LOWER_FACE
 from adnerf_jax.evaluation.protocol import describe_protocol, fit_expected_lips
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.inference.avatar import Avatar
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.rendering.renderer import Layers
 from adnerf_jax.training.runs import load_config

@@ -11,7 +11,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.evaluation import scoring
 from adnerf_jax.evaluation.scoring import MEASURES, Scorer, make_scorer
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO
-from adnerf_jax.pretrained.face_mesh import Face
+from adnerf_jax.pretrained.face_landmarker import Face
 
 SIZE = 180
 RECT = np.array([50, 30, 80, 80])

@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.face import landmarks, parsing, tracking, views
 from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.pretrained import face_mesh, weights
+from adnerf_jax.pretrained import face_landmarker as face_mesh
+from adnerf_jax.pretrained import weights
 
 FOCAL, CENTRE = 1200.0, 225.0
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax.face import bundle, flow
+from adnerf_jax.face import bundle_adjustment as bundle
+from adnerf_jax.face import optical_flow as flow
 from adnerf_jax.face.focal import estimate_focal
 from adnerf_jax.face.rigid import Pinhole, Poses
 

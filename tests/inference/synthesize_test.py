@@ -16,7 +16,7 @@ from adnerf_jax.inference import synthesize
 from adnerf_jax.inference.shards import finished_frames
 from adnerf_jax.inference.speech_input import cut_windows
 from adnerf_jax.inference.synthesize import render_job
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.training.runs import load_config

@@ -26,7 +26,7 @@ from adnerf_jax.preprocessing.synthetic_subject.film import (
 )
 from adnerf_jax.preprocessing.synthetic_subject.raster import Normals, rasterise, rims, subdivide
 from adnerf_jax.pretrained import face_parsing, weights
-from adnerf_jax.pretrained.face_mesh import FaceLandmarker
+from adnerf_jax.pretrained.face_landmarker import FaceLandmarker
 
 SIZE, SECONDS = 96, 2.0
 REST, OPEN_EYES = np.zeros(5), np.ones(2)

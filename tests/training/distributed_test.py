@@ -14,7 +14,7 @@ import tiny
 
 from adnerf_jax.common.files import read_json
 from adnerf_jax.evaluation.evaluate import evaluate
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.training import checkpoints
 from adnerf_jax.training.runs import load_config
 from adnerf_jax.training.train import train

@@ -19,7 +19,7 @@ from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.data.person import Person
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
-from adnerf_jax.training.collapse import check_collapse, reinitialise
+from adnerf_jax.training.density_collapse import check_collapse, reinitialise
 from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.stages import make_stage
 from adnerf_jax.training.state import TrainState

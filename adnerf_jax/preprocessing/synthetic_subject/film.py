@@ -24,7 +24,7 @@ from adnerf_jax.preprocessing.synthetic_subject.figure import Figure, Motion
 from adnerf_jax.preprocessing.synthetic_subject.raster import Normals, rasterise
 from adnerf_jax.preprocessing.synthetic_subject.voice import speak
 from adnerf_jax.pretrained import weights
-from adnerf_jax.pretrained.face_mesh import FaceLandmarker
+from adnerf_jax.pretrained.face_landmarker import FaceLandmarker
 
 FOCAL = 8 / 3  # focal length as a share of the picture's width: the default of the preparation
 HEAD_AT_REST = (0.0, 0.6, -92.0)  # cm, origin of the head at rest in the camera's frame

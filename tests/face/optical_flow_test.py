@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax.face import flow
+from adnerf_jax.face import optical_flow as flow
 from adnerf_jax.face.landmarks import INNER_LIPS, LEFT_EYE
 from adnerf_jax.face.rigid import Pinhole, Poses
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax.face import bundle, flow
+from adnerf_jax.face import bundle_adjustment as bundle
+from adnerf_jax.face import optical_flow as flow
 from adnerf_jax.face.rigid import Pinhole, Poses
 
 CAMERA = Pinhole(1200.0, 225.0, 225.0)

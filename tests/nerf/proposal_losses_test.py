@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from adnerf_jax.nerf.proposal_losses import interlevel
-from adnerf_jax.training.losses import photometric
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -14,12 +13,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 EDGES = np.array([[0.0, 1.5, 3.0]], np.float32)
 OUTER_EDGES = np.array([[0.0, 1.0, 1.5, 3.0]], np.float32)
 WEIGHTS = np.array([[0.5, 0.4]], np.float32)
-
-
-def test_photometric_is_the_mean_over_rays_and_channels():
-    target = np.zeros((1, 2, 3), np.float32)
-    rgb = np.array([[[0.5, 0, 0], [0, 0, 1]]], np.float32)
-    np.testing.assert_allclose(photometric(rgb, target), (0.25 + 1) / 6)
 
 
 class InterlevelTest(chex.TestCase):

@@ -17,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve, solveh_banded
 from scipy.sparse import csr_array
 from scipy.spatial.transform import Rotation
 
-from adnerf_jax.face.flow import Matches
+from adnerf_jax.face.optical_flow import Matches
 from adnerf_jax.face.rigid import Pinhole, Poses, cross_matrix
 
 _ITERATIONS = 12

@@ -8,7 +8,7 @@ import tiny
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import load_dataset
 from adnerf_jax.data.person import survey_rows
-from adnerf_jax.inference.trained import TrainedStage
+from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.nerf.cameras import pixel_grid, rays_through
 from adnerf_jax.nerf.occupancy import inside
 from adnerf_jax.training.runs import load_config

@@ -8,7 +8,7 @@ import tiny
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.training import sharding
-from adnerf_jax.training.plan import collective_bytes, plan_step, say_plan
+from adnerf_jax.training.dry_run import collective_bytes, plan_step, say_plan
 from benchmarks.scaling import DEVICES, Work, efficiency, restoring_batch, ring, step_seconds
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
