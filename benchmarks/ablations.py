@@ -88,7 +88,7 @@ def run_setting(variants: str, data: pathlib.Path, workdir: pathlib.Path, steps:
     result = {"seconds": sum(map(training_seconds, folders.values()))}
     # The paper compares PSNR and SSIM. The last evaluation, from speech alone, is the one that stays in the folder.
     for name in ("tracked", "full") if "expression" in variants else ("full",):
-        config = settings_of(last, lpips="", faces=False, tracked_expression=name == "tracked")
+        config = settings_of(last, lpips="", faces=False, tracked_codes="expression" if name == "tracked" else None)
         result[name] = evaluate(config, last)["settings"]["full"]
     return result
 

@@ -17,6 +17,7 @@ from adnerf_jax.common.progress import Bar, say
 from adnerf_jax.configuration import base as common
 from adnerf_jax.data.datasets import SUBJECTS, dataset_of, load_frames
 from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.training.batches import RaySampler
 from adnerf_jax.training.density_collapse import COLLAPSED_OPACITY
 from adnerf_jax.training.optim import make_optimizer
@@ -41,7 +42,7 @@ def run(config, seeds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
     dataset = dataset_of(config)
     frames = load_frames(dataset, dataset.train)
     stage = make_stage(config, dataset.camera)
-    scene = make_scene(dataset, frames, config.model.head.codes, config.train.audio_components)
+    scene = make_scene(dataset, frames, make_codes(config.model.head).members, config.train.audio_components)
     example = example_batch(1, 1, dataset.windows.shape[1:])
     tx = make_optimizer(config.optim, config.train.attention_from)
     sampler = RaySampler(

@@ -27,11 +27,11 @@ from adnerf_jax.evaluation.face_metrics import correlation, jitter, rotation_jit
 from adnerf_jax.evaluation.metrics import psnr
 from adnerf_jax.face.landmarks import RIGID, Landmarks, detect_video, eye_openness
 from adnerf_jax.face.tracking import track_head
+from adnerf_jax.inference.code_inputs import DrivenTracks
 from adnerf_jax.inference.head_motion import NAMES, MotionRange
 from adnerf_jax.inference.pose_sequences import displaced
 from adnerf_jax.inference.pose_sources import pose_source
 from adnerf_jax.media.image import read_image
-from adnerf_jax.models.codes.eyes import EyesCode
 from adnerf_jax.preprocessing.steps import canonical_face
 from benchmarks.preparation import pose_errors
 
@@ -63,7 +63,7 @@ def main() -> None:
     print_row("jitter of landmarks, rendered", format_jitter(found, np.arange(len(found.valid))))
     if arguments.data is None:
         return
-    dataset = load_dataset(arguments.data)
+    dataset = load_dataset(arguments.data, codes=tuple(avatar.stage.scene.codes))
     original = Landmarks.load(arguments.data / schema.LANDMARKS)
     print_row("jitter of landmarks, original", format_jitter(original, np.arange(len(original.valid))))
     true, default = held_out(avatar, dataset)
@@ -129,16 +129,21 @@ def format_jitter(found: Landmarks, frames: np.ndarray) -> str:
 
 
 def held_out(avatar: Avatar, dataset: Dataset) -> tuple[float, float]:
-    """Mean PSNR of the held-out frames with the true eyes and with the default eyes (`blinks`)."""
+    """Mean PSNR of the held-out frames with the true eyes and with the default eyes (`blinks`).
+
+    Likewise for other driven codes that the person was trained with.
+    """
     person, split = avatar.stage.person, dataset.val
-    blinking = list(itertools.islice(EyesCode.source("blinks", person.tracks["eyes"])(), len(split)))
+    driven = DrivenTracks({}, person.tracks, seed=0)
+    defaults = driven.start()
     background = person.background.astype(np.float32) / 255.0
     values = []
     for i in range(len(split)):
         truth = load_frames(dataset, split.take(slice(i, i + 1))).images[0].astype(np.float32) / 255.0
         conditions = dataset.conditions(split.aud_id[i : i + 1])
         row = []
-        for tracks in (conditions.tracks, conditions.tracks | {"eyes": blinking[i][None]}):
+        measured = {name: track[0] for name, track in conditions.tracks.items()}
+        for tracks in (conditions.tracks, driven.fill(next(defaults), measured)):
             layers = avatar.stage.layers(split.transforms[i], conditions.replace(tracks=tracks))
             row.append(float(psnr(np.asarray(layers.person_over(background)), truth)))
         values.append(row)

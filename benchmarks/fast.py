@@ -29,6 +29,8 @@ from adnerf_jax.common.types import Camera, Conditions, Rays
 from adnerf_jax.configuration import base as common
 from adnerf_jax.data.person import Person
 from adnerf_jax.models.build import build_head, build_torso
+from adnerf_jax.models.codes.encoder import joined
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.nerf.cameras import pixel_grid
 from adnerf_jax.nerf.sampling import even_edges, resample_edges
 from adnerf_jax.rendering.renderer import Layers, head_visibility, make_renderer
@@ -39,6 +41,7 @@ from adnerf_jax.training.stages import Stage, example_batch, make_stage
 from adnerf_jax.training.state import TrainState
 from adnerf_jax.training.update import make_update
 from benchmarks.machine import REFERENCE_GFLOPS, best_seconds, gather_rate, matrix_rate, step_seconds
+from benchmarks.stand_ins import code_constants, zero_codes
 
 SAMPLES, RAYS, PIXELS = 40960, 4096, 16384
 PAPER_RAYS = 2048
@@ -137,9 +140,8 @@ def unit_costs(trained: Trained) -> Iterable[Unit]:
     depth = np.sort(rng.uniform(0.45, 0.55, (len(across), SAMPLES // RAYS, 1)), axis=1)
     points = np.concatenate([np.broadcast_to(across, (*depth.shape[:2], 2)), depth], -1).reshape(1, -1, 3)
     points = points.astype(np.float32)
-    code = {n: np.zeros((1, s), np.float32) for n, s in (("audio", model.head.audio_code), ("lips", 3), ("eyes", 2))}
-    shape = np.concatenate([code[name] for name in model.head.shape_codes], -1)
-    codes = np.concatenate([code[name] for name in model.head.codes], -1)
+    code = zero_codes(make_codes(model.head), trained.scene, trained.person.channels)
+    shape, codes = joined(code, model.head.shape_codes), joined(code, model.head.codes)
 
     def timed(module, params, method, *inputs) -> float:
         run = jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs, method=method))
@@ -178,7 +180,7 @@ def unit_costs(trained: Trained) -> Iterable[Unit]:
     place = np.stack(np.meshgrid(*[np.linspace(200, 250, int(PIXELS**0.5))] * 2, indexing="ij"), -1).reshape(1, -1, 2)
     pixels = timed(
         torso, trained.torso,
-        lambda m, p: m(p, trained.person.camera, trained.person.transforms[:1], code["audio"], trained.scene),
+        lambda m, p: m(p, trained.person.camera, trained.person.transforms[:1], head.torso_code(code), trained.scene),
         place.astype(np.float32),
     )  # fmt: skip
     yield Unit("torso field", "pixel", pixels / place.shape[1], *torso_work(model.torso))
@@ -211,12 +213,15 @@ def paper_seconds(camera: Camera, trained: Trained) -> float:
         ),
     )
     pixels = rng.uniform(0, camera.height, (1, PAPER_RAYS, 2)).astype(np.float32)
-    code = np.zeros((1, 64), np.float32)
+    codes = make_codes(config.model.head)
+    channels = config.train.audio_components
+    scene = trained.scene.replace(codes=code_constants(codes.members, channels, channels))
+    code = zero_codes(codes, scene, channels)
     nothing = np.zeros((1, PAPER_RAYS, 3), np.float32)
     pose = trained.person.transforms[:1]
     inputs = {
-        head: (rays, {"audio": code}, nothing, trained.scene),
-        torso: (pixels, camera, pose, code, trained.scene),
+        head: (rays, code, nothing, scene),
+        torso: (pixels, camera, pose, head.torso_code(code), scene),
     }
     total = 0.0
     for net, given in inputs.items():

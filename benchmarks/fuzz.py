@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.configuration import base
 from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.data.person import Person
@@ -106,7 +107,9 @@ def read_data(data: pathlib.Path) -> None:
     """Reads a dataset as training does before its first step."""
     dataset = load_dataset(data)
     frames = load_frames(dataset, dataset.train)
-    make_scene(dataset, frames, tuple(CODES), 6)
+    model, count = base.get_config("head", "fast").model.head, len(dataset.windows)
+    usable = [code for name, code in CODES.items() if code.check(dataset.tracks_of(name), count) is None]
+    make_scene(dataset, frames, [code.from_settings(model) for code in usable], 6)
     regions = {"head": 0.4, "face": 0.2, "mouth": 0.3, "outside": 0.1}
     settings = dict(frames_per_step=4, rays_per_frame=32, regions=regions, random_background=True, subject=(1,), seed=0)
     RaySampler(dataset, frames, **settings).batch(0)

@@ -92,6 +92,7 @@ def measure(family: str, stage: str, rays: int | None) -> tuple[Work, int]:
     """The work of the compiled step of a family and stage, and its number of rays."""
     from adnerf_jax.common.types import Camera
     from adnerf_jax.configuration import base as common
+    from adnerf_jax.models.codes.registry import make_codes
     from adnerf_jax.training import sharding
     from adnerf_jax.training.dry_run import plan_step
 
@@ -101,7 +102,7 @@ def measure(family: str, stage: str, rays: int | None) -> tuple[Work, int]:
         config.train.rays = rays
     channels = CHANNELS[family]
     components = min(channels, config.train.audio_components)
-    scene = plain_scene(channels, components)
+    scene = plain_scene(make_codes(config.model.head).members, channels, components)
     camera = Camera(1200.0, 225.0, 225.0, height=450, width=450)
     plan = plan_step(config, camera, scene, (16, channels), config.train.frames_per_step, sharding.make_mesh())
     # Each device reads and writes the state and handles its gradients.
@@ -110,11 +111,12 @@ def measure(family: str, stage: str, rays: int | None) -> tuple[Work, int]:
     return Work(plan.flop, divided, fixed, float(sum(plan.collectives.values()))), config.train.rays
 
 
-def plain_scene(channels: int, components: int):
-    """A person's constants, all zero but the range of depths."""
+def plain_scene(codes, channels: int, components: int):
+    """A person's constants: a range of depths, those of the condition codes, and zeros."""
     import numpy as np
 
     from adnerf_jax.common.types import Scene
+    from benchmarks.stand_ins import code_constants
 
     def zeros(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
@@ -127,11 +129,7 @@ def plain_scene(channels: int, components: int):
         pose_scale=zeros(6),
         torso_top=zeros(),
         torso_camera=zeros(4, 4),
-        codes={
-            "audio": {"mean": zeros(channels), "basis": zeros(channels, components)},
-            "lips": {"weights": zeros(16, channels, 3), "bias": zeros(3)},
-            "eyes": {"mean": zeros(2), "scale": zeros(2)},
-        },
+        codes=code_constants(codes, channels, components),
     )
 
 

@@ -17,6 +17,7 @@ from adnerf_jax.data.datasets import SUBJECTS, Dataset, dataset_of, load_frames
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, write_parts
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.training import sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.batches import RaySampler
@@ -224,7 +225,7 @@ def first_state(settings: ConfigDict) -> TrainState:
     constants = make_scene(
         dataset,
         load_frames(dataset, dataset.train),
-        settings.model.head.codes,
+        make_codes(settings.model.head).members,
         settings.train.audio_components,
     )
 

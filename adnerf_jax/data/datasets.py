@@ -6,7 +6,7 @@ Besides the project's own, datasets of AD-NeRF's and RAD-NeRF's preprocessing ar
 import concurrent.futures
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import cv2
 import numpy as np
@@ -21,8 +21,7 @@ from adnerf_jax.data.tracks import Clip, read_tracks
 from adnerf_jax.face.landmarks import face_rect
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, NECK, TORSO, extend_to_alpha, read_parts
 from adnerf_jax.media.image import read_image
-from adnerf_jax.models.codes.base import Code
-from adnerf_jax.models.codes.registry import driven_codes, tracked_codes
+from adnerf_jax.models.codes.registry import CODES, driven_codes, tracked_codes
 
 # The parts of the person that are rendered for a subject; in its target, all else is background.
 SUBJECTS = {"head": (HEAD,), "person": (HEAD, NECK, TORSO)}
@@ -90,9 +89,11 @@ class Dataset:
       background: uint8 [H, W, 3].
       windows: float32 [N, 16, C], speech windows of all frames of the clip.
       mouth_rect: int32 [N, 4], x, y, width, height around the lips in all frames of the clip.
-      tracks: float32 [N, D] each, what was measured in all frames of the clip, by name (`tracks.READERS`).
+      tracks: float32 [N, D] each, what was measured in all frames of the clip, by name (`tracks.READERS`). Tracks that
+        were not measured are absent.
       neighbours: int32 [N, 8], rows of `windows` for the frames i−4 … i+3; −1 is a window of zeros.
       speech: name of the speech encoder.
+      codes: names of the condition codes that the clip is read for: those of the head.
       stored: (height, width) of the pictures on disk, which are shrunk to the camera's size where that is smaller.
     """
 
@@ -107,26 +108,38 @@ class Dataset:
     tracks: dict[str, np.ndarray]
     neighbours: np.ndarray
     speech: str = struct.field(pytree_node=False)
+    codes: tuple[str, ...] = struct.field(pytree_node=False)
     stored: tuple[int, int] = struct.field(pytree_node=False)
 
-    def conditions(self, aud_id: np.ndarray, tracked: bool = False) -> Conditions:
-        """Conditions of F frames.
+    def conditions(self, aud_id: np.ndarray, tracked: Collection[str] = ()) -> Conditions:
+        """Conditions of F frames: speech windows, and the raw inputs of the driven codes as measured.
 
         Args:
           aud_id: int [F], numbers of the frames in the clip.
-          tracked: with the raw inputs of all codes, as in training; otherwise without those that a new recording has no
-            source for (the expression), as in rendering.
+          tracked: names of codes whose raw inputs are added although a new recording has no source for them (the
+            expression). Training names all codes, rendering none.
         """
         rows = self.neighbours[aud_id]
         windows = self.windows[rows]
         windows[rows < 0] = 0
-        return Conditions(windows, self.raw_inputs(aud_id, tracked_codes() if tracked else driven_codes()))
+        return Conditions(windows, self.raw_inputs(aud_id, {*driven_codes(), *tracked}))
 
-    def raw_inputs(self, aud_id: np.ndarray, codes: Mapping[str, type[Code]]) -> dict[str, np.ndarray]:
-        """Raw inputs [F, D] of condition codes in frames [F], without those that were not measured."""
-        tracks = {name: track[aud_id] for name, track in self.tracks.items()}
-        found = {name: code.raw_input(tracks) for name, code in codes.items()}
+    def raw_inputs(self, aud_id: np.ndarray, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Raw inputs [F, D] of those of the clip's codes that are named, in frames [F].
+
+        Codes without a raw input, and those that were not measured, are absent.
+        """
+        known = tracked_codes()
+        found = {
+            name: known[name].raw_input(self.tracks_of(name, aud_id), len(aud_id))
+            for name in self.codes
+            if name in names and name in known
+        }
         return {name: values for name, values in found.items() if values is not None}
+
+    def tracks_of(self, code: str, aud_id: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+        """The measured tracks that a condition code reads, [F, …] each, in frames [F] or in all of them."""
+        return {name: self.tracks[name][aud_id] for name in CODES[code].reads() if name in self.tracks}
 
 
 def neighbours_in_time(frames: int, zero_padded: bool = False) -> np.ndarray:
@@ -160,6 +173,7 @@ def load_dataset(
     *,
     zero_padded: bool = False,
     neighbours_by_list: bool = False,
+    codes: Sequence[str] | None = None,
 ) -> Dataset:
     """Reads everything of a dataset but its frames.
 
@@ -168,6 +182,7 @@ def load_dataset(
       size: pixels of the longer side that pictures are shrunk to; None: as they are.
       zero_padded: past the clip's ends, neighbouring windows are zeros (published code), not the end's window.
       neighbours_by_list: neighbouring windows by place in the split's list (published code), not by time.
+      codes: names of the head's condition codes; None: all that are registered.
 
     Raises:
       UserError: no dataset, an unfinished one, or one whose files disagree.
@@ -202,6 +217,7 @@ def load_dataset(
         if neighbours_by_list
         else neighbours_in_time(frames, zero_padded),
         speech=schema.speech_encoder(data),
+        codes=tuple(CODES if codes is None else codes),
         stored=(full_height, full_width),
     )
 
@@ -213,6 +229,7 @@ def dataset_of(config) -> Dataset:
         config.size,
         zero_padded=config.compat.zero_padding,
         neighbours_by_list=config.compat.window_lists,
+        codes=config.model.head.codes,
     )
 
 

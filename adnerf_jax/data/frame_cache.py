@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -170,9 +171,10 @@ def _build(dataset: Dataset, split: Split, folder: pathlib.Path, stamp: str) -> 
 
 
 def _digest(dataset: Dataset, sources: str) -> str:
-    """The digest of everything in a dataset that training uses."""
+    """The digest of everything in a dataset that training uses: of the measured tracks, those that its codes read."""
     digest = hashlib.sha256(sources.encode())
-    leaves = jax.tree_util.tree_flatten_with_path(dataset)[0]
+    tracks = {name: track for code in dataset.codes for name, track in dataset.tracks_of(code).items()}
+    leaves = jax.tree_util.tree_flatten_with_path(dataclasses.replace(dataset, tracks=tracks))[0]
     for path, leaf in leaves:
         array = np.ascontiguousarray(leaf)
         digest.update(json.dumps([jax.tree_util.keystr(path), array.dtype.str, array.shape]).encode())

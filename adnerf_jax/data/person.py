@@ -25,7 +25,8 @@ class Person:
       camera: intrinsics and size.
       background: uint8 [H, W, 3].
       transforms: float32 [N, 4, 4], head poses of the training frames in order of time.
-      tracks: float32 [N, D] each, the raw inputs of the driven condition codes in those frames, by the code's name.
+      tracks: float32 [N, D] each, the raw inputs of the head's driven condition codes in those frames, by the code's
+        name.
       survey: conditions of some of them (`survey_rows`), for which the occupied cells of a volume are computed.
       speech: name of the speech encoder.
     """
@@ -82,13 +83,13 @@ class Person:
         pairs = [(getattr(old, name), getattr(self, name)) for name in ("transforms", "background")]
         pairs += [(old.survey.audio, self.survey.audio)]
         pairs += [(old.tracks[name], track) for name, track in self.tracks.items() if name in old.tracks]
-        same = old.tracks.keys() == self.tracks.keys() and all(np.array_equal(a, b) for a, b in pairs)
+        same = self.tracks.keys() <= old.tracks.keys() and all(np.array_equal(a, b) for a, b in pairs)
         if not same or (old.camera, old.speech) != (self.camera, self.speech):
             raise UserError(otherwise)
 
     @classmethod
     def load(cls, workdir: pathlib.Path) -> "Person":
-        """Reads `person.npz`.
+        """Reads `person.npz`, without the tracks of codes that are not registered.
 
         Raises:
           UserError: it is missing, as in a folder that no training wrote.
@@ -101,13 +102,13 @@ class Person:
         stored = read_archive(path, (*_ARRAYS, "speech", "tracks"))
         listed, codes = stored["tracks"], driven_codes()
         names = listed.tolist() if listed.dtype.kind == "U" and listed.ndim == 1 else []
-        tracks = {name: read_archive(path, (_track_key(name),))[_track_key(name)] for name in names}
+        known = [name for name in names if name in codes]
+        tracks = {name: read_archive(path, (_track_key(name),))[_track_key(name)] for name in known}
         count = len(np.atleast_1d(stored["transforms"]))
         numbers = [*(stored[name] for name in _ARRAYS), *tracks.values()]
         whole = (
             count > 0
             and len(names) == listed.size
-            and set(names) <= codes.keys()
             and stored["background"].dtype == np.uint8
             and stored["background"].ndim == 3
             and stored["transforms"].shape == (count, 4, 4)

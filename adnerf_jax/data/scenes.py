@@ -10,8 +10,7 @@ from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import SUBJECTS, Dataset, Frames
 from adnerf_jax.face.parsing import NECK, TORSO
 from adnerf_jax.face.tracking import UNITS_PER_CM
-from adnerf_jax.models.codes.base import Recording
-from adnerf_jax.models.codes.registry import CODES
+from adnerf_jax.models.codes.base import Code, Recording
 from adnerf_jax.nerf.cameras import placement_vector
 
 # Depth of the head's box, behind and before its origin between the ears.
@@ -21,7 +20,7 @@ _BOX_DEPTH = (-20.0 * UNITS_PER_CM, 12.0 * UNITS_PER_CM)
 def make_scene(
     dataset: Dataset,
     frames: Frames,
-    codes: Sequence[str],
+    codes: Sequence[Code],
     audio_components: int,
     volume: tuple[int, ...] = SUBJECTS["head"],
 ) -> Scene:
@@ -30,17 +29,13 @@ def make_scene(
     Args:
       dataset: the clip.
       frames: its training frames.
-      codes: names of the head's condition codes (`model.head.codes`); only their constants are computed.
+      codes: the head's condition codes (`registry.make_codes(config.model.head).members`).
       audio_components: K, the number of principal components that speech features are projected to; features that
         already have K components stay as they are.
       volume: the parts (`face.parsing`) that the head stage's volume shows; for a single field, the whole person.
     """
     rows = frames.split.aud_id
-    recording = Recording(
-        windows=dataset.windows[rows],
-        tracks={name: track[rows] for name, track in dataset.tracks.items()},
-        audio_components=audio_components,
-    )
+    windows = dataset.windows[rows]
     poses = np.asarray(placement_vector(frames.split.transforms))
     # One picture after the other: all of them together take gigabytes.
     torso_rows = np.flatnonzero(np.any([np.isin(parts, (NECK, TORSO)).any(axis=1) for parts in frames.parts], axis=0))
@@ -54,7 +49,10 @@ def make_scene(
         pose_scale=poses.std(0).astype(np.float32) + np.float32(1e-4),
         torso_top=np.asarray(top / dataset.camera.height, np.float32),
         torso_camera=frames.split.transforms[0],
-        codes={name: CODES[name].fit(recording) for name in codes},
+        codes={
+            code.name: code.fit(Recording(windows, dataset.tracks_of(code.name, rows), audio_components))
+            for code in codes
+        },
     )
 
 

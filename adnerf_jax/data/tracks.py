@@ -1,6 +1,7 @@
 """Measured tracks: what was measured in every frame of a clip, by name. Condition codes are made of them.
 
-To add one, write its reader and a line in `READERS`.
+To add one, write its reader and a line in `READERS`. A reader returns None where the dataset has no such measurement;
+what happens then is up to the codes that read the track.
 """
 
 import functools
@@ -13,7 +14,6 @@ from adnerf_jax.common.array_files import read_array
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.data import schema
 from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.pretrained.face_landmarker import BLENDSHAPE_NAMES
 from adnerf_jax.speech.lips import lip_shapes
 
 
@@ -52,31 +52,31 @@ class Clip:
             )
 
 
-def read_eyes(clip: Clip) -> np.ndarray:
-    """Openness of the right and the left eye, float32 [N, 2]; zeros without `eyes.npy`."""
+def read_eyes(clip: Clip) -> np.ndarray | None:
+    """Openness of the right and the left eye, float32 [N, 2]; None without `eyes.npy`."""
     path = clip.path / schema.EYES
     if not path.exists():
-        return np.zeros((clip.frames, 2), np.float32)
+        return None
     eyes = read_array(path, (None, 2))
     clip.check_length(eyes, path)
     return eyes
 
 
-def read_lips(clip: Clip) -> np.ndarray:
-    """Shapes of the lips, float32 [N, L] (`speech.lips.lip_shapes`); zeros with L = 1 without landmarks."""
+def read_lips(clip: Clip) -> np.ndarray | None:
+    """Shapes of the lips, float32 [N, L] (`speech.lips.lip_shapes`); None without landmarks."""
     if clip.landmarks is None:
-        return np.zeros((clip.frames, 1), np.float32)
+        return None
     return lip_shapes(clip.landmarks.points)[: clip.frames]
 
 
-def read_expression(clip: Clip) -> np.ndarray:
-    """Blendshapes, float32 [N, 52]; zeros without landmarks."""
+def read_expression(clip: Clip) -> np.ndarray | None:
+    """Blendshapes, float32 [N, 52]; None without landmarks."""
     if clip.landmarks is None:
-        return np.zeros((clip.frames, len(BLENDSHAPE_NAMES)), np.float32)
+        return None
     return clip.landmarks.blendshapes[: clip.frames]
 
 
-READERS: dict[str, Callable[[Clip], np.ndarray]] = {
+READERS: dict[str, Callable[[Clip], np.ndarray | None]] = {
     "eyes": read_eyes,
     "lips": read_lips,
     "expression": read_expression,
@@ -84,9 +84,10 @@ READERS: dict[str, Callable[[Clip], np.ndarray]] = {
 
 
 def read_tracks(clip: Clip) -> dict[str, np.ndarray]:
-    """All measured tracks of a clip by name, float32 [N, D] each.
+    """The measured tracks of a clip by name, float32 [N, D] each, without those that were not measured.
 
     Raises:
       UserError: a file is damaged or ends before the last frame.
     """
-    return {name: read(clip) for name, read in READERS.items()}
+    found = {name: read(clip) for name, read in READERS.items()}
+    return {name: track for name, track in found.items() if track is not None}

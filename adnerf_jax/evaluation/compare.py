@@ -151,8 +151,10 @@ def _load_evaluation(name: str, folder: pathlib.Path) -> Contestant:
         _check_complete(result, rows)
         times = curves(rows, next(iter(result["settings"])))["time"].astype(int)
         positions = video_positions(times, result["protocol"]["every"])
-        model, smoothing = result["model"], result["protocol"]["smoothing"]
-        note = f"{model['family']} {model['stage']}, {model['step']} steps; smoothing: {smoothing}"
+        model, protocol = result["model"], result["protocol"]
+        note = f"{model['family']} {model['stage']}, {model['step']} steps; smoothing: {protocol['smoothing']}"
+        if protocol["tracked_codes"]:
+            note += f"; as tracked in the ground truth: {', '.join(protocol['tracked_codes'])}"
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
         raise UserError(f"{folder}/eval is damaged ({type(error).__name__}: {error}): ", *again) from None
     shown = video if video.exists() else None

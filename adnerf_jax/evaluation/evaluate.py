@@ -20,7 +20,7 @@ from adnerf_jax.common.timing import FRAMES_BEFORE, SAMPLE_RATE
 from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import Dataset, dataset_of
 from adnerf_jax.evaluation.face_metrics import ExpectedLips
-from adnerf_jax.evaluation.held_out import HeldOutFrames
+from adnerf_jax.evaluation.held_out import HeldOutFrames, tracked_codes_of
 from adnerf_jax.evaluation.openface import read_units, unit_errors
 from adnerf_jax.evaluation.protocol import (
     TRUTH_SETTINGS,
@@ -42,6 +42,7 @@ from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.provenance import Provenance
+from adnerf_jax.models.codes.registry import tracked_codes
 from adnerf_jax.training.validation import contact_sheet
 
 _SHEET_FRAMES = 6
@@ -84,6 +85,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     shard, shards = parse_shard(config.eval.shard, "eval.shard")
     stage = TrainedStage.load(workdir, config, config.eval.attention)
     dataset = _dataset_of_person(config, stage, workdir)
+    _check_tracked(config, dataset)
     train, split, frames = frames_to_evaluate(config, dataset)
     job = evaluation_job(config, workdir, stage, dataset)
     held_out = HeldOutFrames(config, stage, dataset, split, cache, finished_frames(cache, job))
@@ -120,6 +122,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             dataset,
             held_out.digest.hexdigest(),
             _smoothing(config.eval),
+            tracked_codes_of(config),
             None if speech is None else _describe_cross(config.eval, speech),
             values,
             left_out,
@@ -183,6 +186,17 @@ def _dataset_of_person(config: ConfigDict, stage: TrainedStage, workdir: pathlib
             Option("data"),
         )
     return dataset
+
+
+def _check_tracked(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises UserError where `config.eval.tracked_codes` names a code that the dataset has no measurement for."""
+    for name in tracked_codes_of(config):
+        missing = tracked_codes()[name].check(dataset.tracks_of(name), len(dataset.windows))
+        if missing:
+            raise UserError(
+                f"{config.data} has no {missing}: leave {name!r} out of config.eval.tracked_codes, or prepare the "
+                f"video with `python -m adnerf_jax.preprocessing`"
+            )
 
 
 def _render_shard(held_out: HeldOutFrames, shard: int, shards: int, cache: pathlib.Path) -> None:
@@ -319,8 +333,7 @@ def _samples(settings: ConfigDict, dataset: Dataset) -> dict[str, np.ndarray]:
 
 def _smoothing(settings: ConfigDict) -> str:
     """Temporal smoothing of the renders, for the protocol."""
-    attention = "none but the audio attention of the model" if settings.attention else "none"
-    return attention + ("; the expression as tracked in the ground truth" if settings.tracked_expression else "")
+    return "none but the audio attention of the model" if settings.attention else "none"
 
 
 def _describe_cross(settings: ConfigDict, speech: SpeechInput) -> str:
@@ -361,7 +374,7 @@ def evaluation_job(config: ConfigDict, workdir: pathlib.Path, stage: TrainedStag
         "data": {name: sha256_of(data / name) for name in files if (data / name).exists()},
         "size": config.size,
         "tuning": config.train.tuning,
-        **{name: config.eval[name] for name in ("every", "tracked_expression", "attention")},
+        **{name: config.eval[name] for name in ("every", "tracked_codes", "attention")},
     }
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.types import ArrayLike
 from adnerf_jax.data.datasets import SUBJECTS, Dataset, load_frames
@@ -20,6 +21,7 @@ from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.inference.shards import frame_path, read_frame
 from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.image import read_image, write_image
+from adnerf_jax.models.codes.registry import tracked_codes
 from adnerf_jax.rendering.renderer import Layers
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # setting: (render, ground truth), float [H, W, 3]
@@ -79,8 +81,8 @@ class HeldOutFrames:
         if self._cache is not None and i in self._done:
             return dict(zip(names, np.split(read_frame(self._cache, i, read_image), len(names)), strict=True))
         start = time.monotonic()
-        tracked = self.config.eval.tracked_expression
-        conditions = self.dataset.conditions(self.split.aud_id[i : i + 1], tracked=tracked)
+        tracked = tracked_codes_of(self.config)
+        conditions = self.dataset.conditions(self.split.aud_id[i : i + 1], tracked)
         layers = jax.device_get(self.stage.layers(self.split.transforms[i], conditions))
         self.seconds.append(time.monotonic() - start)
         images = [np.asarray(to_uint8(image)) for image in composite_renders(names, layers, self._background)]
@@ -110,6 +112,23 @@ class HeldOutFrames:
             images = {name: (to_uint8(render), to_uint8(truth)) for name, (render, truth) in pairs.items()}
             examples.append(ExampleFrame(rank, int(self.split.img_id[i]), last, float(psnr[i]), images))
         return examples
+
+
+def tracked_codes_of(config: ConfigDict) -> tuple[str, ...]:
+    """The names in `config.eval.tracked_codes`.
+
+    Raises:
+      UserError: one is no code of the model, or a code without a measured input.
+    """
+    given = tuple(name.strip() for name in (config.eval.tracked_codes or "").split(",") if name.strip())
+    allowed = [name for name in config.model.head.codes if name in tracked_codes()]
+    for name in given:
+        if name not in allowed:
+            raise UserError(
+                f"config.eval.tracked_codes names {name!r}, which is no code of this model with a measured input: "
+                + (f"name {' or '.join(allowed)}" if allowed else "leave it out")
+            )
+    return given
 
 
 def render_names(config: ConfigDict) -> tuple[str, ...]:

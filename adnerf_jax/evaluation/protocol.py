@@ -53,7 +53,7 @@ def fit_expected_lips(dataset: Dataset, train: Split) -> ExpectedLips | None:
     None where it cannot be fitted: no landmarks, too few frames with a face, or lips or speech that never change.
     """
     path = dataset.path / schema.LANDMARKS
-    if not path.exists():
+    if "lips" not in dataset.tracks:
         return None
     landmarks = Landmarks.load(path)
     rows = train.aud_id[train.aud_id < len(landmarks.valid)]
@@ -80,6 +80,7 @@ def describe_protocol(
     dataset: Dataset,
     truth_sha256: str,
     smoothing: str,
+    tracked_codes: Sequence[str],
     cross: str | None,
     values: dict[str, dict[str, float]],
     left_out: dict[str, str],
@@ -92,6 +93,7 @@ def describe_protocol(
       dataset: the dataset that they come from.
       truth_sha256: SHA-256 of ground truth and part maps; equal for two runs that were compared with the same frames.
       smoothing: temporal smoothing of the evaluated frames.
+      tracked_codes: codes whose raw inputs are those tracked in the frames (`config.eval.tracked_codes`).
       cross: description of the speech evaluated without a ground truth; None without.
       values: the metrics of each setting.
       left_out: metrics that were left out, and why; those that the frames themselves did not allow are added.
@@ -107,6 +109,7 @@ def describe_protocol(
         "truth": "lossless, background replaced by the clean background",
         "truth_sha256": truth_sha256,
         "smoothing": smoothing,
+        "tracked_codes": list(tracked_codes),
         "cross": cross,
         "measures": {name: text for name, text in MEASURES.items() if {name, f"{name}_truth"} & present},
         "left_out": left_out,

@@ -10,8 +10,8 @@ import numpy as np
 from jax import Array
 
 from adnerf_jax.common.broadcasting import expand_leading
-from adnerf_jax.common.types import DEFAULT_OPTIONS, ArrayLike, Camera, Conditions, Levels, Rays, RenderOptions, Scene
-from adnerf_jax.models.codes.encoder import Codes, joined
+from adnerf_jax.common.types import DEFAULT_OPTIONS, ArrayLike, Camera, Levels, Rays, RenderOptions, Scene
+from adnerf_jax.models.codes.encoder import ConditionedHead, joined
 from adnerf_jax.models.fields import DensityGrid, GridField, PlanarField
 from adnerf_jax.models.protocols import Layer
 from adnerf_jax.nerf import proposal_losses
@@ -25,28 +25,22 @@ _SAMPLER_SHARE = 4
 _MIN_OPACITY = 0.1
 
 
-class GridHead(nn.Module):
+class GridHead(ConditionedHead):
     """Density proposal grid, then a conditioned grid field.
 
     Attributes:
-      code_nets: the condition codes.
-      shape_names: those of them that weight the field's blended grids.
+      shape_names: the condition codes that weight the field's blended grids.
       field: the head field.
       proposal: densities that the intervals are drawn from.
       coarse, fine: numbers of intervals of the proposal and of the field.
     """
 
     needs_occupancy: ClassVar[bool] = False
-    code_nets: Codes
     shape_names: tuple[str, ...]
     field: GridField
     proposal: DensityGrid
     coarse: int
     fine: int
-
-    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
-        """The condition codes by name, [F, W] each."""
-        return self.code_nets(conditions, scene, smooth)
 
     def __call__(
         self,
@@ -76,10 +70,6 @@ class GridHead(nn.Module):
             fine_edges[:, some], fine_weights[:, some], edges[:, some], weights[:, some]
         ) + proposal_losses.excess_opacity(weights[:, some].sum(-1), rendered.opacity[:, some])
         return Levels((rendered,), sampler_loss)
-
-    def torso_code(self, codes: Mapping[str, ArrayLike]) -> ArrayLike:
-        """The first code."""
-        return codes[self.code_nets.names[0]]
 
     def visible(self, rays: Rays, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:
         """Rays [F, R] on which the proposal has opacity, which no condition changes: bool."""

@@ -14,7 +14,6 @@ from adnerf_jax.common.types import (
     DEFAULT_OPTIONS,
     ArrayLike,
     Camera,
-    Conditions,
     Levels,
     Occupancy,
     Rays,
@@ -22,7 +21,7 @@ from adnerf_jax.common.types import (
     RenderOptions,
     Scene,
 )
-from adnerf_jax.models.codes.encoder import Codes, joined
+from adnerf_jax.models.codes.encoder import ConditionedHead, joined
 from adnerf_jax.models.fields import MLPField
 from adnerf_jax.models.protocols import Layer
 from adnerf_jax.nerf.cameras import euler_angles, rays_through
@@ -150,21 +149,15 @@ def _where_occupied(
     return found[:, 0].reshape(shape), found[:, 1:].reshape(*shape, 3)
 
 
-class VolumeHead(nn.Module):
+class VolumeHead(ConditionedHead):
     """The head: a volume in head space, which the head's pose turns before the camera.
 
     Attributes:
-      code_nets: the condition codes.
       volume: the two fields.
     """
 
     needs_occupancy: ClassVar[bool] = True
-    code_nets: Codes
     volume: Volume
-
-    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
-        """The condition codes by name, [F, W] each."""
-        return self.code_nets(conditions, scene, smooth)
 
     def __call__(
         self,
@@ -185,10 +178,6 @@ class VolumeHead(nn.Module):
     def densities(self, points: Array, code: Array) -> Array:
         """Raw densities of both levels at points [N, 3] for a code [D]: [2, N]."""
         return self.volume.densities(points, code)
-
-    def torso_code(self, codes: Mapping[str, ArrayLike]) -> ArrayLike:
-        """The first code: the speech (paper, section 3.4)."""
-        return codes[self.code_nets.names[0]]
 
     def visible(self, rays: Rays, scene: Scene, options: RenderOptions = DEFAULT_OPTIONS) -> Array:
         """Rays [F, R] that cross an occupied cell: bool."""

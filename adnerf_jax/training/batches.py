@@ -95,7 +95,7 @@ class RaySampler:
             target=np.where(subject[..., None], colours, behind),
             background=behind,
             transforms=split.transforms[rows],
-            conditions=self.dataset.conditions(split.aud_id[rows], tracked=True),
+            conditions=self.dataset.conditions(split.aud_id[rows], tracked=self.dataset.codes),
         )
 
 

@@ -15,6 +15,7 @@ from adnerf_jax.common.types import Batch, Camera, Scene
 from adnerf_jax.data.datasets import CHANNELS, Dataset, dataset_of, load_frames, tuning_split
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.data.schema import Split
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.training import sharding
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.stages import example_batch, head_shapes, make_stage
@@ -155,7 +156,7 @@ def _sampled_scene(config: ConfigDict, dataset: Dataset, training: Split) -> Sce
     """A scene of the right shapes, from a few frames."""
     rows = np.unique(np.linspace(0, len(training) - 1, _SAMPLED_FRAMES).astype(int))
     frames = load_frames(dataset, training.take(rows))
-    return make_scene(dataset, frames, config.model.head.codes, config.train.audio_components)
+    return make_scene(dataset, frames, make_codes(config.model.head).members, config.train.audio_components)
 
 
 def collective_bytes(text: str) -> dict[str, int]:

@@ -22,6 +22,7 @@ from adnerf_jax.data.datasets import Dataset, Frames, dataset_of
 from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.data.person import Person
 from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.pretrained import torch_pickle
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.optim import AdamMoments, make_optimizer, with_moments
@@ -369,7 +370,7 @@ def _state(
       UserError: the tensors do not fit together.
     """
     stage = make_stage(config, dataset.camera)
-    scene = make_scene(dataset, frames, config.model.head.codes, config.train.audio_components)
+    scene = make_scene(dataset, frames, make_codes(config.model.head).members, config.train.audio_components)
     expected = jax.eval_shape(stage.init, jax.random.key(0), example_batch(1, 1, dataset.windows.shape[1:]), scene)
     have, want = (jax.tree.map(np.shape, tree) for tree in (params, expected))
     if have != want:

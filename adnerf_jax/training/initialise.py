@@ -13,6 +13,7 @@ from adnerf_jax.common.types import Scene
 from adnerf_jax.data.datasets import SUBJECTS, Dataset, Frames
 from adnerf_jax.data.person import Person
 from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.optim import make_optimizer
 from adnerf_jax.training.runs import check_head, check_metadata
@@ -47,7 +48,7 @@ def initial_state(
     everywhere = sharding.replicated(mesh)
     # In the torso stage, the volume is that of the head behind it.
     volume = SUBJECTS[config.subject if config.stage == "head" else "head"]
-    scene = make_scene(dataset, frames, config.model.head.codes, config.train.audio_components, volume)
+    scene = make_scene(dataset, frames, make_codes(config.model.head).members, config.train.audio_components, volume)
     example = example_batch(rays=1, frames=1, windows=dataset.windows.shape[1:])
     frozen: Any = {}
     if config.stage == "torso":

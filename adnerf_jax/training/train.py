@@ -284,7 +284,7 @@ def say_cost(seconds: float, family: str) -> None:
 def check_codes(config: ConfigDict, dataset: Dataset) -> None:
     """Raises UserError where a condition code needs a measurement that the dataset does not have."""
     for name in config.model.head.codes:
-        missing = CODES[name].check(dataset.tracks)
+        missing = CODES[name].check(dataset.tracks_of(name), len(dataset.windows))
         if missing:
             raise UserError(
                 f"{dataset.path} has no {missing}, which the code {name!r} of config.model.head.codes is trained on: "

@@ -11,6 +11,7 @@ from adnerf_jax.configuration.declaration import flat
 from adnerf_jax.configuration.settings.model import MODEL
 from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.data.scenes import make_scene
+from adnerf_jax.models.codes.registry import make_codes
 from adnerf_jax.training.stages import example_batch, head_shapes, make_stage
 
 
@@ -120,9 +121,8 @@ def test_models_can_be_made_at_both_ends_of_every_range(variants, end, tiny_data
     check_model(config)
     dataset = load_dataset(tiny_data)
     stage = make_stage(config, dataset.camera)
-    scene = make_scene(
-        dataset, load_frames(dataset, dataset.train), config.model.head.codes, config.train.audio_components
-    )
+    frames = load_frames(dataset, dataset.train)
+    scene = make_scene(dataset, frames, make_codes(config.model.head).members, config.train.audio_components)
     example = example_batch(1, 1, dataset.windows.shape[1:])
     head = head_shapes(stage, dataset.camera, dataset.windows.shape[1:], scene)
     torso = jax.eval_shape(stage.init, jax.random.key(0), example, scene)

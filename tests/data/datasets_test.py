@@ -24,7 +24,10 @@ from adnerf_jax.data.datasets import (
 from adnerf_jax.data.scenes import make_scene
 from adnerf_jax.face.landmarks import face_rect
 from adnerf_jax.face.parsing import HEAD, write_parts
-from adnerf_jax.models.codes.registry import CODES
+from adnerf_jax.models.codes.audio import AudioCode
+from adnerf_jax.models.codes.expression import ExpressionCode
+from adnerf_jax.models.codes.eyes import EyesCode
+from adnerf_jax.models.codes.lips import LipsCode
 
 
 @pytest.fixture
@@ -86,14 +89,25 @@ def test_conditions_are_those_of_the_frame(dataset, tiny_data):
     np.testing.assert_array_equal(conditions.tracks["eyes"], np.load(tiny_data / "eyes.npy")[[6, 2]])
 
 
+def test_tracked_codes_are_added_by_name(tmp_path):
+    data = tiny.add_landmarks(tiny.make_dataset(tmp_path / "data"))
+    dataset, rows = load_dataset(data, codes=("audio", "lips", "eyes", "expression")), np.array([6, 2])
+    assert dataset.conditions(rows).tracks.keys() == {"eyes"}
+    added = dataset.conditions(rows, ("expression", "audio", "lips")).tracks
+    assert added.keys() == {"eyes", "expression"}
+    np.testing.assert_array_equal(added["expression"], dataset.tracks["expression"][rows])
+    assert not load_dataset(data, codes=("audio",)).conditions(rows, ("audio", "expression")).tracks
+
+
 def test_a_dataset_of_another_program_has_no_eyes_and_no_manifest(spoilt):
     (spoilt / schema.EYES).unlink()
     dataset = load_dataset(spoilt)
     assert (
         dataset.speech == "deepspeech"
-        and not dataset.tracks["eyes"].any()
-        and dataset.tracks["eyes"].shape == (tiny.CLIP, 2)
+        and not dataset.conditions(np.arange(tiny.CLIP)).tracks["eyes"].any()
+        and dataset.conditions(np.arange(tiny.CLIP)).tracks["eyes"].shape == (tiny.CLIP, 2)
     )
+    assert not dataset.tracks
 
 
 def test_fewer_speech_windows_than_frames(spoilt):
@@ -235,13 +249,20 @@ def test_datasets_of_others_are_read_as_they_are(request, layout, dataset, frame
     assert theirs.speech == "deepspeech" and theirs.camera == dataset.camera
     np.testing.assert_array_equal(theirs.windows, dataset.windows)
     np.testing.assert_array_equal(theirs.train.img_id, dataset.train.img_id)
-    assert not any(track.any() for track in theirs.tracks.values())
+    assert not any(track.any() for track in theirs.conditions(np.arange(tiny.CLIP)).tracks.values())
+    assert not theirs.tracks
     for ours, split in ((frames, theirs.train), (load_frames(dataset, dataset.val), theirs.val)):
         decoded = load_frames(theirs, split)
         np.testing.assert_array_equal(decoded.parts, ours.parts)
         np.testing.assert_array_equal(decoded.alpha, ours.alpha)
         assert np.abs(decoded.images.astype(int) - ours.images).mean() < 5  # JPEG
-    chex.assert_tree_all_finite(make_scene(theirs, load_frames(theirs, theirs.train), tuple(CODES), 6))
+    codes = AudioCode(64), LipsCode(), EyesCode()
+    scene = make_scene(theirs, load_frames(theirs, theirs.train), codes, 6)
+    chex.assert_tree_all_finite(scene)
+    # As if the eyes were always 0 and the lips never moved.
+    assert not any(leaf.any() for leaf in scene.codes["lips"].values()) and not scene.codes["eyes"]["mean"].any()
+    assert [code.check(theirs.tracks_of(code.name), tiny.CLIP) for code in codes] == [None] * 3
+    assert "tracked expressions" in ExpressionCode().check(theirs.tracks_of("expression"), tiny.CLIP)
 
 
 def test_a_face_is_looked_for_where_the_index_has_none(radnerfs, dataset):

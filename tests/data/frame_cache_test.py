@@ -10,11 +10,14 @@ import threading
 import chex
 import numpy as np
 import pytest
+import tiny
+from toy_code import JawCode
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.data import frame_cache
+from adnerf_jax.data import frame_cache, tracks
 from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.data.frame_cache import cached_frames
+from adnerf_jax.models.codes import registry
 
 
 @pytest.fixture
@@ -53,6 +56,24 @@ def test_the_digest_is_that_of_the_data_not_of_their_place_or_time(data, tmp_pat
     other = read(moved)[1]
     np.save(moved / "eyes.npy", eyes)
     assert other != digest == read(moved)[1]
+
+
+def test_of_the_tracks_the_digest_covers_those_that_the_codes_read(data, monkeypatch):
+    def digest(*codes: str) -> str:
+        dataset = load_dataset(data, codes=codes)
+        return cached_frames(dataset, dataset.train)[1]
+
+    names = ("audio",), ("audio", "eyes"), ("audio", "lips"), ("audio", "expression")
+    assert len({digest(*codes) for codes in names[:2]}) == 2
+    plain, eyes, lips, expression = (digest(*codes) for codes in names)
+    monkeypatch.setitem(registry.CODES, "jaw", JawCode)
+    monkeypatch.setitem(tracks.READERS, "gaze", lambda clip: np.ones((clip.frames, 3), np.float32))
+    assert "gaze" in load_dataset(data).tracks
+    assert [digest(*codes) for codes in names] == [plain, eyes, lips, expression]
+    tiny.add_landmarks(data)
+    assert digest("audio") == plain and digest("audio", "eyes") == eyes
+    assert digest("audio", "lips") != lips and digest("audio", "expression") != expression
+    assert digest("audio", "expression") == digest("audio", "jaw", "expression")  # which read the same track
 
 
 def test_a_changed_picture_is_decoded_again(data):

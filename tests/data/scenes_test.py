@@ -9,8 +9,9 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import SUBJECTS
 from adnerf_jax.data.scenes import make_scene, subject_box
 from adnerf_jax.face.parsing import HEAD, NECK, TORSO
-from adnerf_jax.models.codes.audio import whitening
-from adnerf_jax.models.codes.registry import CODES
+from adnerf_jax.models.codes.audio import AudioCode, whitening
+from adnerf_jax.models.codes.eyes import EyesCode
+from adnerf_jax.models.codes.lips import LipsCode
 
 
 def test_whitened_features_have_variance_one_and_do_not_depend_on_each_other():
@@ -56,8 +57,8 @@ def test_the_box_of_a_whole_person_holds_the_torso(dataset, frames):
     head, person = subject_box(frames, dataset.camera), subject_box(frames, dataset.camera, SUBJECTS["person"])
     assert person[0, 1] < head[0, 1] - 0.1 and person[1, 0] > head[1, 0]  # down to the picture's edge, wider
     np.testing.assert_array_equal(person[:, 2], head[:, 2])
-    np.testing.assert_array_equal(make_scene(dataset, frames, ("eyes",), 6, SUBJECTS["person"]).box, person)
-    np.testing.assert_array_equal(make_scene(dataset, frames, ("eyes",), 6).box, head)
+    np.testing.assert_array_equal(make_scene(dataset, frames, (EyesCode(),), 6, SUBJECTS["person"]).box, person)
+    np.testing.assert_array_equal(make_scene(dataset, frames, (EyesCode(),), 6).box, head)
 
 
 def test_a_dataset_that_shows_no_head(dataset, frames):
@@ -67,12 +68,12 @@ def test_a_dataset_that_shows_no_head(dataset, frames):
 
 
 def test_the_scene_is_made_of_training_frames(dataset, frames):
-    scene = make_scene(dataset, frames, tuple(CODES), audio_components=6)
+    scene = make_scene(dataset, frames, (AudioCode(64), LipsCode(), EyesCode()), audio_components=6)
     assert (scene.near, scene.far) == pytest.approx((tiny.DEPTH - 0.2, tiny.DEPTH + 0.4), abs=1e-6)
     assert scene.codes["audio"]["basis"].shape == (8, 6)
     eyes = dataset.tracks["eyes"][dataset.train.aud_id]
     np.testing.assert_allclose(scene.codes["eyes"]["mean"], eyes.mean(0), rtol=1e-5)
-    assert make_scene(dataset, frames, ("eyes",), 6).codes.keys() == {"eyes"}
+    assert make_scene(dataset, frames, (EyesCode(),), 6).codes.keys() == {"eyes"}
     # The highest row of neck or torso that any frame shows, and a margin of 2%.
     first = np.flatnonzero(np.isin(frames.parts, (NECK, TORSO)).any((0, 2)))[0]
     assert scene.torso_top == pytest.approx(first / tiny.SIZE - 0.02)

@@ -16,7 +16,13 @@ import tiny
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import SUBJECTS, load_dataset, load_frames
 from adnerf_jax.evaluation.evaluate import evaluate, evaluation_job
-from adnerf_jax.evaluation.held_out import HeldOutFrames, composite_renders, render_names, score_pairs
+from adnerf_jax.evaluation.held_out import (
+    HeldOutFrames,
+    composite_renders,
+    render_names,
+    score_pairs,
+    tracked_codes_of,
+)
 from adnerf_jax.evaluation.metrics import psnr
 from adnerf_jax.evaluation.openface import LOWER_FACE
 from adnerf_jax.evaluation.protocol import describe_protocol, fit_expected_lips
@@ -51,6 +57,31 @@ def test_pairs_take_the_ground_truth_outside_the_scored_region():
     assert render_names(tiny.config("head")) == ("head",)
     assert render_names(tiny.config("head", variants="single_nerf")) == ("full",)
     assert list(score_pairs({"head": head_over}, truth, head_truth, is_head)) == ["head_only", "head"]
+
+
+def test_tracked_codes_are_those_of_the_model_with_a_measured_input():
+    config = tiny.config("head", variants="smoke,expression")
+    assert tracked_codes_of(config) == ()
+    config.eval.tracked_codes = " expression,"
+    assert tracked_codes_of(config) == ("expression",)
+    config.eval.tracked_codes = "expression,gaze"
+    with pytest.raises(UserError, match="tracked_codes names 'gaze', which is no code .*: name expression"):
+        tracked_codes_of(config)
+    config = tiny.config("head")
+    config.eval.tracked_codes = "lips"
+    with pytest.raises(UserError, match="'lips', which is no code of this model with a measured input: name eyes"):
+        tracked_codes_of(config)
+
+
+def test_the_protocol_names_the_tracked_codes(trained, tmp_path):
+    folder = tmp_path / "head"
+    shutil.copytree(trained.head, folder)
+    config = load_config(folder).copy_and_resolve_references().unlock()
+    config.eval.tracked_codes, config.eval.report = "eyes", False
+    assert evaluate(config, folder)["protocol"]["tracked_codes"] == ["eyes"]
+    config.eval.tracked_codes = "expression"
+    with pytest.raises(UserError, match="names 'expression'"):
+        evaluate(config, folder)
 
 
 def test_files_of_an_evaluation(trained):
@@ -254,7 +285,7 @@ def test_action_units_from_openface(trained, tmp_path):
 def test_metrics_that_the_frames_do_not_allow_are_left_out_with_a_reason(tiny_data):
     values = {"full": {"psnr": 30.0, "lip_correlation": 0.9, "av_offset_s_truth": 0.0}}
     protocol = describe_protocol(
-        "2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"cross": "not given"}
+        "2 frames", 2, load_dataset(tiny_data), "ab", "none", (), None, values, {"cross": "not given"}
     )
     assert set(protocol["left_out"]) == {
         "cross", "lmd_px", "lmd_percent", "lip_lag_frames", "lip_amplitude", "av_offset_s", "sync_confidence",
@@ -263,7 +294,7 @@ def test_metrics_that_the_frames_do_not_allow_are_left_out_with_a_reason(tiny_da
     assert protocol["left_out"]["jitter_px"] == "it needs a face in three consecutive frames"
     assert set(protocol["measures"]) == {"psnr", "lip_correlation", "av_offset_s"}
     without = describe_protocol(
-        "2 frames", 2, load_dataset(tiny_data), "ab", "none", None, values, {"faces": "not requested"}
+        "2 frames", 2, load_dataset(tiny_data), "ab", "none", (), None, values, {"faces": "not requested"}
     )
     assert set(without["left_out"]) == {"faces"}
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,6 +39,12 @@ def test_numbers_curves_and_the_poses_own(tmp_path):
     assert first("pose", 3) == [None] * 3
     (tmp_path / "e.csv").write_text("time,eyes\n0,1\n1,0\n")
     np.testing.assert_allclose(first(tmp_path / "e.csv", 26)[25], [0.02, 0.04], atol=1e-6)
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.array(0.5), np.array(0.5, np.float16), jnp.array(0.5)])
+def test_arrays_without_a_dimension_are_numbers(half):
+    np.testing.assert_array_equal(first(half)[0], first(0.5)[0])
+    assert first(np.array(1))[0].shape == first(jnp.array(1))[0].shape == (2,)
 
 
 def test_blinks_are_as_many_and_as_long_as_a_persons():

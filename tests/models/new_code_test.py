@@ -1,50 +1,20 @@
 """A code that is only in the registry: it is fitted, trained, saved, driven and rendered."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+import pathlib
 
-import flax.linen as nn
 import numpy as np
 import pytest
 import tiny
+from toy_code import JawCode
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.configuration.checks import check_settings
+from adnerf_jax.data import schema
+from adnerf_jax.data.datasets import dataset_of
 from adnerf_jax.inference.avatar import Avatar
 from adnerf_jax.models.codes import registry
-from adnerf_jax.models.codes.base import Constants, Recording
-from adnerf_jax.models.codes.driven import DrivenCode
-from adnerf_jax.training.train import train
-
-
-class JawCode(DrivenCode):
-    """How far two of the blendshapes are raised, through one trained layer.
-
-    Constants: `largest` [2].
-    """
-
-    name: ClassVar[str] = "jaw"
-    track_width: ClassVar[int] = 2
-    default: ClassVar[Any] = 0.5
-    controls: ClassVar[tuple[str, ...]] = ("jaw",)
-    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    meaning: ClassVar[str] = "0 is shut, 1 is wide open"
-    neutral: ClassVar[tuple[float, ...]] = (0.0,)
-
-    @classmethod
-    def raw_input(cls, tracks):
-        return tracks["expression"][:, 24:26]
-
-    @classmethod
-    def fit(cls, recording: Recording) -> Constants:
-        return {"largest": cls.raw_input(recording.tracks).max(0)}
-
-    def encode(self, conditions, constants, smooth):
-        return nn.Dense(3, name=self.name)(conditions.tracks["jaw"] / constants["largest"][None])
-
-    @classmethod
-    def control_map(cls, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda controls: (controls[0] * measured.max(0)).astype(np.float32)
+from adnerf_jax.models.codes.base import Code
+from adnerf_jax.training.train import check_codes, train
 
 
 @pytest.fixture
@@ -66,7 +36,7 @@ def test_a_new_code_is_trained_and_rendered(settings, tmp_path):
     train(settings, workdir)
     avatar = Avatar.load(workdir)
     assert avatar.stage.scene.codes.keys() == {"audio", "jaw"}
-    assert avatar.stage.person.tracks.keys() == {"eyes", "jaw"}
+    assert avatar.stage.person.tracks.keys() == {"jaw"}
     assert avatar.stage.person.tracks["jaw"].shape == (tiny.TRAIN, 2)
     sound = np.zeros(6400, np.float32)
     looks: list[dict[str, float]] = [{"jaw": 0}, {"jaw": 1}, {}, {"jaw": 0.5}]
@@ -88,3 +58,31 @@ def test_settings_know_a_new_code(settings):
     settings.model.head.codes = ("audio", "gaze")
     with pytest.raises(UserError, match="gaze"):
         check_settings(settings)
+
+
+class PlainCode(Code):
+    """A code that leaves everything to the base class but what it must define."""
+
+    name = "plain"
+    track_width = 2
+
+    def fit(self, recording):
+        return {}
+
+    def encode(self, conditions, constants, smooth):
+        return conditions.tracks["plain"]
+
+
+def test_a_dataset_without_its_measurement_is_refused(settings, monkeypatch):
+    check_codes(settings, dataset_of(settings))
+    (pathlib.Path(settings.data) / schema.LANDMARKS).unlink()
+    with pytest.raises(UserError, match="has no measured jaw, which the code 'jaw' of config.model.head.codes"):
+        check_codes(settings, dataset_of(settings))
+    monkeypatch.setitem(registry.CODES, "plain", PlainCode)
+    settings.model.head.codes = ("audio", "plain")
+    with pytest.raises(UserError, match="has no measured plain"):
+        check_codes(settings, dataset_of(settings))
+
+
+def test_codes_are_registered_by_their_own_names():
+    assert all(name == code.name for name, code in registry.CODES.items())

@@ -4,12 +4,18 @@ import shutil
 
 import chex
 import jax
+import numpy as np
 import pytest
 import tiny
+from toy_code import JawCode
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.data.datasets import load_dataset
+from adnerf_jax.data import tracks
+from adnerf_jax.data.datasets import dataset_of
 from adnerf_jax.data.frame_cache import cached_frames
+from adnerf_jax.data.person import Person
+from adnerf_jax.inference.trained_stage import TrainedStage
+from adnerf_jax.models.codes import registry
 from adnerf_jax.training import checkpoints, sharding
 from adnerf_jax.training.initialise import initial_state
 from adnerf_jax.training.stages import make_stage
@@ -20,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def state_of(config, workdir):
     """Everything in the newest checkpoint, the optimizer's moments included."""
-    dataset = load_dataset(config.data)
+    dataset = dataset_of(config)
     frames = cached_frames(dataset, dataset.train)
     stage = make_stage(config, dataset.camera)
     return jax.device_get(initial_state(config, stage, dataset, *frames, sharding.make_mesh(), workdir)[0])
@@ -46,6 +52,21 @@ def test_a_run_killed_after_its_last_checkpoint_ends_the_same(request, tmp_path,
         for w in (broken, straight)
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_stages_outlive_the_registration_of_a_code(trained, tmp_path, monkeypatch):
+    """A code and a measured track that a run does not use: it is loaded, continued, and its head takes a torso."""
+    head, torso = trained.configs
+    before = [state_of(config, workdir) for config, workdir in ((head, trained.head), (torso, trained.torso))]
+    monkeypatch.setitem(registry.CODES, "jaw", JawCode)
+    monkeypatch.setitem(tracks.READERS, "gaze", lambda clip: np.ones((clip.frames, 3), np.float32))
+    for config, workdir, state in zip((head, torso), (trained.head, trained.torso), before, strict=True):
+        Person.of(dataset_of(config)).check_continues(workdir)
+        chex.assert_trees_all_equal(state_of(config, workdir), state)  # checks the digest of the data
+    assert TrainedStage.load(trained.torso, torso).person.tracks.keys() == {"eyes"}
+    begun = state_of(torso, tmp_path)
+    assert begun.step == 0
+    chex.assert_trees_all_equal(begun.frozen, before[0].params)
 
 
 def test_a_torso_is_not_resumed_with_another_head(trained, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.data.datasets import load_dataset
+from adnerf_jax.data.datasets import dataset_of, load_dataset
 from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.data.person import Person
 from adnerf_jax.training import checkpoints, sharding
@@ -74,7 +74,7 @@ def test_training_is_finished_once(trained, capsys):
 
 def test_the_step_is_traced_once(trained):
     settings = trained.configs[0]
-    dataset = load_dataset(trained.data)
+    dataset = dataset_of(settings)
     stage = make_stage(settings, dataset.camera)
     frames = cached_frames(dataset, dataset.train)
     mesh = sharding.make_mesh()
@@ -264,7 +264,7 @@ def test_which_collapses_are_reinitialised(trained_paper, capsys):
 
 def test_reinitialisation_keeps_step_scene_and_frozen_head(trained_paper):
     settings = trained_paper.configs[0]
-    dataset = load_dataset(trained_paper.data)
+    dataset = dataset_of(settings)
     stage, mesh = make_stage(settings, dataset.camera), sharding.make_mesh()
     old, tx = initial_state(settings, stage, dataset, *cached_frames(dataset, dataset.train), mesh, trained_paper.head)
     new = reinitialise(old, stage, tx, settings, dataset, mesh)

@@ -6,8 +6,11 @@ from adnerf_jax.configuration.settings.limits import COUNT
 EVAL: Group = resumable(
     {
         "every": Setting(1, "Evaluates each n-th held-out frame.", range=COUNT),
-        "tracked_expression": Setting(
-            False, "Conditions the head on the expression as tracked, not as estimated from the speech."
+        "tracked_codes": Setting(
+            None,
+            "Condition codes, separated by commas, whose inputs are those tracked in the held-out frames, though a new "
+            "recording has none (expression); those of codes that a renderer drives (eyes) always are.",
+            kind=str,
         ),
         "attention": Setting(
             True, "Smooths the audio code by attention; turn it off for a head that was trained without."

@@ -37,7 +37,10 @@ class AudioCode(Code):
         return cls(model.audio_code, model.audio_init)
 
     @classmethod
-    def fit(cls, recording: Recording) -> Constants:
+    def reads(cls) -> tuple[str, ...]:
+        return ()
+
+    def fit(self, recording: Recording) -> Constants:
         mean, basis = whitening(recording.windows, recording.audio_components)
         return {"mean": mean, "basis": basis}
 

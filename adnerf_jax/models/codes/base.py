@@ -26,13 +26,18 @@ class Recording:
 
     Attributes:
       windows: float32 [N, 16, C], speech windows.
-      tracks: float32 [N, D] each, what was measured in the frames, by name (`data.tracks`).
-      audio_components: number of principal components that speech features are projected to.
+      tracks: float32 [N, D] each, what was measured in the frames, by name (`data.tracks`). Tracks that were not
+        measured are absent.
+      audio_components: number of principal components that speech features are projected to. It is a setting of
+        training (`config.train`): the models, and so the instances of the codes, are built from `config.model` alone.
     """
 
     windows: np.ndarray
     tracks: dict[str, np.ndarray]
     audio_components: int = struct.field(pytree_node=False)
+
+    def __len__(self) -> int:
+        return len(self.windows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +59,36 @@ class Code(abc.ABC):
         return cls()
 
     @classmethod
-    def raw_input(cls, tracks: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """Its raw input [N, D] in frames whose measured tracks are given; None where it was not measured."""
+    def reads(cls) -> tuple[str, ...]:
+        """Names of the measured tracks that it reads (`data.tracks`); `raw_input` and `fit` are given no others.
+
+        When one of them changes, the data of a run with this code have changed.
+        """
+        return (cls.name,)
+
+    @classmethod
+    def raw_input(cls, tracks: Mapping[str, np.ndarray], frames: int) -> np.ndarray | None:
+        """Its raw input in some frames; None where it was not measured.
+
+        Args:
+          tracks: [N, …] each, the measured tracks that it `reads`, without those that were not measured.
+          frames: N, for codes that replace a missing measurement.
+
+        Returns:
+          float32 [N, D].
+        """
+        del frames
         return tracks.get(cls.name)
 
     @classmethod
-    def check(cls, tracks: Mapping[str, np.ndarray]) -> str | None:
+    def check(cls, tracks: Mapping[str, np.ndarray], frames: int) -> str | None:
         """What a dataset with these measured tracks lacks for training with this code; None: nothing."""
-        if cls.track_width and cls.raw_input(tracks) is None:
+        if cls.track_width and cls.raw_input(tracks, frames) is None:
             return f"measured {cls.name}"
         return None
 
-    @classmethod
     @abc.abstractmethod
-    def fit(cls, recording: Recording) -> Constants:
+    def fit(self, recording: Recording) -> Constants:
         """Its constants, from the training frames."""
 
     @abc.abstractmethod
@@ -78,7 +99,9 @@ class Code(abc.ABC):
         here with `name=self.name`.
 
         Args:
-          conditions: raw inputs in the F frames.
+          conditions: raw inputs in the F frames. A code with a raw input that no renderer drives (`driven.DrivenCode`)
+            finds it here in training, and in the evaluation where `config.eval.tracked_codes` names it, but not in
+            rendering: it must then estimate its value, from the speech for example (`expression.ExpressionCode`).
           constants: from `fit`.
           smooth: whether codes that change too fast from frame to frame are smoothed over time.
         """

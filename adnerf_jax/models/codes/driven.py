@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from adnerf_jax.common.curves import Curve, read_curves
@@ -98,8 +99,8 @@ class DrivenCode(Code):
                 raise UserError(
                     f"{cls.name}: there is no {text!r}; take {', '.join(words)}, a number, or a .json or .csv file"
                 )
-        if isinstance(given, numbers.Real):
-            given = dict.fromkeys(cls.controls, given)
+        if _is_number(given):
+            given = dict.fromkeys(cls.controls, float(given))
         curves = read_curves(given, cls.controls, cls.name)
         cls._check_limits(curves)
         to_raw_input = cls.control_map(measured)
@@ -120,6 +121,13 @@ class DrivenCode(Code):
                     f"{control} from {curve.least:g} to {curve.most:g}: {cls.meaning}; the limits are {low:g} and "
                     f"{high:g}"
                 )
+
+
+def _is_number(given: object) -> bool:
+    """Whether a value is a number, or a numpy or JAX array of no dimension that holds one."""
+    if isinstance(given, (np.ndarray, jax.Array)):
+        return given.ndim == 0 and jax.dtypes.issubdtype(given.dtype, np.number)
+    return isinstance(given, numbers.Real)
 
 
 def _number_or_text(text: str) -> float | str:

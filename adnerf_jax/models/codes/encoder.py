@@ -36,6 +36,24 @@ class Codes(nn.Module):
         return {code.name: code.encode(conditions, scene.codes[code.name], smooth) for code in self.members}
 
 
+class ConditionedHead(nn.Module):
+    """The part of a head model (`models.protocols.HeadModel`) that concerns its condition codes.
+
+    Attributes:
+      code_nets: the condition codes.
+    """
+
+    code_nets: Codes
+
+    def codes(self, conditions: Conditions, scene: Scene, smooth: Array | bool = True) -> dict[str, ArrayLike]:
+        """The condition codes by name, [F, W] each."""
+        return self.code_nets(conditions, scene, smooth)
+
+    def torso_code(self, codes: Mapping[str, ArrayLike]) -> ArrayLike:
+        """The first code; by default that of the speech (paper, section 3.4)."""
+        return codes[self.code_nets.names[0]]
+
+
 def joined(codes: Mapping[str, ArrayLike], names: Sequence[str]) -> Array:
     """Codes side by side, [F, W₁ + W₂ + …], in the order of `names`: `jax.jit` returns dictionaries sorted by key."""
     return jnp.concatenate([codes[name] for name in names], axis=-1)

@@ -26,12 +26,11 @@ class ExpressionCode(Code):
     track_width: ClassVar[int] = len(BLENDSHAPE_NAMES)
 
     @classmethod
-    def check(cls, tracks: Mapping[str, np.ndarray]) -> str | None:
-        found = cls.raw_input(tracks)
+    def check(cls, tracks: Mapping[str, np.ndarray], frames: int) -> str | None:
+        found = cls.raw_input(tracks, frames)
         return None if found is not None and found.any() else "tracked expressions (landmarks.npz is missing or empty)"
 
-    @classmethod
-    def fit(cls, recording: Recording) -> Constants:
+    def fit(self, recording: Recording) -> Constants:
         blendshapes = recording.tracks["expression"].astype(np.float64)
         mean, scale = blendshapes.mean(0), blendshapes.std(0) + _LEAST_SCALE
         speech_map = fit_speech_map(recording.windows, (blendshapes - mean) / scale)

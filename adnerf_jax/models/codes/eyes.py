@@ -4,7 +4,7 @@ Openness is given as a fraction: 0 closed, 1 as open as the person mostly has th
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +29,7 @@ _LEAST_SCALE = np.float32(1e-3)  # eyes that never move keep their small numbers
 
 
 class EyesCode(DrivenCode):
-    """Standardised openness of the right and the left eye.
+    """Standardised openness of the right and the left eye; 0 where it was not measured.
 
     Constants: `mean` and `scale` [2], of the openness in training.
     """
@@ -43,8 +43,12 @@ class EyesCode(DrivenCode):
     neutral: ClassVar[tuple[float, ...]] = (1.0,)
 
     @classmethod
-    def fit(cls, recording: Recording) -> Constants:
-        openness = recording.tracks["eyes"]
+    def raw_input(cls, tracks: Mapping[str, np.ndarray], frames: int) -> np.ndarray:
+        measured = tracks.get(cls.name)
+        return np.zeros((frames, cls.track_width), np.float32) if measured is None else measured
+
+    def fit(self, recording: Recording) -> Constants:
+        openness = self.raw_input(recording.tracks, len(recording))
         scale = openness.std(0).astype(np.float32) + _LEAST_SCALE
         return {"mean": openness.mean(0).astype(np.float32), "scale": scale}
 

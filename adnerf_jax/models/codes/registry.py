@@ -13,12 +13,7 @@ from adnerf_jax.models.codes.expression import ExpressionCode
 from adnerf_jax.models.codes.eyes import EyesCode
 from adnerf_jax.models.codes.lips import LipsCode
 
-CODES: dict[str, type[Code]] = {
-    "audio": AudioCode,
-    "lips": LipsCode,
-    "eyes": EyesCode,
-    "expression": ExpressionCode,
-}
+CODES: dict[str, type[Code]] = {code.name: code for code in (AudioCode, LipsCode, EyesCode, ExpressionCode)}
 
 
 def make_codes(model: Any) -> Codes:
