@@ -20,8 +20,8 @@ _PACKAGED = {
     for name in ("quickstart", "head", "torso")
     for given in (name, f"configs/{name}.py")
 }
-_USAGE = (
-    "usage: python run.py --config=configs/{quickstart,head,torso}.py[:variants] "
+_OPTIONS = (
+    "--config=configs/{quickstart,head,torso}.py[:variants] "
     "[--mode=train|render|eval|compare|import] [--workdir=W] [--dry_run] "
     "[--coordinator=HOST:PORT --processes=N --process=I] [--config.FIELD=VALUE ...]"
 )
@@ -62,9 +62,15 @@ def main(argv: Sequence[str]) -> int:
       the exit status (`progress.exit_status`).
     """
     if {"-h", "--help"} & set(argv):
-        print(_USAGE)
+        print(_usage(argv[0]))
         return 0
-    return exit_status(lambda: _dispatch(_parse(list(argv))), _as_flag)
+    return exit_status(lambda: _dispatch(parse_command(list(argv))), _as_flag)
+
+
+def _usage(program: str) -> str:
+    """The usage line of a program, given by its path."""
+    name = pathlib.Path(program).name
+    return f"usage: {'python run.py' if name == 'run.py' else name} {_OPTIONS}"
 
 
 def _as_flag(option: Option) -> str:
@@ -72,7 +78,15 @@ def _as_flag(option: Option) -> str:
     return shlex.quote(f"--{option}" if option.name in _FLAGS else f"--config.{option}")
 
 
-def _parse(argv: list[str]) -> Command:
+def parse_command(argv: list[str]) -> Command:
+    """Reads a command line, and the configuration that it names.
+
+    Args:
+      argv: the command line, program name first.
+
+    Raises:
+      UserError: an unknown option or setting, a value of another type, or no such configuration.
+    """
     if "--mode=compare" in argv and not any(option.startswith("--config=") for option in argv):
         # The compared runs have their own configurations: any stage's will do for the rest.
         argv.insert(1, "--config=torso")
@@ -90,13 +104,13 @@ def _parse(argv: list[str]) -> Command:
     try:
         rest = values(argv)[1:]
         if rest:
-            raise UserError(f"unexpected argument {rest[0]!r}; {_USAGE}")
+            raise UserError(f"unexpected argument {rest[0]!r}; {_usage(argv[0])}")
         if values.config is None:
-            raise UserError(f"--config is missing; {_USAGE}")
+            raise UserError(f"--config is missing; {_usage(argv[0])}")
         values.config.stage  # noqa: B018 — a configuration file that could not be read fails at its first use
     except (flags.Error, AttributeError, LookupError, OSError, ValueError, TypeError) as error:
         overridden = any(word.lstrip("-").startswith("config.") for word in argv)
-        raise UserError(f"{_explained(error, overridden)}; {_USAGE}") from None
+        raise UserError(f"{_explained(error, overridden)}; {_usage(argv[0])}") from None
     workdir = pathlib.Path(values.workdir) if values.workdir else None
     overrides = dict(config_flags.get_override_values(values["config"]))
     return Command(
@@ -128,7 +142,7 @@ def _with_config_file(argv: list[str]) -> list[str]:
             continue
         if not pathlib.Path(file).is_file():
             if file not in _PACKAGED:
-                raise UserError(f"there is no configuration file {file}: check --config; {_USAGE}")
+                raise UserError(f"there is no configuration file {file}: check --config; {_usage(argv[0])}")
             file = _PACKAGED[file]
         argv[at] = (f"{option}=" if assigned else "") + file + colon + variants
     return argv

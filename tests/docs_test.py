@@ -114,7 +114,7 @@ def check(words: list[str], monkeypatch) -> None:
     if name == "python":
         check_python(arguments, monkeypatch)
     elif name == "adnerf":
-        cli._parse(["adnerf", *arguments])
+        cli.parse_command(["adnerf", *arguments])
     elif name == "adnerf-prepare":
         check_module("adnerf_jax.preprocessing", arguments, monkeypatch)
     elif name == "pip":
@@ -132,7 +132,7 @@ def check(words: list[str], monkeypatch) -> None:
 
 def check_python(arguments: list[str], monkeypatch) -> None:
     if arguments[:1] == ["run.py"]:
-        cli._parse(arguments)
+        cli.parse_command(arguments)
     elif arguments[:2] == ["-m", "venv"]:
         assert arguments[2:] == [".venv"]
     elif arguments[:2] == ["-m", "pytest"]:

@@ -13,7 +13,7 @@ import zipfile
 
 import pytest
 
-from adnerf_jax.cli import _parse
+from adnerf_jax.cli import parse_command
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -47,7 +47,7 @@ def test_extras_are_the_requirement_files(extra):
 @pytest.mark.parametrize("name", ["head:fast", "configs/head.py:fast"])
 def test_packaged_configurations_are_found_from_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = _parse(["adnerf", f"--config={name}", "--config.train.steps=3"])
+    command = parse_command(["adnerf", f"--config={name}", "--config.train.steps=3"])
     assert (command.config.family, command.config.train.steps) == ("fast", 3)
 
 
@@ -61,7 +61,7 @@ def test_a_file_of_the_working_folder_comes_before_the_packaged_one(tmp_path, mo
         "    config.seed = 7\n"
         "    return config\n"
     )
-    assert _parse(["adnerf", "--config=configs/head.py:fast"]).config.seed == 7
+    assert parse_command(["adnerf", "--config=configs/head.py:fast"]).config.seed == 7
 
 
 @pytest.fixture(scope="module")

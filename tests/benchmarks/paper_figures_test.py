@@ -125,7 +125,7 @@ def test_the_options_of_each_setting_are_valid(name):
     setting = own_table.SETTINGS[name]
     for fields, mode in ((setting.changes, "train"), (setting.evaluation, "eval")):
         options = own_table._options(fields)
-        command = cli._parse(
+        command = cli.parse_command(
             ["run.py", f"--config={ROOT}/configs/head.py:{setting.variants}", f"--mode={mode}", *options]
         )
         assert command.overrides == fields
