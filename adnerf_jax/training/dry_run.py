@@ -109,7 +109,7 @@ def abstract_step(
 
     whole = sharding.replicated(mesh)
     state = sharding.abstract(jax.eval_shape(create, scene, frozen), whole)
-    batch = example_batch(rays, frames, windows)
+    batch = example_batch(rays, frames, windows, config.model.head.codes)
     batch = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), batch, sharding.batch_sharding(mesh, batch)
     )
@@ -131,7 +131,6 @@ def say_plan(config: ConfigDict) -> None:
     plan = plan_step(config, dataset.camera, scene, dataset.windows.shape[1:], frames, mesh)
     device = jax.devices()[0]
     pixels = len(training) * dataset.camera.height * dataset.camera.width
-    collectives = ", ".join(f"{kind} {_shown(size)}" for kind, size in plan.collectives.items()) or "none"
     limit = (device.memory_stats() or {}).get("bytes_limit")
     for line in (
         f"{plan.devices} {device.device_kind} device(s) of {plan.processes} process(es)",
@@ -140,11 +139,16 @@ def say_plan(config: ConfigDict) -> None:
         f"on each device: parameters {_shown(plan.parameters)}, with optimizer and frozen parts {_shown(plan.state)}, "
         f"at most {'unknown' if plan.memory is None else _shown(plan.memory)} in a step"
         + (f" of {_shown(limit)}" if limit else ""),
-        f"moved in a step: to each device {_shown(plan.transferred)}; between devices: {collectives}",
+        f"moved in a step: to each device {_shown(plan.transferred)}; between devices: {list_collectives(plan.collectives)}",
         f"arithmetic of a step: {plan.flop / 1e9:.1f} GFLOP{_once(config)}",
         f"on the disk: decoded frames {_shown(CHANNELS * pixels)}, a checkpoint up to {_shown(plan.state)}",
     ):
         say(line)
+
+
+def list_collectives(sizes: Mapping[str, int]) -> str:
+    """Bytes by kind of collective, in words."""
+    return ", ".join(f"{kind} {_shown(size)}" for kind, size in sizes.items()) or "none"
 
 
 def _once(config: ConfigDict) -> str:

@@ -1,6 +1,6 @@
 """The two stages of training: what is trained, on which rays, and what the loss compares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 import jax
@@ -147,9 +147,10 @@ def make_stage(config, camera: Camera) -> Stage:
     return torso_stage(head, build_torso(config.model.torso, config.compat), camera, density_leak_steps)
 
 
-def example_batch(rays: int, frames: int, windows: tuple[int, ...]) -> Batch:
-    """A batch of zeros, for the shapes of parameters."""
+def example_batch(rays: int, frames: int, windows: tuple[int, ...], codes: Collection[str] | None = None) -> Batch:
+    """A batch of zeros, for the shapes of parameters; with the raw inputs of some condition codes only, or of all."""
     zeros = np.zeros
+    tracked = {name: code for name, code in tracked_codes().items() if codes is None or name in codes}
     return Batch(
         pixels=zeros((frames, rays, 2), np.float32),
         target=zeros((frames, rays, 3), np.float32),
@@ -157,7 +158,7 @@ def example_batch(rays: int, frames: int, windows: tuple[int, ...]) -> Batch:
         transforms=np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1)),
         conditions=Conditions(
             audio=zeros((frames, NEIGHBOURS, *windows), np.float32),
-            tracks={name: zeros((frames, code.track_width), np.float32) for name, code in tracked_codes().items()},
+            tracks={name: zeros((frames, code.track_width), np.float32) for name, code in tracked.items()},
         ),
     )
 
