@@ -28,6 +28,7 @@ _OPTIONS = (
 
 
 _FLAGS = ("config", "mode", "workdir", "dry_run", "coordinator", "processes", "process")
+_OF_PREPARATION = ("out", "focal", "audio_offset", "max_side", "redo")
 
 
 class Command(NamedTuple):
@@ -75,6 +76,8 @@ def _usage(program: str) -> str:
 
 def _as_flag(option: Option) -> str:
     """The flag of this command that sets an option named in a message; other names are settings."""
+    if option.name in _OF_PREPARATION:  # which the quickstart has no setting for
+        return f"{shlex.quote(f'--{option}')} of `python -m adnerf_jax.preprocessing`"
     return shlex.quote(f"--{option}" if option.name in _FLAGS else f"--config.{option}")
 
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from adnerf_jax import Avatar
+from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.media.audio import read_audio
 
-RATE, CHUNK = 16_000, 640  # samples a second; samples in a chunk: one frame of 25 a second
+CHUNK = round(SAMPLE_RATE / FPS)  # samples: one frame
 
 
 def microphone(audio: pathlib.Path, received: list[int]) -> Iterator[np.ndarray]:
     """Chunks of sound; `received` counts their samples. A real microphone would block until each has arrived."""
-    samples = read_audio(audio, RATE)
+    samples = read_audio(audio, SAMPLE_RATE)
     for start in range(0, len(samples), CHUNK):
         chunk = samples[start : start + CHUNK]
         received[0] += len(chunk)
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     received = [0]
     chunks = microphone(options.audio or options.workdir / "subject" / "driving.wav", received)
     for i, frame in enumerate(avatar.stream(chunks, size=options.size)):
-        print(f"frame {i}: {frame.shape}, after {received[0] / RATE:.2f} s of sound")
+        print(f"frame {i}: {frame.shape}, after {received[0] / SAMPLE_RATE:.2f} s of sound")
 
 
 if __name__ == "__main__":

@@ -153,13 +153,14 @@ def _train_both(settings: tuple[ConfigDict, ConfigDict], root: pathlib.Path) -> 
 
 def _own_copy(shared: pathlib.Path, tmp_path_factory, configs: tuple[ConfigDict, ConfigDict]) -> types.SimpleNamespace:
     """The stages' folders as this worker's own, since tests evaluate and render into them."""
-    root = tmp_path_factory.mktemp(shared.name) / "runs"
-    shutil.copytree(shared, root)
+    root = tmp_path_factory.mktemp(shared.name)
+    for stage in ("head", "torso"):
+        shutil.copytree(shared / stage, root / stage)
     return types.SimpleNamespace(
         root=root,
         data=shared / "dataset",
         head=root / "head",
         torso=root / "torso",
-        sound=root / "speech.wav",
+        sound=shared / "speech.wav",
         configs=configs,
     )

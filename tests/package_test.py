@@ -65,27 +65,50 @@ def test_a_file_of_the_working_folder_comes_before_the_packaged_one(tmp_path, mo
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> pathlib.Path:
-    """The built wheel; made from a copy, since setuptools writes beside the sources."""
-    folder = tmp_path_factory.mktemp("wheel")
+def sources(tmp_path_factory) -> pathlib.Path:
+    """A copy of what the package is built from, since setuptools writes beside it."""
+    folder = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(sources) -> pathlib.Path:
+    """The built wheel."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
-    subprocess.run(command, cwd=folder, check=True)
-    (built,) = (folder / "dist").glob("*.whl")
+    subprocess.run(command, cwd=sources, check=True)
+    (built,) = (sources / "dist").glob("*.whl")
     return built
+
+
+def make_environment(folder: pathlib.Path, *install: object) -> pathlib.Path:
+    """A new environment with the package; its dependencies are those of the environment of the tests.
+
+    Args:
+      folder: where.
+      install: what pip installs, with its options.
+
+    Returns:
+      its Python.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = folder / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--quiet", "--python", python, "install", "--no-deps"]
+    subprocess.run([*map(str, (*command, *install))], check=True)
+    return python
 
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> types.SimpleNamespace:
-    """A new environment with the wheel; its dependencies are those of the environment of the tests."""
+    """A new environment with the wheel."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    command = [sys.executable, "-m", "pip", "--quiet", "--python", folder / "bin" / "python", "install", "--no-deps"]
-    subprocess.run([*command, wheel], check=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    make_environment(folder, wheel)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
     def run(program: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -115,6 +138,15 @@ def test_the_installed_package_renders_without_the_checkout(installed, trained, 
 
 
 @pytest.mark.slow
+def test_an_editable_install_runs_the_sources(sources, tmp_path):
+    python = make_environment(tmp_path / "environment", "--no-build-isolation", "--editable", sources)
+    code = "import adnerf_jax; print(adnerf_jax.__file__)"
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    found = subprocess.run([python, "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(sources / "adnerf_jax" / "__init__.py")
+
+
+@pytest.mark.slow
 def test_the_console_commands_work_without_the_checkout(installed, trained):
     planned = installed.run("adnerf", "--config=head:fast,smoke", f"--config.data={trained.data}", "--dry_run")
     assert planned.returncode == 0, planned.stderr
@@ -122,4 +154,4 @@ def test_the_console_commands_work_without_the_checkout(installed, trained):
     refused = installed.run("adnerf", "--config=nose:fast")
     assert refused.returncode == 2 and "there is no configuration file nose" in refused.stderr
     prepared = installed.run("adnerf-prepare", "--help")
-    assert prepared.returncode == 0 and "--video" in prepared.stdout
+    assert prepared.returncode == 0 and "usage: adnerf-prepare" in prepared.stdout

@@ -113,7 +113,7 @@ def test_a_step_whose_output_is_gone_is_done_again(calls, tmp_path):
         ("--config.duration=-1.0", "a duration of -1 s"),
         ("--config.subject.head_steps=0", "config.subject.head_steps is 0: it must be at least 1"),
         ("--config.torso.train.rays=0", "config.train.rays is 0"),
-        ("--config.parsing=sam", "it is bisenet or permissive"),
+        ("--config.parsing=sam", "config.parsing is 'sam': it must be bisenet or permissive"),
         ("--config.speech={0}/deepspeech.npy", "deepspeech.npy"),
     ],
 )

@@ -1,6 +1,6 @@
 """Errors that commands report on one line, without a traceback (`progress.exit_status`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -34,6 +34,11 @@ def as_argument(option: Option) -> str:
 def join_message(parts: tuple[Any, ...], word: Callable[[Option], str] = as_argument) -> str:
     """One line of a message's parts; `word` gives the text of an option."""
     return "".join(word(part) if isinstance(part, Option) else str(part) for part in parts)
+
+
+def join_options(options: Sequence[Option], separator: str = " ") -> list[str | Option]:
+    """Options with a separator between them, as parts of a message."""
+    return [part for option in options for part in (separator, option)][1:]
 
 
 class UserError(Exception):

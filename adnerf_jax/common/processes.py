@@ -16,7 +16,7 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from adnerf_jax.common.errors import Option, UserError
+from adnerf_jax.common.errors import Option, UserError, join_options
 from adnerf_jax.common.progress import silence
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def start(
         raise UserError(
             f"the processes of this run did not find each other ({reason}): check that host and port of process 0 can "
             f"be reached from all, or give ",
-            *_listed(_COORDINATOR, _COUNT, _INDEX),
+            *join_options([_COORDINATOR, _COUNT, _INDEX]),
         ) from None
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
@@ -74,11 +74,6 @@ def start(
         raise UserError(f"each process needs the same number of devices, there are {found}: hide the surplus ones")
     if not is_main():
         silence()
-
-
-def _listed(*options: Option) -> list[str | Option]:
-    """Options with spaces between them, as parts of a message."""
-    return [part for option in options for part in (" ", option)][1:]
 
 
 def explicit(
@@ -105,12 +100,12 @@ def explicit(
     if coordinator is None or count is None or index is None:
         raise UserError(
             "each of several processes needs all of ",
-            *_listed(_COORDINATOR, _COUNT, _INDEX),
+            *join_options([_COORDINATOR, _COUNT, _INDEX]),
             " (the address of process 0), or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
         )
     if ":" not in coordinator or not 0 <= index < count:
         raise UserError(
-            *_listed(Option("coordinator", coordinator), Option("processes", count), Option("process", index)),
+            *join_options([Option("coordinator", coordinator), Option("processes", count), Option("process", index)]),
             ": the first must be HOST:PORT, and processes are numbered from 0 to N - 1",
         )
     return coordinator, count, index

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.configuration.declaration import Group, Setting, flat, is_number
 from adnerf_jax.configuration.flatten import flatten
 from adnerf_jax.configuration.settings import FAMILIES, RUN, STAGES, declarations, declarations_of
@@ -123,29 +123,33 @@ def _mistyped(values: Mapping[str, Any], declared: Group, prefix: str = "") -> I
                 yield name, value, "a group of settings"
 
 
-def saved_config(saved: Any, path: Any) -> ConfigDict:
+_TRAIN_AGAIN = ("bring it back, or train again",)
+
+
+def saved_config(saved: Any, path: Any, remedy: Sequence[str | Option] = _TRAIN_AGAIN) -> ConfigDict:
     """A stage's configuration as it was saved, with the defaults of resumable settings that are newer than the file.
 
     Args:
       saved: the content, as read from JSON.
       path: the file, for messages.
+      remedy: the end of a message, which says what to do.
 
     Raises:
       UserError: the content is no stage's configuration: a setting that its training depends on is missing, or one is
         unknown or of another type.
     """
-    end = "bring it back, or train again"
     if not isinstance(saved, dict) or saved.get("stage") not in STAGES or saved.get("family") not in FAMILIES:
-        raise UserError(f"{path} is no configuration of a stage: {end}")
+        raise UserError(f"{path} is no configuration of a stage: ", *remedy)
     declared = declarations(saved["stage"], saved["family"])
     check_types(saved, declared, f"{path}: ")
     present, wanted = set(_names(saved, declared)), flat(declared)
     absent = {name: setting for name, setting in wanted.items() if name not in present}
     for name, setting in absent.items():
-        if not setting.resumable:
-            raise UserError(f"{path} lacks {name}: it is damaged, or another version's; {end}")
+        if not setting.resumable or "." not in name or name == "train.steps":
+            raise UserError(f"{path} lacks {name}: it is damaged, or another version's; ", *remedy)
     for name in sorted(present - wanted.keys()):
-        raise UserError(f"{path} has {one_line(name)}, which is no setting: it is damaged, or another version's; {end}")
+        problem = f"{path} has {one_line(name)}, which is no setting: it is damaged, or another version's; "
+        raise UserError(problem, *remedy)
     completed = copy.deepcopy(saved)
     for name, setting in absent.items():
         *groups, last = name.split(".")
@@ -153,7 +157,10 @@ def saved_config(saved: Any, path: Any) -> ConfigDict:
         for group in groups:
             at = at.setdefault(group, {})
         at[last] = setting.default_of(saved["stage"])
-    return ConfigDict(completed)
+    try:
+        return ConfigDict(completed)
+    except ValueError as error:  # a name with a dot, of a region for example
+        raise UserError(f"{path} is no configuration of a stage ({one_line(error)}): ", *remedy) from None
 
 
 def _names(values: Mapping[str, Any], declared: Group, prefix: str = "") -> Iterator[str]:

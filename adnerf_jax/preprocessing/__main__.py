@@ -1,5 +1,6 @@
 """`python -m preprocessing --video V.mp4 --out D`: makes a dataset of a portrait video."""
 
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -18,8 +19,17 @@ downloaded nor used; all weights are then under Apache-2.0 or MIT."""
 DASHED_VALUES = ("--video", "--out", "--speech", "--audio_offset")
 
 
+def _program() -> str:
+    """The command as it was given: the installed one, or a module of the checkout or of the package."""
+    path = pathlib.Path(sys.argv[0])
+    if path.name == "adnerf-prepare":
+        return path.name
+    in_checkout = path.name == "__main__.py" and path.parent.parent.name != "adnerf_jax"
+    return "python -m preprocessing" if in_checkout else "python -m adnerf_jax.preprocessing"
+
+
 def _parser() -> Parser:
-    parser = Parser(prog="python -m preprocessing", description=DESCRIPTION, epilog=LICENCES)
+    parser = Parser(prog=_program(), description=DESCRIPTION, epilog=LICENCES)
     parser.add_argument("--video", required=True, metavar="V", help="the portrait video, with its sound")
     parser.add_argument("--out", required=True, metavar="D", help="the dataset's folder")
     parser.add_argument("--focal", type=float, metavar="F", help="focal length in pixels (default: 8/3 of the width)")

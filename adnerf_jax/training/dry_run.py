@@ -1,7 +1,7 @@
 """Arithmetic, memory and traffic of a training step, from the compiled program without running it (`dry_run`)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -139,7 +139,8 @@ def say_plan(config: ConfigDict) -> None:
         f"on each device: parameters {_shown(plan.parameters)}, with optimizer and frozen parts {_shown(plan.state)}, "
         f"at most {'unknown' if plan.memory is None else _shown(plan.memory)} in a step"
         + (f" of {_shown(limit)}" if limit else ""),
-        f"moved in a step: to each device {_shown(plan.transferred)}; between devices: {list_collectives(plan.collectives)}",
+        f"moved in a step: to each device {_shown(plan.transferred)}; "
+        f"between devices: {list_collectives(plan.collectives)}",
         f"arithmetic of a step: {plan.flop / 1e9:.1f} GFLOP{_once(config)}",
         f"on the disk: decoded frames {_shown(CHANNELS * pixels)}, a checkpoint up to {_shown(plan.state)}",
     ):

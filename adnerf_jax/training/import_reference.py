@@ -254,7 +254,8 @@ def import_reference(head_config: ConfigDict, torso_config: ConfigDict | None, w
     if dataset.windows.shape[2] != channels:
         raise UserError(
             f"{head_file.path} was trained on speech features with {channels} channels, {head_config.data} has "
-            f"{dataset.windows.shape[2]}: prepare it again with the DeepSpeech features of its video"
+            f"{dataset.windows.shape[2]}: prepare its video again, with a file of its DeepSpeech features "
+            f"as the speech of `python -m adnerf_jax.preprocessing`"
         )
     frames, digest = cached_frames(dataset, dataset.train)
     head_params = _params(head_file, with_audio=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from adnerf_jax.common.errors import Option, UserError
+from adnerf_jax.common.errors import Option, UserError, join_options
 from adnerf_jax.common.files import read_json, write_json
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.versions import versions_of
@@ -29,8 +29,12 @@ def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     write_json(workdir / _FILE, config.to_dict())
 
 
-def load_config(workdir: str | pathlib.Path) -> ConfigDict:
+def load_config(workdir: str | pathlib.Path, *remedy: str | Option) -> ConfigDict:
     """The configuration that a stage was trained with.
+
+    Args:
+      workdir: the stage's folder.
+      remedy: the end of a message about a file that cannot be used; by default, to bring it back or to train again.
 
     Raises:
       UserError: `workdir` is not the folder of a stage, or its settings are not those of this version.
@@ -40,22 +44,27 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
         stages = [path.parent / stage for stage in STAGES if (path.parent / stage / _FILE).exists()]
         problem = f"{workdir} is not the folder of a trained stage ({_FILE} is missing): "
         if stages:
-            raise UserError(problem, "use ", *_joined([Option("workdir", str(stage)) for stage in stages], " or "))
+            raise UserError(problem, "use ", *join_options([Option("workdir", str(stage)) for stage in stages], " or "))
         raise UserError(problem, "check ", Option("workdir"))
     saved = read_json(path, "configuration")
-    return saved_config(saved, path).lock()
+    return (saved_config(saved, path, remedy) if remedy else saved_config(saved, path)).lock()
 
 
 def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raises UserError where `workdir` holds a run with other settings, or checkpoints without any."""
     if (workdir / _FILE).exists():
-        _check_same(load_config(workdir), config, workdir)
+        _check_same(load_config(workdir, *_elsewhere(workdir)), config, workdir)
     elif (workdir / "checkpoints").exists():
         raise UserError(
             f"{workdir} holds checkpoints but not their settings ({_FILE} is missing), as an interrupted import "
             f"leaves it: delete that folder, or use another ",
             Option("workdir"),
         )
+
+
+def _elsewhere(workdir: pathlib.Path) -> tuple[str | Option, ...]:
+    """The end of a message about a workdir whose run cannot be resumed."""
+    return f"delete {workdir}, or use another ", Option("workdir")
 
 
 def _check_same(old: ConfigDict, new: ConfigDict, workdir: pathlib.Path) -> None:
@@ -111,12 +120,7 @@ def _options(old: ConfigDict, names: list[str]) -> list[Option | str]:
         return []
     if not all(str(values[name]).isprintable() for name in names):
         return []
-    return _joined([Option(name, values[name]) for name in names], " ")
-
-
-def _joined(options: list[Option], separator: str) -> list[Option | str]:
-    """Parts of a message: options with a separator between them."""
-    return [part for option in options for part in (separator, option)][1:]
+    return join_options([Option(name, values[name]) for name in names])
 
 
 def checkpoint_metadata(config: ConfigDict, data: str) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict, data: str, w
     if not isinstance(metadata.get("data"), str) or not isinstance(versions, Mapping):
         raise UserError(f"the checkpoint in {workdir} lacks its metadata: it is damaged; delete it, or train again")
     saved = metadata.get("config")
-    _check_same(saved_config(saved, f"the checkpoint in {workdir}"), config, workdir)
+    _check_same(saved_config(saved, f"the checkpoint in {workdir}", _elsewhere(workdir)), config, workdir)
     if metadata["data"] != data:
         raise UserError(
             f"the dataset {config.data} has changed since the checkpoints in {workdir} were written (digest "

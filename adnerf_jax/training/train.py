@@ -1,6 +1,6 @@
 """Training of one stage: `train(config, workdir)`.
 
-A training begins, or is resumed, in this order. Each check raises a UserError before anything is written:
+A training begins, or is resumed, in this order. Each check raises a UserError before the workdir is written:
 
 1. Settings: their ranges, and that those of the workdir's `config.json` are the same but for what may change.
 2. Data: the dataset, that `person.npz` in the workdir is of the same person, and the decoded frames.
@@ -10,7 +10,7 @@ A training begins, or is resumed, in this order. Each check raises a UserError b
 5. Steps from the state's step on. The rays and the random key of a step depend on the seed and its number alone, so a
    resumed training ends with the same parameters, bit for bit.
 
-After numbers that are not finite, 3 to 5 are repeated without that step (`config.train.on_nan`).
+After numbers that are not finite, 3 and 5 are repeated without that step (`config.train.on_nan`).
 """
 
 import contextlib

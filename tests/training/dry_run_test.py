@@ -8,7 +8,7 @@ import tiny
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.training import sharding
-from adnerf_jax.training.dry_run import collective_bytes, plan_step, say_plan
+from adnerf_jax.training.dry_run import collective_bytes, list_collectives, plan_step, say_plan
 from benchmarks.scaling import DEVICES, Work, efficiency, restoring_batch, ring, step_seconds
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -59,6 +59,11 @@ def test_the_plan_is_printed_and_nothing_is_written(tiny_data, capsys):
     assert sorted(tiny_data.rglob("*")) == before
     with pytest.raises(UserError, match="no dataset at"):
         say_plan(tiny.config("head", tiny_data / "gone"))
+
+
+def test_collectives_in_words():
+    assert list_collectives({}) == "none"
+    assert list_collectives({"all-reduce": 2048, "all-gather": 12}) == "all-reduce 2.0 KiB, all-gather 12 B"
 
 
 def test_predictions_follow_the_formula():

@@ -143,7 +143,7 @@ def test_types_are_checked(tmp_path, name, value, wanted):
         load_config(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["seed", "model.head.grid.levels", "train.regions", "compat"])
+@pytest.mark.parametrize("name", ["seed", "data", "model.head.grid.levels", "train.regions", "train.steps", "compat"])
 def test_a_file_that_lacks_a_setting_is_refused(tmp_path, name):
     saved = tiny.config("head").to_dict()
     *groups, last = name.split(".")

@@ -26,9 +26,9 @@ QUICKSTART: Group = {
         choices=("bisenet", "permissive"),
     ),
     "subject": {
-        "size": Setting(256, "Side of the built-in subject's frames in pixels."),
-        "seconds": Setting(10.0, "Seconds of the built-in subject's video."),
-        "driving_seconds": Setting(4.0, "Seconds of the built-in speech."),
+        "size": Setting(256, "Side of the built-in subject's frames in pixels.", range=(64, 1024)),
+        "seconds": Setting(10.0, "Seconds of the built-in subject's video.", range=(2.0, 600.0)),
+        "driving_seconds": Setting(4.0, "Seconds of the built-in speech.", range=(0.5, 600.0)),
         # A small clip without skin, hair or cloth in fine detail is learned sooner than a person.
         "head_steps": Setting(1200, "Training steps of the built-in subject's head at most.", range=COUNT),
     },
