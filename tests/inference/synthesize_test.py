@@ -122,7 +122,7 @@ def test_given_features_are_rendered(trained_paper, tmp_path, monkeypatch):
     audio = windows[neighbours_in_time(6)]
     assert sorted(written) == [f"{i:06d}.png" for i in range(6)]
     for i in (0, 5):
-        conditions = Conditions(audio[i][None], {"eyes": stage.person.tracks["eyes"][i : i + 1]})
+        conditions = Conditions(audio[i][None])
         layers = stage.layers(stage.person.transforms[i], conditions)
         expected = np.asarray(to_uint8(layers.person_over(background)))
         assert np.abs(written[f"{i:06d}.png"].astype(int) - expected).max() <= 1  # rounded in another program

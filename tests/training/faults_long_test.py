@@ -19,4 +19,4 @@ def test_nothing_is_lost(tmp_path, monkeypatch, capsys):
         faults.main()
     out = capsys.readouterr().out
     assert ended.value.code == 0, out
-    assert out.rstrip().endswith(f"{len(faults.ROWS)} faults: 0 lost or different results")
+    assert out.rstrip().endswith(f"{len(faults.ROWS)} faults: 0 wrong results")
