@@ -123,10 +123,7 @@ def _mistyped(values: Mapping[str, Any], declared: Group, prefix: str = "") -> I
                 yield name, value, "a group of settings"
 
 
-_TRAIN_AGAIN = ("bring it back, or train again",)
-
-
-def saved_config(saved: Any, path: Any, remedy: Sequence[str | Option] = _TRAIN_AGAIN) -> ConfigDict:
+def saved_config(saved: Any, path: Any, remedy: Sequence[str | Option]) -> ConfigDict:
     """A stage's configuration as it was saved, with the defaults of resumable settings that are newer than the file.
 
     Args:

@@ -1,7 +1,7 @@
 """Folders of runs: their names, the configuration saved in them, and whether a run can be resumed there."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,6 +16,7 @@ from adnerf_jax.configuration.flatten import flatten
 from adnerf_jax.configuration.settings import STAGES, declarations_of
 
 _FILE = "config.json"
+_TRAIN_AGAIN = ("bring it back, or train again",)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -29,7 +30,7 @@ def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     write_json(workdir / _FILE, config.to_dict())
 
 
-def load_config(workdir: str | pathlib.Path, *remedy: str | Option) -> ConfigDict:
+def load_config(workdir: str | pathlib.Path, remedy: Sequence[str | Option] = _TRAIN_AGAIN) -> ConfigDict:
     """The configuration that a stage was trained with.
 
     Args:
@@ -47,13 +48,13 @@ def load_config(workdir: str | pathlib.Path, *remedy: str | Option) -> ConfigDic
             raise UserError(problem, "use ", *join_options([Option("workdir", str(stage)) for stage in stages], " or "))
         raise UserError(problem, "check ", Option("workdir"))
     saved = read_json(path, "configuration")
-    return (saved_config(saved, path, remedy) if remedy else saved_config(saved, path)).lock()
+    return saved_config(saved, path, remedy).lock()
 
 
 def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raises UserError where `workdir` holds a run with other settings, or checkpoints without any."""
     if (workdir / _FILE).exists():
-        _check_same(load_config(workdir, *_elsewhere(workdir)), config, workdir)
+        _check_same(load_config(workdir, _elsewhere(workdir)), config, workdir)
     elif (workdir / "checkpoints").exists():
         raise UserError(
             f"{workdir} holds checkpoints but not their settings ({_FILE} is missing), as an interrupted import "
