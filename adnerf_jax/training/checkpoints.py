@@ -89,7 +89,7 @@ class Saver:
         Args:
           state: state of the stage's training.
           metadata: JSON values stored beside it (`runs.checkpoint_metadata`).
-          psnr: validation PSNR in dB, by which the best checkpoints are chosen.
+          psnr: PSNR of the tuning frames in dB, by which the best checkpoints are chosen.
 
         Raises:
           OSError: an earlier one could not be written.

@@ -77,7 +77,8 @@ class MetricWriter:
 
 
 class Throughput:
-    """Rays a second since the clock was last started: after the first step, which compiles, and after each report.
+    """Rays a second since the clock was last started: after the first step, which compiles, and after whatever is no
+    step: a line of the log, a validation, a checkpoint.
 
     Args:
       rays: rays of a step.
@@ -103,6 +104,7 @@ def log_step(
     metrics: Mapping[str, jax.Array],
     rays_per_s: float | None,
     validation_psnr: float | None,
+    tuning_psnr: float | None = None,
 ) -> str:
     """Writes the metrics of a step.
 
@@ -112,6 +114,7 @@ def log_step(
       metrics: scalars by name, with `loss` and `mse`.
       rays_per_s: None where it is not known, as after the first step.
       validation_psnr: PSNR of held-out frames in dB; None where none were rendered after this step.
+      tuning_psnr: PSNR of tuning frames, which chooses the checkpoint that is kept; likewise.
 
     Returns:
       a text for the progress bar.
@@ -121,6 +124,8 @@ def log_step(
     note = f"loss {values['loss']:.5f} PSNR {values['psnr']:.1f} dB"
     if validation_psnr is not None:
         values["validation_psnr"] = validation_psnr
+    if tuning_psnr is not None:
+        values["tuning_psnr"] = tuning_psnr
     if rays_per_s is not None:
         values["rays_per_s"] = rays_per_s
         note += f" {rays_per_s:,.0f} rays/s"

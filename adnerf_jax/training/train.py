@@ -65,7 +65,7 @@ class Run(NamedTuple):
       tx: the optimizer.
       update: the compiled step (`update.make_update`).
       loader: makes the batches.
-      validator: renders held-out frames.
+      validator: renders held-out frames, and the tuning frames that choose checkpoints.
       schedule: what is due after which step.
       metadata: JSON values stored in each checkpoint.
     """
@@ -141,16 +141,17 @@ def _train_from(state: TrainState, run: Run, termination: Termination, skipped: 
                 throughput.start(due.step)
             if due.finite_check:
                 finite.check()
-            rays_per_s, psnr, note = throughput.since_start(due.step), None, ""
+            rays_per_s, psnr, tuning_psnr, note = throughput.since_start(due.step), None, None, ""
             state = _treat_collapse(state, metrics, run, due)
             if due.validation:
-                picture, psnr = run.validator.save(state, due.step)
+                choose = due.checkpoint and config.train.keep_best > 0
+                picture, psnr, tuning_psnr = run.validator.save(state, due.step, choose)
             if due.log:
-                note = log_step(writer, due.step, metrics, rays_per_s, psnr)
-            if due.log or due.validation:
-                throughput.start(due.step)
+                note = log_step(writer, due.step, metrics, rays_per_s, psnr, tuning_psnr)
             if due.checkpoint:
-                saver.save(state, run.metadata, psnr)
+                saver.save(state, run.metadata, tuning_psnr)
+            if due.log or due.validation or due.checkpoint:
+                throughput.start(due.step)
             bar.update(note=note)
             if due.step == first + _COST_STEPS:
                 jax.block_until_ready(state.step)
@@ -265,6 +266,7 @@ def _make_validator(
         stage,
         dataset,
         held_out,
+        tuning_split(dataset.train)[1],
         config.train.validate_frames,
         workdir / "validation",
         config.render.chunk,

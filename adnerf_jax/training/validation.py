@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from adnerf_jax.common import processes
 from adnerf_jax.common.types import Conditions, Scene
-from adnerf_jax.data.datasets import Dataset, load_frames
+from adnerf_jax.data.datasets import Dataset, Frames, load_frames
 from adnerf_jax.data.schema import Split
 from adnerf_jax.media.image import write_image
 from adnerf_jax.media.provenance import Provenance
@@ -19,14 +20,29 @@ from adnerf_jax.training.stages import Stage
 from adnerf_jax.training.state import TrainState
 
 
+class Validation(NamedTuple):
+    """The result of a validation.
+
+    Attributes:
+      picture: path of the picture.
+      psnr: PSNR in dB of the mean squared error over the held-out frames, for reporting; None where there are none.
+      tuning_psnr: the same of the tuning frames, by which checkpoints are chosen; None where it was not asked for.
+    """
+
+    picture: pathlib.Path
+    psnr: float | None
+    tuning_psnr: float | None
+
+
 class Validator:
-    """Renders some held-out frames whenever `save` is called.
+    """Renders some held-out frames whenever `save` is called, and some tuning frames where a checkpoint is chosen.
 
     Args:
       stage: the stage that is trained.
       dataset: the clip.
       held_out: frames that are not trained on.
-      count: number of them that are rendered, evenly spaced.
+      tuning: the last tenth of the training frames: held-out frames are for reporting, and choose nothing.
+      count: number of frames of each that are rendered, evenly spaced.
       folder: where the pictures are written.
       chunk: rays evaluated at once.
       family: family of the models, for the pictures' provenance.
@@ -39,6 +55,7 @@ class Validator:
         stage: Stage,
         dataset: Dataset,
         held_out: Split,
+        tuning: Split,
         count: int,
         folder: pathlib.Path,
         chunk: int,
@@ -47,34 +64,52 @@ class Validator:
         subject: Sequence[int],
         smooth: bool = True,
     ) -> None:
-        rows = np.unique(np.linspace(0, max(len(held_out) - 1, 0), count).astype(int))[: len(held_out)]
-        self._frames = load_frames(dataset, held_out.take(rows))
+        self._held_out, self._tuning = (load_frames(dataset, _spread(split, count)) for split in (held_out, tuning))
         self._dataset, self._stage, self._folder, self._subject = dataset, stage, folder, subject
         self._family = family
         self._render = make_renderer(stage.head, stage.torso, dataset.camera, chunk, smooth)
 
-    def save(self, state: TrainState, step: int) -> tuple[pathlib.Path, float | None]:
-        """Writes `<folder>/<step>.png`, with a row for each frame. All processes of a run must call it.
+    def save(self, state: TrainState, step: int, choose: bool = False) -> Validation:
+        """Writes `<folder>/<step>.png`, with a row for each held-out frame. All processes of a run must call it.
 
-        Returns:
-          its path, and the PSNR in dB of the mean squared error over all frames; None where there are no frames.
+        Args:
+          state: the state that is rendered.
+          step: its number of steps.
+          choose: whether to measure the tuning frames too.
         """
-        background = self._dataset.background.astype(np.float32) / 255.0
-        split = self._frames.split
         rows, errors = [], []
-        for row in range(len(split)):
-            conditions = self._dataset.conditions(split.aud_id[row : row + 1])
-            layers = render_layers(self._render, self._stage, state, split.transforms[row], conditions)
-            truth = self._frames.showing(self._subject, slice(row, row + 1), self._dataset.background)[0]
-            opacity = np.asarray(layers.straight())[..., 3]
-            render = layers.person_over(background)
+        for row in range(len(self._held_out)):
+            truth, render, layers = self._frame(state, self._held_out, row)
             errors.append(np.square(render - truth / 255.0).mean())
-            rows.append(panels(truth, np.asarray(render), np.asarray(layers.depth), opacity, state.scene))
+            opacity = np.asarray(layers.straight())[..., 3]
+            rows.append(panels(truth, render, np.asarray(layers.depth), opacity, state.scene))
         path = self._folder / f"{step:06d}.png"
         if rows and processes.is_main():
             origin = Provenance.of(self._family, self._folder.parent, step)
             write_image(path, np.concatenate(rows, axis=0), provenance=origin)
-        return path, psnr_of(float(np.mean(errors))) if errors else None
+        return Validation(path, _psnr(errors), self._tuning_psnr(state) if choose else None)
+
+    def _tuning_psnr(self, state: TrainState) -> float | None:
+        pairs = (self._frame(state, self._tuning, row)[:2] for row in range(len(self._tuning)))
+        return _psnr([np.square(render - truth / 255.0).mean() for truth, render in pairs])
+
+    def _frame(self, state: TrainState, frames: Frames, row: int) -> tuple[np.ndarray, np.ndarray, Layers]:
+        """A frame's ground truth, uint8 [H, W, 3], its render, float [H, W, 3], and the render's layers."""
+        split = frames.split
+        conditions = self._dataset.conditions(split.aud_id[row : row + 1])
+        layers = render_layers(self._render, self._stage, state, split.transforms[row], conditions)
+        truth = frames.showing(self._subject, slice(row, row + 1), self._dataset.background)[0]
+        return truth, np.asarray(layers.person_over(self._dataset.background.astype(np.float32) / 255.0)), layers
+
+
+def _spread(split: Split, count: int) -> Split:
+    """At most `count` frames of a split, evenly spaced."""
+    return split.take(np.unique(np.linspace(0, max(len(split) - 1, 0), count).astype(int))[: len(split)])
+
+
+def _psnr(errors: Sequence[float]) -> float | None:
+    """PSNR in dB of the mean of squared errors; None without any."""
+    return psnr_of(float(np.mean(errors))) if errors else None
 
 
 def render_layers(

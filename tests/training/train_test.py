@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import types
 
 import chex
@@ -17,7 +18,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.data.datasets import dataset_of, load_dataset
 from adnerf_jax.data.frame_cache import cached_frames
 from adnerf_jax.data.person import Person
-from adnerf_jax.training import checkpoints, sharding
+from adnerf_jax.training import checkpoints, logs, sharding
 from adnerf_jax.training.batch_loader import BatchLoader
 from adnerf_jax.training.density_collapse import check_collapse, reinitialise
 from adnerf_jax.training.initialise import initial_state
@@ -25,6 +26,7 @@ from adnerf_jax.training.stages import make_stage
 from adnerf_jax.training.state import TrainState
 from adnerf_jax.training.train import train
 from adnerf_jax.training.update import make_update
+from adnerf_jax.training.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -385,8 +387,54 @@ def test_tuning_trains_without_held_out_frames(trained, tmp_path, monkeypatch):
 class Mute:
     """A validator that renders nothing."""
 
-    def save(self, state, step):
-        return None, None
+    def save(self, state, step, choose):
+        return Validation(None, None, None)
+
+
+def test_held_out_frames_choose_no_checkpoint(trained, tmp_path, monkeypatch):
+    module = sys.modules["adnerf_jax.training.train"]
+    scores = {2: (30.0, 20.0), 4: (10.0, 25.0), 6: (20.0, 15.0)}  # of held-out and tuning frames, after each step
+    frames = []
+
+    class Scored:
+        def __init__(self, stage, dataset, held_out, tuning, *_, **__):
+            frames.append((held_out.img_id.tolist(), tuning.img_id.tolist()))
+
+        def save(self, state, step, choose):
+            assert choose
+            return Validation(tmp_path, *scores[step])
+
+    monkeypatch.setattr(module, "Validator", Scored)
+    settings = tiny.config("head", trained.data, steps=6, checkpoint_every=2, validate_every=2, keep_checkpoints=1)
+    train(settings, tmp_path / "head")
+    assert frames == [([11, 12], [10])]
+    assert sorted(int(path.name) for path in (tmp_path / "head" / "checkpoints").glob("[0-9]*")) == [4, 6]
+    logged = tiny.lines(tmp_path / "head" / "metrics.jsonl")[1]
+    assert (logged["validation_psnr"], logged["tuning_psnr"]) == scores[2]
+
+
+def test_the_logged_rate_is_that_of_the_steps_alone(trained, tmp_path, monkeypatch):
+    module = sys.modules["adnerf_jax.training.train"]
+    now = [0.0]
+    monkeypatch.setattr(
+        logs, "time", types.SimpleNamespace(monotonic=lambda: now[0], monotonic_ns=time.monotonic_ns, time=time.time)
+    )
+
+    def lasting(call, seconds):
+        def timed(*arguments, **named):
+            now[0] += seconds()
+            return call(*arguments, **named)
+
+        return timed
+
+    durations = iter([90.0, *[1.0] * 5])  # the first step compiles
+    monkeypatch.setattr(module, "_step", lasting(module._step, lambda: next(durations)))
+    monkeypatch.setattr(module, "Validator", lambda *_, **__: Mute())
+    monkeypatch.setattr(Mute, "save", lasting(Mute.save, lambda: 30.0))
+    monkeypatch.setattr(checkpoints.Saver, "save", lasting(checkpoints.Saver.save, lambda: 20.0))
+    train(tiny.config("head", trained.data, steps=6, checkpoint_every=3, validate_every=2), tmp_path / "head")
+    rates = [line.get("rays_per_s") for line in tiny.lines(tmp_path / "head" / "metrics.jsonl")]
+    assert rates == [None, *[128.0] * 5]
 
 
 def _parts(workdir):

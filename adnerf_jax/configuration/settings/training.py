@@ -68,8 +68,8 @@ TRAIN: Group = {
             "keep_checkpoints": Setting(2, "Newest checkpoints that are kept.", range=COUNT),
             "keep_best": Setting(
                 1,
-                "Checkpoints kept for the best validation: they exist where checkpoint_every and validate_every "
-                "coincide.",
+                "Checkpoints kept for their PSNR on the tuning frames (the last tenth of the training frames): they "
+                "exist where checkpoint_every and validate_every coincide.",
                 range=COUNT_OR_NONE,
             ),
             "on_nan": Setting(
