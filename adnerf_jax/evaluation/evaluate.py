@@ -20,7 +20,7 @@ from adnerf_jax.common.timing import FRAMES_BEFORE, SAMPLE_RATE
 from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import Dataset, dataset_of
 from adnerf_jax.evaluation.face_metrics import ExpectedLips
-from adnerf_jax.evaluation.held_out import HeldOutFrames, tracked_codes_of
+from adnerf_jax.evaluation.held_out import HeldOutFrames, describe_inputs, describe_smoothing, tracked_codes_of
 from adnerf_jax.evaluation.openface import read_units, unit_errors
 from adnerf_jax.evaluation.protocol import (
     TRUTH_SETTINGS,
@@ -121,8 +121,9 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
             config.eval.every,
             dataset,
             held_out.digest.hexdigest(),
-            _smoothing(config.eval),
+            describe_smoothing(config),
             tracked_codes_of(config),
+            describe_inputs(config),
             None if speech is None else _describe_cross(config.eval, speech),
             values,
             left_out,
@@ -329,11 +330,6 @@ def _samples(settings: ConfigDict, dataset: Dataset) -> dict[str, np.ndarray]:
     if settings.cross:
         by_setting["cross"] = read_audio(settings.cross, SAMPLE_RATE, duration=settings.cross_duration)
     return {name: samples for name, samples in by_setting.items() if len(samples)}
-
-
-def _smoothing(settings: ConfigDict) -> str:
-    """Temporal smoothing of the renders, for the protocol."""
-    return "none but the audio attention of the model" if settings.attention else "none"
 
 
 def _describe_cross(settings: ConfigDict, speech: SpeechInput) -> str:

@@ -21,7 +21,7 @@ from adnerf_jax.face.parsing import HEAD
 from adnerf_jax.inference.shards import frame_path, read_frame
 from adnerf_jax.inference.trained_stage import TrainedStage
 from adnerf_jax.media.image import read_image, write_image
-from adnerf_jax.models.codes.registry import tracked_codes
+from adnerf_jax.models.codes.registry import CODES, driven_codes, tracked_codes
 from adnerf_jax.rendering.renderer import Layers
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # setting: (render, ground truth), float [H, W, 3]
@@ -129,6 +129,23 @@ def tracked_codes_of(config: ConfigDict) -> tuple[str, ...]:
                 + (f"name {' or '.join(allowed)}" if allowed else "leave it out")
             )
     return given
+
+
+def describe_smoothing(config: ConfigDict) -> str:
+    """How the condition codes of the renders average over time, for the protocol; the pictures are not smoothed."""
+    measured = (*driven_codes(), *tracked_codes_of(config))
+    parts = {"audio": "attention over eight frames"} if config.eval.attention else {}
+    parts |= {name: code.smoothing for name, code in CODES.items() if code.smoothing and name not in measured}
+    found = [f"code {name}: {parts[name]}" for name in config.model.head.codes if name in parts]
+    return "; ".join(found) or "none"
+
+
+def describe_inputs(config: ConfigDict) -> dict[str, str]:
+    """Where the poses and each condition code of the renders come from, for the protocol."""
+    measured = (*driven_codes(), *tracked_codes_of(config))
+    truth = "measured in the evaluated frames themselves"
+    codes = {name: truth if name in measured else "the clip's speech" for name in config.model.head.codes}
+    return {"poses": truth} | {f"code {name}": source for name, source in codes.items()}
 
 
 def render_names(config: ConfigDict) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ def describe_protocol(
     truth_sha256: str,
     smoothing: str,
     tracked_codes: Sequence[str],
+    inputs: Mapping[str, str],
     cross: str | None,
     values: dict[str, dict[str, float]],
     left_out: dict[str, str],
@@ -94,6 +95,7 @@ def describe_protocol(
       truth_sha256: SHA-256 of ground truth and part maps; equal for two runs that were compared with the same frames.
       smoothing: temporal smoothing of the evaluated frames.
       tracked_codes: codes whose raw inputs are those tracked in the frames (`config.eval.tracked_codes`).
+      inputs: where poses and condition codes come from; {} where that is not known.
       cross: description of the speech evaluated without a ground truth; None without.
       values: the metrics of each setting.
       left_out: metrics that were left out, and why; those that the frames themselves did not allow are added.
@@ -110,6 +112,7 @@ def describe_protocol(
         "truth_sha256": truth_sha256,
         "smoothing": smoothing,
         "tracked_codes": list(tracked_codes),
+        "inputs": dict(inputs),
         "cross": cross,
         "measures": {name: text for name, text in MEASURES.items() if {name, f"{name}_truth"} & present},
         "left_out": left_out,

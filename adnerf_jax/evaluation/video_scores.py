@@ -98,7 +98,7 @@ def score_video(
         {setting: expected} if expected is not None else {}, {setting: samples} if syncnet and len(samples) else {}
     )
     smoothing = "as the video has it"
-    protocol = describe_protocol(frames, every, dataset, digest.hexdigest(), smoothing, (), None, values, left_out)
+    protocol = describe_protocol(frames, every, dataset, digest.hexdigest(), smoothing, (), {}, None, values, left_out)
     return VideoScores(protocol, values, rows, positions, f"a compressed video; its lips are compared with {source}")
 
 

@@ -170,7 +170,7 @@ def evaluated(tmp_path):
     for image, parts in zip(frames.images, frames.parts, strict=True):
         digest.update(truth_bytes(image, parts))
     text = "2 held-out frames, the last 1/11 of the clip"
-    protocol = describe_protocol(text, 1, dataset, digest.hexdigest(), "none", (), None, {}, {})
+    protocol = describe_protocol(text, 1, dataset, digest.hexdigest(), "none", (), {}, None, {}, {})
     folder = stage(tmp_path / "ours", 30.0, count=tiny.VAL, **(protocol | {"measures": {"psnr": "dB"}}))
     config = tiny.config("torso", data)
     write_json(folder / "config.json", config.to_dict())

@@ -19,6 +19,8 @@ from adnerf_jax.evaluation.evaluate import evaluate, evaluation_job
 from adnerf_jax.evaluation.held_out import (
     HeldOutFrames,
     composite_renders,
+    describe_inputs,
+    describe_smoothing,
     render_names,
     score_pairs,
     tracked_codes_of,
@@ -73,6 +75,26 @@ def test_tracked_codes_are_those_of_the_model_with_a_measured_input():
         tracked_codes_of(config)
 
 
+def test_the_protocol_says_what_is_averaged_and_what_is_from_the_truth():
+    config, truth = tiny.config("head"), "measured in the evaluated frames themselves"
+    lips = "code lips: mean of three frames, weighted 1:2:1"
+    assert describe_smoothing(config) == f"code audio: attention over eight frames; {lips}"
+    speech = "the clip's speech"
+    assert describe_inputs(config) == {
+        "poses": truth, "code audio": speech, "code lips": speech, "code eyes": truth
+    }  # fmt: skip
+    config.eval.attention = False
+    assert describe_smoothing(config) == lips
+    config = tiny.config("head", variants="fast,smoke,expression")
+    assert describe_smoothing(config) == lips.replace("lips", "expression") + "; " + lips
+    assert describe_inputs(config)["code expression"] == speech
+    config.eval.tracked_codes = "expression"
+    assert describe_smoothing(config) == lips and describe_inputs(config)["code expression"] == truth
+    config.model.head.codes = ("eyes",)
+    config.eval.tracked_codes = None
+    assert describe_smoothing(config) == "none"
+
+
 def test_the_protocol_names_the_tracked_codes(trained, tmp_path):
     folder = tmp_path / "head"
     shutil.copytree(trained.head, folder)
@@ -94,6 +116,7 @@ def test_files_of_an_evaluation(trained):
     assert result["versions"]["jax"] == jax.__version__
     protocol = result["protocol"]
     assert protocol["frames"] == "2 held-out frames, the last 1/11 of the clip"
+    assert protocol["smoothing"] == describe_smoothing(config) and protocol["inputs"] == describe_inputs(config)
     assert list(protocol["measures"]) == ["psnr", "psnr_face", "ssim", "seam_error"]
     left_out = {"ms_ssim", "lpips_alex", "lpips_vgg", "faces", "sync_confidence", "au_error", "cross"}
     assert set(protocol["left_out"]) == left_out
@@ -285,7 +308,7 @@ def test_action_units_from_openface(trained, tmp_path):
 def test_metrics_that_the_frames_do_not_allow_are_left_out_with_a_reason(tiny_data):
     values = {"full": {"psnr": 30.0, "lip_correlation": 0.9, "av_offset_s_truth": 0.0}}
     protocol = describe_protocol(
-        "2 frames", 2, load_dataset(tiny_data), "ab", "none", (), None, values, {"cross": "not given"}
+        "2 frames", 2, load_dataset(tiny_data), "ab", "none", (), {}, None, values, {"cross": "not given"}
     )
     assert set(protocol["left_out"]) == {
         "cross", "lmd_px", "lmd_percent", "lip_lag_frames", "lip_amplitude", "av_offset_s", "sync_confidence",
@@ -294,7 +317,7 @@ def test_metrics_that_the_frames_do_not_allow_are_left_out_with_a_reason(tiny_da
     assert protocol["left_out"]["jitter_px"] == "it needs a face in three consecutive frames"
     assert set(protocol["measures"]) == {"psnr", "lip_correlation", "av_offset_s"}
     without = describe_protocol(
-        "2 frames", 2, load_dataset(tiny_data), "ab", "none", (), None, values, {"faces": "not requested"}
+        "2 frames", 2, load_dataset(tiny_data), "ab", "none", (), {}, None, values, {"faces": "not requested"}
     )
     assert set(without["left_out"]) == {"faces"}
 

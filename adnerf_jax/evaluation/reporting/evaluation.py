@@ -318,6 +318,7 @@ def _megabytes(size: int) -> str:
 def _protocol(protocol: Mapping[str, Any], versions: Mapping[str, str]) -> Iterator[Html]:
     facts = {name: protocol[name] for name in ("frames", "truth", "smoothing", "cross", "truth_sha256")}
     facts["tracked_codes"] = ", ".join(protocol["tracked_codes"]) or None
+    facts["inputs"] = "; ".join(f"{name}: {source}" for name, source in protocol["inputs"].items()) or None
     yield definitions({name: str(value) for name, value in facts.items() if value is not None})
     if protocol["left_out"]:
         yield join(element("h3", "Metrics left out"), definitions(dict(protocol["left_out"])))

@@ -47,10 +47,13 @@ class Code(abc.ABC):
     Attributes:
       name: name of the code in settings (`model.head.codes`), `Scene.codes`, `Conditions.tracks` and parameter paths.
       track_width: D, numbers of its raw input in a frame, `Conditions.tracks[name]`; 0: it reads the speech alone.
+      smoothing: how its estimate from the speech averages over frames, for the protocol of an evaluation; "": not at
+        all, or by the attention that `encode` can leave out.
     """
 
     name: ClassVar[str]
     track_width: ClassVar[int] = 0
+    smoothing: ClassVar[str] = ""
 
     @classmethod
     def from_settings(cls, model: Any) -> Self:

@@ -7,7 +7,7 @@ import numpy as np
 
 from adnerf_jax.common.types import ArrayLike, Conditions
 from adnerf_jax.models.codes.base import Code, Constants, Recording
-from adnerf_jax.models.codes.speech_map import apply_speech_map, fit_speech_map
+from adnerf_jax.models.codes.speech_map import SMOOTHING, apply_speech_map, fit_speech_map
 from adnerf_jax.pretrained.face_landmarker import BLENDSHAPE_NAMES
 
 _LEAST_SCALE = 1e-2  # blendshapes that never move keep their small numbers
@@ -24,6 +24,7 @@ class ExpressionCode(Code):
 
     name: ClassVar[str] = "expression"
     track_width: ClassVar[int] = len(BLENDSHAPE_NAMES)
+    smoothing: ClassVar[str] = SMOOTHING
 
     @classmethod
     def check(cls, tracks: Mapping[str, np.ndarray], frames: int) -> str | None:

@@ -7,7 +7,7 @@ from jax import Array
 
 from adnerf_jax.common.types import ArrayLike, Conditions
 from adnerf_jax.models.codes.base import Code, Constants, Recording
-from adnerf_jax.models.codes.speech_map import apply_speech_map, fit_speech_map
+from adnerf_jax.models.codes.speech_map import SMOOTHING, apply_speech_map, fit_speech_map
 from adnerf_jax.speech.lips import principal_components
 
 COMPONENTS = 3  # of the lips' shape that are estimated
@@ -22,6 +22,7 @@ class LipsCode(Code):
     """
 
     name: ClassVar[str] = "lips"
+    smoothing: ClassVar[str] = SMOOTHING
 
     def fit(self, recording: Recording) -> Constants:
         lips = recording.tracks.get(self.name)

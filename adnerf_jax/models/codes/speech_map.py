@@ -11,7 +11,8 @@ from adnerf_jax.speech.lips import centre_taper, fit_ridge
 # Frames that a map is fitted to, at most: more change it little, and memory grows with their square.
 _MOST_FRAMES = 4000
 # Weights of the frames i−1, i, i+1 in the estimate for frame i.
-_SMOOTHING = (0.25, 0.5, 0.25)
+_SHARES = (0.25, 0.5, 0.25)
+SMOOTHING = "mean of three frames, weighted 1:2:1"
 
 
 def fit_speech_map(windows: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -34,6 +35,6 @@ def fit_speech_map(windows: np.ndarray, targets: np.ndarray) -> dict[str, np.nda
 
 def apply_speech_map(audio: ArrayLike, weights: ArrayLike, bias: ArrayLike) -> Array:
     """The estimate [F, M] from the windows [F, 8, 16, C] around each frame, smoothed over three frames."""
-    around, shares = audio[:, FRAMES_BEFORE - 1 : FRAMES_BEFORE + 2], jnp.array(_SMOOTHING)
+    around, shares = audio[:, FRAMES_BEFORE - 1 : FRAMES_BEFORE + 2], jnp.array(_SHARES)
     now = jnp.einsum("fwtc,w->ftc", around, shares, precision=EXACT)
     return jnp.einsum("ftc,tcm->fm", now, weights, precision=EXACT) + bias[None]
