@@ -9,6 +9,7 @@ fields give each half of the steps), evaluates every held-out frame in the setti
 
 import argparse
 import pathlib
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -47,7 +48,7 @@ def settings_of(workdir: pathlib.Path, **evaluation: object) -> ConfigDict:
 
 
 def train_setting(
-    variants: str, data: pathlib.Path, workdir: pathlib.Path, steps: int | None
+    variants: str, data: pathlib.Path, workdir: pathlib.Path, steps: int | None, without: Collection[str] = ()
 ) -> dict[str, pathlib.Path]:
     """Trains the stages of a setting that are not finished yet.
 
@@ -56,6 +57,7 @@ def train_setting(
       data: the dataset.
       workdir: parent of the stages' folders.
       steps: total number of steps, half of them for each field where there are two; None: as configured.
+      without: condition codes that the head is trained without.
 
     Returns:
       the stages' folders by name; the last stage renders everything.
@@ -66,6 +68,8 @@ def train_setting(
         config = common.get_config(stage, variants)
         with config.unlocked():
             config.data = str(data)
+            for key in ("codes", "shape_codes") if without else ():
+                config.model.head[key] = tuple(name for name in config.model.head[key] if name not in without)
             if steps is not None:
                 config.train.steps = steps if single else steps // 2
                 config.train.validate_every = config.train.steps

@@ -51,8 +51,34 @@ class TestFigures:
         # As many rays for one field as for two together; the fast family as configured.
         assert [count for _, count, _ in trained] == ([800] * 4 + [1600] if steps else [2600, 600, 2600, 600, 2600])
 
+    @pytest.mark.parametrize("family", ["small", "fast"])
+    def test_no_other_code_moves_the_lips_that_figure_3_compares(self, tmp_path, monkeypatch, family):
+        trained = {}
+        monkeypatch.setattr(
+            ablations, "train", lambda config, folder: trained.update({folder.relative_to(tmp_path): config.model.head})
+        )
+
+        class Trained(Exception):
+            """After the trainings."""
+
+        def evaluate(*_):
+            raise Trained
+
+        monkeypatch.setattr(paper_figures, "settings_of", lambda *_, **__: None)
+        monkeypatch.setattr(paper_figures, "evaluate", evaluate)
+        with pytest.raises(Trained):
+            paper_figures.figure3(tmp_path, tmp_path, family, None)
+        eyes, name = (("eyes",), "fast{}_no_lips") if family == "fast" else ((), "small{}")
+        codes = {str(folder): tuple(head.codes) for folder, head in trained.items()}
+        assert codes == {
+            f"{name.format(variant)}/{stage}": (code, *eyes)
+            for variant, code in (("", "audio"), ("_expression", "expression"))
+            for stage in ("head", "torso")
+        }
+        assert family == "small" or {tuple(head.shape_codes) for head in trained.values()} == {eyes}
+
     def test_a_ground_truth_without_faces_is_refused(self, trained, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(paper_figures, "compared", lambda *_: {"a": trained.torso})
+        monkeypatch.setattr(paper_figures, "compared", lambda *_, **__: {"a": trained.torso})
         monkeypatch.setattr(paper_figures, "evaluate", lambda *_: {"settings": {"full": {"ssim": 0.9}}})
         rows = [{"setting": "full", "lip_opening_truth": np.nan}]
         monkeypatch.setattr(paper_figures, "read_table", lambda path: rows)
