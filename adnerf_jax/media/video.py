@@ -13,13 +13,15 @@ import av
 import numpy as np
 from av.codec.context import ThreadType
 from av.sidedata.sidedata import SideData
-from av.video.reformatter import Interpolation
+from av.video.reformatter import ColorRange, Interpolation
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import atomic_path
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.media.audio import has_sound, read_blocks, resampled_blocks, samples_as_blocks
+from adnerf_jax.media.colour import colours_of, to_bt709
 from adnerf_jax.media.container import decode_video, first_picture, local_url, open_media, video_stream
+from adnerf_jax.media.deinterlacing import deinterlaced, is_interlaced
 from adnerf_jax.media.encoder_settings import LIVE_MP4, bleed_colours, video_format
 
 # A picture counts as shown at k/fps if its time stamp is at most this much later (seconds): containers round time
@@ -52,6 +54,9 @@ class VideoInfo:
       duration: seconds of the video stream.
       frames: number of frames in the file, None where the container does not hold it.
       has_audio: whether there is a sound track.
+      colours: the coding of colours that are converted to BT.709, such as "HLG, BT.2020"; "" for BT.709.
+      interlaced: whether pictures hold two fields, of which one is kept.
+      full_range: whether the file says that its luma covers 0 … 255 rather than 16 … 235.
     """
 
     path: pathlib.Path
@@ -61,6 +66,17 @@ class VideoInfo:
     duration: float
     frames: int | None
     has_audio: bool
+    colours: str = ""
+    interlaced: bool = False
+    full_range: bool = False
+
+    @property
+    def conversions(self) -> list[str]:
+        """What reading does to the pictures beyond the usual, a sentence each without its subject."""
+        hdr = "is HDR" if self.colours.startswith(("HLG", "PQ")) else "has wide-gamut colours"
+        done = "tone-mapped" if hdr == "is HDR" else "converted"
+        said = [f"{hdr} ({self.colours}): its colours are {done} to BT.709"] if self.colours else []
+        return [*said, *(["is interlaced: it is deinterlaced"] if self.interlaced else [])]
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -83,7 +99,18 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         picture = first_picture(path)
         assert picture is not None  # there is a video stream
         shape = _to_rgb(picture, stream.sample_aspect_ratio).shape
-    return VideoInfo(pathlib.Path(path), shape[1], shape[0], fps, seconds, frames, has_sound(path))
+        return VideoInfo(
+            pathlib.Path(path),
+            shape[1],
+            shape[0],
+            fps,
+            seconds,
+            frames,
+            has_sound(path),
+            colours=str(colours_of(picture) or ""),
+            interlaced=is_interlaced(stream, picture),
+            full_range=picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj"),
+        )
 
 
 def read_frames(
@@ -314,7 +341,7 @@ def _frames(
             at = count / fps
             return at < duration - tolerance and start + at < min(now, stated_end - origin) - tolerance
 
-        for picture in decode_video(container, stream):
+        for picture in deinterlaced(decode_video(container, stream)):
             if origin is not None and picture.time is not None and picture.time - time > _LONGEST_STILL:
                 continue
             time = time + interval if picture.time is None else picture.time
@@ -333,7 +360,7 @@ def _frames(
 
 
 def _to_rgb(frame: av.VideoFrame, pixel_aspect: Fraction | None, size: tuple[int, int] | None = None) -> np.ndarray:
-    """A picture as displayed: uint8 RGB [H, W, 3], square pixels, rotated upright; `size` as in `read_frames`."""
+    """A picture as displayed: uint8 RGB [H, W, 3] in BT.709, square pixels, upright; `size` as in `read_frames`."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     # x' = a x + c y, y' = b x + d y with y down (libavutil/display.h), 16.16 fixed point; quarter turns and mirrors.
     a, b, _, c, d = (
@@ -346,7 +373,11 @@ def _to_rgb(frame: av.VideoFrame, pixel_aspect: Fraction | None, size: tuple[int
     interpolation = _EXACT
     if size is not None and (target := size[::-1] if turned else size) != (width, height):
         (width, height), interpolation = target, _EXACT & ~Interpolation.BILINEAR | Interpolation.AREA
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation=interpolation).to_ndarray()
+    colours = colours_of(frame)
+    pixels = "rgb24" if colours is None else "gbrp16le"  # not rgb48: libswscale 9 decodes it wrongly with `_EXACT`
+    rgb = frame.reformat(width=width, height=height, format=pixels, interpolation=interpolation).to_ndarray()
+    if colours is not None:
+        rgb = to_bt709(rgb, colours)
     if turned:
         rgb = rgb.swapaxes(0, 1)
         a, d = c, b
