@@ -118,6 +118,24 @@ def test_the_key_moves_samples_a_little(head):
     assert 0 < difference.mean() < 0.2
 
 
+def test_the_proposal_learns_where_nothing_is(head):
+    """Without this, densities of the initialisation stay in empty space, and every ray counts as visible."""
+    codes = head.codes(head.params, head.conditions)
+    field = jax.tree.map(lambda a: a, head.params["field"])
+    field["density"]["out"]["bias"] = field["density"]["out"]["bias"] - 60.0
+
+    @jax.jit
+    @jax.grad
+    def gradient(proposal):
+        params = {"proposal": proposal, "field": field} | {
+            name: tree for name, tree in head.params.items() if name not in ("proposal", "field")
+        }
+        return head.render(params, head.rays, codes, head.background, None).sampler_loss
+
+    grids = np.asarray(gradient(head.params["proposal"])["grids"])
+    assert (grids >= 0).all() and (grids > 0).any()  # a step of the descent lowers densities alone
+
+
 class TorsoTest(chex.TestCase):
     def setUp(self):
         super().setUp()

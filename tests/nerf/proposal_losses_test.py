@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from adnerf_jax.nerf.proposal_losses import interlevel
+from adnerf_jax.nerf.proposal_losses import excess_opacity, interlevel
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,3 +39,11 @@ class InterlevelTest(chex.TestCase):
         )
         assert value == 0
         np.testing.assert_array_equal(gradient, np.zeros((1, 3)))
+
+
+def test_opacity_that_only_the_proposal_has_is_penalised():
+    outer, opacity = np.array([0.5, 0.2, 0.9], np.float32), np.array([0.1, 0.6, 0.9], np.float32)
+    value, (to_proposal, to_field) = jax.value_and_grad(excess_opacity, argnums=(0, 1))(outer, opacity)
+    np.testing.assert_allclose(value, 0.4**2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(to_proposal, [2 * 0.4 / 3, 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(to_field, 0)

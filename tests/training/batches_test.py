@@ -12,6 +12,7 @@ from adnerf_jax.face.parsing import HEAD, NECK, TORSO
 from adnerf_jax.training import sharding
 from adnerf_jax.training.batch_loader import _AT_ONCE, BatchLoader
 from adnerf_jax.training.batches import _LEAST_REACH, _NEAR_WEIGHT, _around_rect, regions_of
+from adnerf_jax.training.train import make_sampler
 
 
 def test_regions_lie_inside_the_image_and_hold_their_parts(dataset, frames):
@@ -27,6 +28,31 @@ def test_regions_lie_inside_the_image_and_hold_their_parts(dataset, frames):
             outside[y : y + height, x : x + width] = False
             assert not outside.any()
     assert (regions["head"][:, 2:] < 20).all()
+
+
+@pytest.mark.parametrize(
+    ("variants", "stage", "region", "least"),
+    [
+        ("smoke", "head", "face", 0.95),  # published: 95 % in the face
+        ("fast,smoke", "head", "head", 0.9),
+        ("fast,smoke", "head", "mouth", 0.7),
+        ("fast,smoke", "torso", "torso", 1.0),
+    ],
+)
+def test_a_training_draws_its_rays_where_they_are_configured(
+    dataset, frames, tiny_data, variants, stage, region, least
+):
+    settings = tiny.config(stage, tiny_data, variants, rays=1000)
+    sampler = make_sampler(settings, dataset, frames)
+    batch, inside = sampler.batch(0), []
+    rects = regions_of(dataset, frames)
+    for f, transform in enumerate(batch.transforms):
+        (row,) = np.flatnonzero((frames.split.transforms == transform).all((1, 2)))
+        x, y, width, height = rects[region][row]
+        rows, columns = batch.pixels[f].T
+        inside.append(((rows >= y) & (rows < y + height) & (columns >= x) & (columns < x + width)).mean())
+    area = rects[region][:, 2:].prod(1).max() / tiny.SIZE**2
+    assert np.mean(inside) >= least > area + 0.4  # evenly drawn, the share would be that of the area
 
 
 def test_a_step_draws_the_same_rays_whenever_it_comes(dataset, tiny_data):
