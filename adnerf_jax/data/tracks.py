@@ -12,9 +12,13 @@ import numpy as np
 
 from adnerf_jax.common.array_files import read_array
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.data import schema
 from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.media.audio import read_audio
 from adnerf_jax.speech.lips import lip_shapes
+
+_LEAST_POWER = 1e-10  # of digital silence
 
 
 class Clip:
@@ -76,10 +80,26 @@ def read_expression(clip: Clip) -> np.ndarray | None:
     return clip.landmarks.blendshapes[: clip.frames]
 
 
+def read_loudness(clip: Clip) -> np.ndarray | None:
+    """Level of the sound in the 40 ms around the time of each frame, dB of full scale, float32 [N, 1].
+
+    None without readable sound.
+    """
+    try:
+        samples = read_audio(clip.path / schema.SOUND, SAMPLE_RATE)
+    except UserError:
+        return None
+    per_frame = round(SAMPLE_RATE / FPS)
+    padded = np.pad(samples, (per_frame // 2, max((clip.frames + 1) * per_frame - len(samples), 0)))
+    power = np.square(padded[: clip.frames * per_frame].reshape(clip.frames, per_frame), dtype=np.float64).mean(1)
+    return (10.0 * np.log10(power[:, None] + _LEAST_POWER)).astype(np.float32)
+
+
 READERS: dict[str, Callable[[Clip], np.ndarray | None]] = {
     "eyes": read_eyes,
     "lips": read_lips,
     "expression": read_expression,
+    "loudness": read_loudness,
 }
 
 

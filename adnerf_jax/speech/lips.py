@@ -9,6 +9,8 @@ import numpy as np
 from adnerf_jax.face.landmarks import INNER_LIPS, OUTER_LIPS, RIGID
 
 _FOLDS = 5
+# Opposite points of the inner lips in a lip shape: `INNER_LIPS` runs along the lower lip and back along the upper.
+_GAP = len(OUTER_LIPS) + np.array([(4, 16), (5, 15), (6, 14)])
 _PENALTIES = 10.0 ** np.arange(-3.0, 5.0)
 
 
@@ -33,6 +35,12 @@ def lip_shapes(points: np.ndarray) -> np.ndarray:
     turn = (u * flip) @ vt
     scale = np.sqrt((target**2).sum() / np.maximum((rigid**2).sum((1, 2)), 1e-12))
     return ((lips @ turn) * scale[:, None, None]).reshape(len(points), -1).astype(np.float32)
+
+
+def lip_gap(shapes: np.ndarray) -> np.ndarray:
+    """Distance [N] between the inner lips of lip shapes [N, L], in their unit: the mean of three middle pairs."""
+    points = shapes.reshape(len(shapes), -1, 3)
+    return np.linalg.norm(points[:, _GAP[:, 0]] - points[:, _GAP[:, 1]], axis=-1).mean(-1)
 
 
 def principal_components(shapes: np.ndarray, components: int) -> np.ndarray:
