@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from adnerf_jax.common.errors import Option, UserError
+from adnerf_jax.common.files import given_path
 from adnerf_jax.common.progress import exit_status, say
 from adnerf_jax.training.runs import apply_overrides, load_config, run_folder
 
@@ -114,8 +115,12 @@ def parse_command(argv: list[str]) -> Command:
     except (flags.Error, AttributeError, LookupError, OSError, ValueError, TypeError) as error:
         overridden = any(word.lstrip("-").startswith("config.") for word in argv)
         raise UserError(f"{_explained(error, overridden)}; {_usage(argv[0])}") from None
-    workdir = pathlib.Path(values.workdir) if values.workdir else None
+    workdir = pathlib.Path(given_path(values.workdir)) if values.workdir else None
     overrides = dict(config_flags.get_override_values(values["config"]))
+    # Settings that are no paths never begin with ~, nor are they URLs.
+    paths = {name: given_path(value) for name, value in overrides.items() if isinstance(value, str)}
+    values.config.update_from_flattened_dict(paths)
+    overrides |= paths
     return Command(
         values.config,
         overrides,
@@ -143,6 +148,7 @@ def _with_config_file(argv: list[str]) -> list[str]:
         file, colon, variants = given.partition(":")
         if not file:
             continue
+        file = given_path(file)
         if not pathlib.Path(file).is_file():
             if file not in _PACKAGED:
                 raise UserError(f"there is no configuration file {file}: check --config; {_usage(argv[0])}")

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 import run
+from adnerf_jax.cli import parse_command
 
 ROOT = pathlib.Path(run.__file__).parent
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -51,6 +52,9 @@ def test_help(capsys):
             "there is no configuration file nose.py: check",
         ),
         (["--workdir=w"], "--config is missing"),
+        ([config("head.py:fast"), "--config.data=https://host/a//b?c"], "error: https://host/a//b?c is a URL"),
+        ([config("head.py:fast"), "--workdir=s3://bucket/w"], "error: s3://bucket/w is a URL"),
+        (["--config=~/nose.py"], "there is no configuration file /"),
         ([config("head.py:fast"), "--config.stage=quickstart"], "config.stage is not to be changed"),
         ([config("head.py:fast"), "--mode=dance"], "dance"),
         ([config("head.py:fast"), "--wrokdir=w"], "wrokdir"),
@@ -141,6 +145,13 @@ def test_evaluation_takes_the_saved_configuration_and_the_overrides(capsys, trai
     assert run.main(["run.py", *arguments]) == 0
     assert len((trained.torso / "eval/frames.csv").read_text().splitlines()) == 1 + 3
     assert "full: PSNR" in capsys.readouterr().err
+
+
+def test_paths_may_begin_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = parse_command(["run.py", config("quickstart.py"), "--config.video=~/me.mp4", "--workdir=~/w"])
+    assert command.config.video == command.overrides["video"] == f"{tmp_path}/me.mp4"
+    assert command.workdir == tmp_path / "w"
 
 
 def test_default_folders(monkeypatch, trained):

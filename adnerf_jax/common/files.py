@@ -6,11 +6,15 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from adnerf_jax.common.errors import UserError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def explain_os_error(error: OSError) -> str:
@@ -49,10 +53,31 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def given_path(given: str | os.PathLike) -> str:
+    """A path as a user gives it, with `~` for the home folder where no shell has replaced it.
+
+    Raises:
+      UserError: it is a URL.
+    """
+    text = os.fsdecode(given)
+    if _URL.match(text):
+        raise UserError(f"{text} is a URL, and only local files are read: download it, and give the file's path")
+    return os.path.expanduser(text)
+
+
 def cache_folder() -> pathlib.Path:
     """Folder of downloaded weights and compiled programs: `$ADNERF_CACHE`, by default `~/.cache/adnerf_jax`."""
-    given = os.environ.get("ADNERF_CACHE")
-    return pathlib.Path(given).expanduser() if given else pathlib.Path.home() / ".cache" / "adnerf_jax"
+    return pathlib.Path(os.path.expanduser(os.environ.get("ADNERF_CACHE") or "~/.cache/adnerf_jax"))
+
+
+def can_write_into(folder: pathlib.Path) -> bool:
+    """Whether files can be made in a folder, which is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def same_file(one: Any, other: Any) -> bool:

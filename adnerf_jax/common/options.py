@@ -1,4 +1,4 @@
-"""Parsing of command lines, with one-line messages about mistakes: `Parser`."""
+"""Parsing of command lines, with one-line messages about mistakes and `~` for the home folder: `Parser`."""
 
 import argparse
 import difflib
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import given_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +20,13 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("--") and " " not in name and not any(option.startswith(name) for option in known):
                 near = difflib.get_close_matches(name, known, 1)
                 self.error(f"there is no option {name}" + (f", did you mean {near[0]}?" if near else ""))
-        return super().parse_args(args)
+        options = super().parse_args(args)
+        for name, value in vars(options).items():
+            if isinstance(value, str):
+                setattr(options, name, given_path(value))
+            elif isinstance(value, list):
+                setattr(options, name, [given_path(one) if isinstance(one, str) else one for one in value])
+        return options
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {' '.join(self.format_usage().split())}")

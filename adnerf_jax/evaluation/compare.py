@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import Option, UserError
-from adnerf_jax.common.files import read_json, write_bytes, write_json
+from adnerf_jax.common.files import given_path, read_json, write_bytes, write_json
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.configuration.checks import check_values
@@ -118,6 +118,7 @@ def _entries(given: str | None) -> dict[str, pathlib.Path]:
     for text in filter(None, map(str.strip, (given or "").split(","))):
         name, equals, path = text.partition("=")
         name, path = (name, path) if equals and not pathlib.Path(text).exists() else (text, text)
+        path = given_path(path)
         if not pathlib.Path(path).exists():
             raise UserError(
                 f"config.compare.runs names {path}, which does not exist: give folders of stages, or videos"

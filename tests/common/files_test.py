@@ -9,7 +9,9 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import (
     atomic_path,
     cache_folder,
+    can_write_into,
     explain_os_error,
+    given_path,
     part_of,
     read_json,
     write_bytes,
@@ -77,3 +79,26 @@ def test_the_cache_folder_is_set_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("ADNERF_CACHE")
     monkeypatch.setenv("HOME", "/someone")
     assert str(cache_folder()) == "/someone/.cache/adnerf_jax"
+
+
+def test_a_given_path_may_begin_at_home_and_is_no_url(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert given_path("~/me.mp4") == f"{tmp_path}/me.mp4" and given_path("a/~b: c.mp4") == "a/~b: c.mp4"
+    for url in ("https://host/a//me.mp4?x=1", "file:///me.mp4", "s3://bucket/me.mp4"):
+        with pytest.raises(UserError) as refused:
+            given_path(url)
+        assert str(refused.value).startswith(f"{url} is a URL")
+
+
+def test_whether_a_folder_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    assert can_write_into(tmp_path / "new" / "one") and not can_write_into(tmp_path / "file" / "in")
+    assert [path.name for path in (tmp_path / "new" / "one").iterdir()] == []
+
+
+def test_the_home_of_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ADNERF_CACHE", "~/kept")
+    assert cache_folder() == tmp_path / "kept"
+    monkeypatch.delenv("ADNERF_CACHE")
+    assert cache_folder() == tmp_path / ".cache" / "adnerf_jax"

