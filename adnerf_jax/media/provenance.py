@@ -7,6 +7,8 @@ from xml.sax.saxutils import quoteattr
 
 from flax import struct as flax_struct
 
+from adnerf_jax.common.text import encodable
+
 # IPTC's term for media made by a trained model (cv.iptc.org/newscodes/digitalsourcetype).
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _PNG_SIGNATURE_AND_HEADER = 8 + 25  # bytes: the signature, then the IHDR chunk
@@ -24,8 +26,11 @@ class Provenance:
 
     @classmethod
     def of(cls, family: str, workdir: pathlib.Path, step: int) -> "Provenance":
-        """The origin of what the stage in `workdir` renders with the parameters of training step `step`."""
-        name = "/".join(workdir.absolute().parts[-2:])
+        """The origin of what the stage in `workdir` renders with the parameters of training step `step`.
+
+        What metadata cannot hold of the folder's name is escaped.
+        """
+        name = encodable("/".join(workdir.absolute().parts[-2:]))
         return cls(f"adnerf_jax ({family} family), {name}, step {step}")
 
     @property

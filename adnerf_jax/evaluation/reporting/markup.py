@@ -2,6 +2,8 @@
 
 import html
 
+from adnerf_jax.common.text import encodable
+
 _VOID = {"img", "meta", "link", "input", "br"}
 
 
@@ -23,11 +25,16 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
         if value is None or value is False:
             continue
         key = key.rstrip("_").replace("_", "-")
-        given.append(f" {key}" if value is True else f' {key}="{html.escape(str(value))}"')
+        given.append(f" {key}" if value is True else f' {key}="{_escape(value)}"')
     start = f"<{name}{''.join(given)}>"
     return Html(start) if name in _VOID else Html(f"{start}{join(*children)}</{name}>")
 
 
 def join(*children: object) -> Html:
     """Children one after the other."""
-    return Html("".join(child if isinstance(child, Html) else html.escape(str(child)) for child in children))
+    return Html("".join(child if isinstance(child, Html) else _escape(child) for child in children))
+
+
+def _escape(value: object) -> str:
+    """The text of a value, with what a page cannot hold, such as bytes of a name that are not UTF-8, written out."""
+    return html.escape(encodable(str(value), keep="\t\n"))
