@@ -45,7 +45,7 @@ def adjust_landmarks(head: HeadTrack, found: Landmarks, camera: Pinhole) -> np.n
     _, points = bundle.adjust(
         seen.of_frames(keys, len(frames)), poses.take(keys), points, np.full(len(RIGID), 0.3), camera, floor
     )
-    poses = bundle.track_poses(seen, poses, points, camera, floor)
+    poses = bundle.track_poses(seen, poses, points, camera, floor, 4 * floor, bundle.acceleration(poses))
     adjusted = head.transform.copy()
     adjusted[frames] = camera_to_head(poses)
     return adjusted

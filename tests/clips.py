@@ -145,7 +145,8 @@ def stand_in(monkeypatch) -> dict:
     monkeypatch.setattr(steps.face_landmarks, "count_faces", lambda rgb: 1)
     monkeypatch.setattr(steps.face_parsing, "parse_video", parse_video)
     monkeypatch.setattr(steps.tracking, "track_head", track_head)
-    monkeypatch.setattr(steps, "refine_track", lambda head, *others: (head, {"reprojection_px": 0.5}))
+    refined = {"reprojection_px": 0.5, "kept_from_landmarks": 0}
+    monkeypatch.setattr(steps, "refine_track", lambda head, *others: (head, refined))
     monkeypatch.setattr(steps, "canonical_face", lambda: np.zeros((468, 3)))
     return state
 

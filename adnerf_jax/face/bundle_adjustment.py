@@ -25,12 +25,16 @@ ROBUST = 3.0  # standard deviations of the residuals at which an observation los
 _CHUNK = 100_000  # observations whose derivatives are held in memory
 _SAMPLE = 500_000  # observations that suffice to estimate their noise
 _DAMPING = 1e-6
+_LOCATE_STEPS = 6
 _CONVERGED = 1e-5  # radians and cm: the iterations end when no pose changes by more
 # Standard deviations of the acceleration per frame² in the smoothness term. They are a third of those of a speaking
 # head: errors of the points in one frame are correlated, so that hundreds of points have too much weight. With values
 # three times as large, jitter is .57° instead of .50° on a real clip and .10° instead of .07° on one whose ground truth
 # is .05°; with values three times as small, quick nods are damped.
 _ROTATION_SIGMA, _TRANSLATION_SIGMA = math.radians(0.1), 0.01  # radians, cm
+# Quicker motion than that is not to be damped. Where fewer than half of a frame's observations are within `_NEAR`
+# standard deviations, those of the acceleration become the given motion's around it, then twice and four times as much.
+_NEAR, _LOOSENINGS, _AROUND = 2.0, 3, 2
 
 
 _RECORD = np.dtype(
@@ -186,9 +190,17 @@ def adjust(
 
 
 def track_poses(
-    observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole, floor: np.ndarray
+    observations: Observations,
+    poses: Poses,
+    points: np.ndarray,
+    camera: Pinhole,
+    floor: np.ndarray,
+    ceiling: np.ndarray,
+    motion: np.ndarray,
 ) -> Poses:
     """Poses of all frames with the points fixed, and with a smoothness term over time.
+
+    The smoothness is loosened around frames that it holds back from their observations.
 
     Args:
       observations: observations in all frames.
@@ -196,11 +208,37 @@ def track_poses(
       points: [P, 3] cm in the head's frame.
       camera: intrinsics.
       floor: [G] px, lower bounds of the groups' noise.
+      ceiling: [G] px, upper bounds of the groups' noise. Without them the smoothness term could run away: where it
+        holds poses back, residuals grow, with them the estimated noise, and the observations lose more weight.
+      motion: [N − 2, 6], `acceleration` of the landmarks' poses, to which the smoothness is loosened.
     """
+    usual = np.array([_ROTATION_SIGMA] * 3 + [_TRANSLATION_SIGMA] * 3)
+    around = np.ones(2 * _AROUND + 1) / (2 * _AROUND + 1)
+    local = np.sqrt([np.convolve(column, around, "same") for column in (motion**2).T]).T
+    looseness = np.zeros(len(local))
+    for loosening in range(_LOOSENINGS + 1):
+        sigma = np.maximum(usual, looseness[:, None] * local)
+        poses = _smooth_poses(observations, poses, points, camera, (floor, ceiling), sigma)
+        held = _held_back(observations, poses, points, camera, ceiling)
+        if loosening == _LOOSENINGS or not held.any():
+            break
+        looseness[np.convolve(held, around, "same")[1:-1] > 0] = 2.0**loosening
+    return poses
+
+
+def _smooth_poses(
+    observations: Observations,
+    poses: Poses,
+    points: np.ndarray,
+    camera: Pinhole,
+    bounds: tuple[np.ndarray, np.ndarray],
+    sigma: np.ndarray,
+) -> Poses:
+    """`track_poses` with the given bounds of the noise and standard deviations [N − 2, 6] of the acceleration."""
     frames, sample = len(poses.rotation), observations.sample()
-    stiffness = 1.0 / np.array([_ROTATION_SIGMA] * 3 + [_TRANSLATION_SIGMA] * 3) ** 2
     for _ in range(_ITERATIONS):
-        noise = group_noise(residual_lengths(sample, poses, points, camera), sample.group, floor)
+        lengths = residual_lengths(sample, poses, points, camera)
+        noise = np.minimum(group_noise(lengths, sample.group, bounds[0]), bounds[1])
         matrix, vector = np.zeros((frames, 6, 6)), np.zeros((frames, 6))
         for chunk in observations.chunks():
             moved, residual = _residuals(chunk, poses, points, camera)
@@ -210,11 +248,40 @@ def track_poses(
             sums = _sums(chunk.frame - first, int(chunk.frame.max()) - first + 1)
             for total, more in zip((matrix, vector), _normal_equations(sums, weight, jacobian, residual), strict=True):
                 total[first : first + len(more)] += more
-        step = -_solve_smooth(matrix, vector, acceleration(poses), stiffness)
+        step = -_solve_smooth(matrix, vector, acceleration(poses), 1 / sigma**2)
         poses = poses.stepped(step)
         if np.abs(step).max() < _CONVERGED:
             break
     return poses
+
+
+def _held_back(
+    observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole, noise: np.ndarray
+) -> np.ndarray:
+    """bool [N], the frames that miss at least half of their observations by more than `_NEAR` times the noise [G]."""
+    near, count = np.zeros((2, len(poses.rotation)))
+    for chunk in observations.chunks():
+        length = residual_lengths(chunk, poses, points, camera)
+        near += np.bincount(chunk.frame, length < _NEAR * noise[chunk.group], len(near))
+        count += np.bincount(chunk.frame, minlength=len(count))
+    return (count > 0) & (near < count / 2)
+
+
+def locate(observations: Observations, poses: Poses, points: np.ndarray, camera: Pinhole) -> np.ndarray:
+    """The places [P, 3] cm of points that fit given poses best, from a first guess [P, 3] cm.
+
+    A point that is hardly observed stays near the guess.
+    """
+    sums = _sums(observations.point, len(points))
+    group = np.zeros(len(observations), int)
+    for _ in range(_LOCATE_STEPS):
+        moved, residual = _residuals(observations, poses, points, camera)
+        noise = group_noise(np.linalg.norm(residual, axis=-1), group, np.array([0.05]))
+        _, slope = _jacobians(observations, poses, points, moved, camera)
+        matrix, vector = _normal_equations(sums, robust_weights(residual, noise[group]), slope, residual)
+        matrix += (1e-4 * np.trace(matrix, axis1=1, axis2=2) + 1e-3)[:, None, None] * np.eye(3)
+        points = points - np.linalg.solve(matrix, vector[..., None])[..., 0]
+    return points
 
 
 def _sums(row: np.ndarray, count: int) -> csr_array:
@@ -276,26 +343,23 @@ def _solve_smooth(matrix: np.ndarray, vector: np.ndarray, bend: np.ndarray, stif
 
     Args:
       matrix, vector: A [N, 6, 6] and b [N, 6].
-      bend: [N − 2, 6], target of the second difference.
-      stiffness: [6].
+      bend, stiffness: [N − 2, 6], target and weight of each second difference.
     """
-    frames = len(matrix)
-    # Blocks that couple frames 0, 1 and 2 apart: DᵀD of the second difference D = (1, −2, 1).
-    coupling = np.zeros((3, frames))
-    for k, a in enumerate((1.0, -2.0, 1.0)):
-        coupling[0, k : k + frames - 2] += a * a
-        for apart in (1, 2):
-            if k + apart < 3:
-                coupling[apart, k : k + frames - 2] += a * (1.0, -2.0, 1.0)[k + apart]
+    frames, difference = len(matrix), (1.0, -2.0, 1.0)
+    # Blocks that couple frames 0, 1 and 2 apart: DᵀSD of the second difference D and its stiffness S.
+    coupling = np.zeros((3, frames, 6))
+    for k, a in enumerate(difference):
+        for apart in range(3 - k):
+            coupling[apart, k : k + frames - 2] += a * difference[k + apart] * stiffness
     right = vector.copy()
-    for k, a in enumerate((1.0, -2.0, 1.0)):
+    for k, a in enumerate(difference):
         right[k : k + frames - 2] += a * stiffness * bend
     # Upper bands in the layout of `solveh_banded`: row 12 holds the diagonal.
     bands = np.zeros((13, frames, 6))
     for i in range(6):
         for j in range(i, 6):
             bands[12 - (j - i), :, j] += matrix[:, i, j]
-        bands[12, :, i] += stiffness[i] * coupling[0] + 1e-9 * np.trace(matrix, axis1=1, axis2=2) + 1e-12
+        bands[12, :, i] += coupling[0, :, i] + 1e-9 * np.trace(matrix, axis1=1, axis2=2) + 1e-12
         for apart in (1, 2):
-            bands[12 - 6 * apart, apart:, i] += stiffness[i] * coupling[apart, : frames - apart]
+            bands[12 - 6 * apart, apart:, i] += coupling[apart, : frames - apart, i]
     return solveh_banded(bands.reshape(13, -1), right.ravel()).reshape(frames, 6)

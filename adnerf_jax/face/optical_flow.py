@@ -29,6 +29,7 @@ _LEVELS = 1  # pyramid levels above full size: the poses predict a point to with
 _MAX_ROUND_TRIP = 0.35  # pixels: forward-backward error of a match
 # Jaw and cheeks below the nose: the chin's contour from ear to ear and the nose's wings.
 _JAW = np.array([132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 323, 425, 326, 97, 205, 93])
+_EARS, _CHIN = (132, 361), 152  # below the line between the lower ends of the ears hangs hair
 _MOBILE = (_JAW, np.concatenate([OUTER_LIPS, INNER_LIPS]), RIGHT_EYE, LEFT_EYE)
 
 
@@ -119,7 +120,7 @@ def _wide_blur(picture: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def rigid_region(head: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The mask of the head without its silhouette, mouth, jaw, cheeks and eyes.
+    """The mask of the head without its silhouette, mouth, jaw, cheeks and eyes, and without hair below the ears.
 
     Args:
       head: bool [H, W], mask of the head.
@@ -131,6 +132,12 @@ def rigid_region(head: np.ndarray, points: np.ndarray) -> np.ndarray:
     region = head.astype(np.uint8)
     for vertices in _MOBILE:
         cv2.fillConvexPoly(region, cv2.convexHull(np.rint(points[vertices]).astype(np.int32)), 0)
+    right, left = points[list(_EARS)]
+    (across, down), (x, y) = left - right, right
+    rows, columns = np.arange(head.shape[0])[:, None], np.arange(head.shape[1])
+    # Positive on the chin's side, wherever the picture's upper edge is.
+    side = np.sign(across * (points[_CHIN, 1] - y) - down * (points[_CHIN, 0] - x))
+    region[side * (across * (rows - y) - down * (columns - x)) > 0] = 0
     inset = max(_INSET * extent_of(points), 2.0)
     return cv2.distanceTransform(np.pad(region, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1] > inset
 

@@ -181,6 +181,32 @@ def _whole_face(
     return mesh
 
 
+def tilt_of_axes(
+    transform: np.ndarray, points: np.ndarray, camera: Pinhole, canonical: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """How far the head's axes are from those of the face, as the landmark model defines them.
+
+    The rigid landmarks, with the depths that the network gives them, are averaged in the head's frame over the frames;
+    the canonical face is aligned to the result.
+
+    Args:
+      transform: [N, 4, 4], camera-to-head.
+      points: [N, 478, 3] px, landmarks of the same frames.
+      camera: intrinsics.
+      canonical: [468, 3] cm.
+
+    Returns:
+      the angle in degrees, and the rotation [3, 3] from the face's axes to the head's frame.
+    """
+    poses = head_to_camera(transform)
+    depth = poses.move(canonical[RIGID])[..., 2].mean(1, keepdims=True)
+    relief = points[:, RIGID, 2] - points[:, RIGID, 2].mean(1, keepdims=True)
+    seen = camera.unproject(points[:, RIGID, :2].astype(np.float64), depth * (1 + relief / camera.focal))
+    mesh = np.einsum("nji,nvj->nvi", poses.rotation, seen - poses.translation[:, None]).mean(0)
+    turn = similarity(canonical[RIGID], mesh[None])[0][0]
+    return math.degrees(Rotation.from_matrix(turn).magnitude()), turn
+
+
 def _fill(poses: Poses, measured: np.ndarray) -> Poses:
     """Interpolates the poses of the measured frames in time to all frames; they are held at both ends."""
     at = np.flatnonzero(measured)

@@ -48,6 +48,11 @@ def disturbed(poses, rng, degrees=1.5):
     )
 
 
+def tracked(seen, poses, points, floor):
+    """`track_poses` with noise that may grow to five times the floor."""
+    return bundle.track_poses(seen, poses, points, CAMERA, floor, 5 * floor, bundle.acceleration(poses))
+
+
 def test_poses_and_points_are_found_together_despite_outliers(scene):
     poses, points, matches, rng = scene
     wrong = rng.random(len(matches.frame)) < 0.15
@@ -68,7 +73,7 @@ def test_track_poses_interpolates_frames_without_observations(scene):
     poses, points, matches, rng = scene
     seen = bundle.Observations.join(matches)
     gap = (seen.frame >= 18) & (seen.frame < 21)
-    found = bundle.track_poses(seen.take(~gap), disturbed(poses, rng), points, CAMERA, np.array([0.05]))
+    found = tracked(seen.take(~gap), disturbed(poses, rng), points, np.array([0.05]))
     error = np.degrees(Rotation.from_matrix(found.rotation.transpose(0, 2, 1) @ poses.rotation).magnitude())
     assert error.max() < 0.25  # in the gap a parabola instead of the sine
     # 60 points at 0.1 px leave 0.05° (RMS); three times that is the worst of 37 frames.
@@ -80,7 +85,7 @@ def test_track_poses_lowers_jitter_without_lag(scene):
     poses, points, matches, rng = scene
     matches.pixels[:] += rng.normal(0, 1.0, matches.pixels.shape)
     few = bundle.Observations.join(matches).take(np.flatnonzero(matches.point < 20))
-    found = bundle.track_poses(few, poses, points, CAMERA, np.array([1.0]))
+    found = tracked(few, poses, points, np.array([1.0]))
     free, sums = poses, bundle._sums(few.frame, FRAMES)
     for _ in range(3):  # each frame independently
         moved, residual = bundle._residuals(few, free, points, CAMERA)
@@ -95,6 +100,31 @@ def test_track_poses_lowers_jitter_without_lag(scene):
     true, smooth = (Rotation.from_matrix(p.rotation).as_rotvec() for p in (poses, found))
     errors = [np.square(np.roll(smooth, k, axis=0)[5:-5] - true[5:-5]).sum() for k in (-2, -1, 0, 1, 2)]
     assert int(np.argmin(errors)) == 2
+
+
+def test_quick_motion_is_not_damped(scene):
+    # Ten times as quick as speech: smoothness, whose weight grew with the residuals, held poses back by 10 px.
+    _, points, matches, rng = scene
+    poses = true_poses()
+    time = np.arange(FRAMES) / 25
+    poses.translation[:] += 3 * np.sin(2 * np.pi * time[:, None] * [2.1, 1.7, 1.3])
+    pixels = CAMERA.project(poses.move(points)) + rng.normal(0, 0.5, (FRAMES, POINTS, 2))
+    matches = matches._replace(pixels=pixels.reshape(-1, 2))
+    seen, start = bundle.Observations.join(matches), disturbed(poses, rng, 0.3)
+    found = tracked(seen, start, points, np.array([0.5]))
+    assert np.median(bundle.residual_lengths(seen, found, points, CAMERA)) < 1.0
+    assert np.linalg.norm(found.translation - poses.translation, axis=1).max() < 1.5
+
+
+def test_points_are_located_by_given_poses(scene):
+    poses, points, matches, rng = scene
+    seen = bundle.Observations.join(matches)
+    unseen = np.array([[1.0, 2.0, 3.0]])
+    guess = np.concatenate([points + rng.normal(0, 1, points.shape), unseen])
+    found = bundle.locate(seen, poses, guess, CAMERA)
+    np.testing.assert_allclose(found[-1:], unseen)
+    assert np.median(np.linalg.norm(found[:-1] - points, axis=1)) < 0.1  # cm, of noise of 0.1 px in 40 frames
+    assert np.median(bundle.residual_lengths(seen, poses, found, CAMERA)) < 0.15
 
 
 def test_weights_fall_with_the_residual_and_noise_is_estimated_from_the_median():
@@ -120,8 +150,11 @@ def test_observations_in_a_file_give_the_result_of_those_in_memory(scene, tmp_pa
         np.testing.assert_array_equal(spooled.frame, matches.frame)
         some = spooled.of_frames(np.array([3, 5]), FRAMES)
         np.testing.assert_array_equal(some.frame, np.repeat([0, 1], POINTS))
-        found = bundle.track_poses(spooled, start, points, CAMERA, floor)
-    expected = bundle.track_poses(bundle.Observations.join(matches), start, points, CAMERA, floor[:1])
+        still = bundle.acceleration(start)
+        found = bundle.track_poses(spooled, start, points, CAMERA, floor, floor + 9, still)
+    expected = bundle.track_poses(
+        bundle.Observations.join(matches), start, points, CAMERA, floor[:1], floor[:1] + 9, still
+    )
     # float32 pixels are accurate to 2e-5; the noise is estimated for each half and differs by a few percent.
     np.testing.assert_allclose(found.rotation, expected.rotation, atol=1e-4)
 

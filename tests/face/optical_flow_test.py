@@ -58,6 +58,21 @@ def test_the_rigid_region_excludes_mouth_eyes_and_silhouette():
     assert not region[:22].any() and not region[:, :32].any() and not region[~head].any()
 
 
+@pytest.mark.parametrize("degrees", [0, 30, 180])
+def test_hair_that_hangs_below_the_ears_is_not_rigid(degrees):
+    turn = Rotation.from_euler("z", degrees, degrees=True).as_matrix()[:2, :2]
+    points = np.tile([0.0, -20.0], (478, 1))
+    points[132], points[361], points[152] = [-15, 5], [15, 5], [0, 30]
+    region = flow.rigid_region(np.ones((SIZE, SIZE), bool), points @ turn.T + SIZE / 2)
+
+    def inside(x, y):
+        column, row = np.rint(turn @ [x, y] + SIZE / 2).astype(int)
+        return region[row, column]
+
+    assert inside(-30, 0) and inside(30, 0) and inside(0, -40)
+    assert not inside(-30, 10) and not inside(30, 10) and not inside(-30, 45)
+
+
 def test_points_are_matched_after_a_rotation_and_a_change_of_brightness(plane):
     start, turned = pose(0, 0, 0), pose(10, -6, 8)
     first = plane(start)

@@ -104,3 +104,16 @@ def test_another_focal_length_is_advised_only_if_the_estimate_is_reliable(by_mot
     assert check.ok != fails and (Option("focal", "1000") in check.advice) == fails
     assert (uncertainty.value is None) == (by_motion[2] is None)
     assert FocalEstimate.from_json(by_motion).to_json() == by_motion
+
+
+def refinement(**pose):
+    return {check.name: check for check in report._refinement_checks({"usable": 200, "reprojection_px": 0.4, **pose})}
+
+
+def test_frames_without_refinement_are_said_with_advice_on_motion_not_on_the_focal_length():
+    good = refinement(kept_from_landmarks=4)
+    assert all(check.ok for check in good.values()) and good["pose refinement"].value == 2
+    bad = refinement(kept_from_landmarks=90, reprojection_px=7.9)
+    assert not bad["pose refinement"].ok and bad["pose refinement"].value == 45 and not bad["reprojection error"].ok
+    for check in bad.values():
+        assert not any(isinstance(part, Option) for part in check.advice) and "more slowly" in "".join(check.advice)
