@@ -143,6 +143,7 @@ def stand_in(monkeypatch) -> dict:
 
     monkeypatch.setattr(steps.face_landmarks, "detect_video", detect_video)
     monkeypatch.setattr(steps.face_landmarks, "count_faces", lambda rgb: 1)
+    monkeypatch.setattr(steps.covered_mouth, "covered_frames", lambda colours: np.zeros(len(colours), bool))
     monkeypatch.setattr(steps.face_parsing, "parse_video", parse_video)
     monkeypatch.setattr(steps.tracking, "track_head", track_head)
     refined = {"reprojection_px": 0.5, "kept_from_landmarks": 0}

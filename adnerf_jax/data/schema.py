@@ -25,6 +25,7 @@ TRANSFORMS = {"train": "transforms_train.json", "val": "transforms_val.json"}
 AUDIO_WINDOWS = "aud.npy"
 DEEPSPEECH_WINDOWS = "aud_ds.npy"  # what RAD-NeRF's preparation calls them
 EYES = "eyes.npy"
+MOUTH_COVERED = "mouth_covered.npy"  # bool [N]: something covers the mouth
 SOUND = "aud.wav"
 BACKGROUND = "bc.jpg"
 LOSSLESS_BACKGROUND = "gt/bc.png"

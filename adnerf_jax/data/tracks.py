@@ -14,6 +14,7 @@ from adnerf_jax.common.array_files import read_array
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.data import schema
+from adnerf_jax.face.covered_mouth import shows_lips
 from adnerf_jax.face.landmarks import Landmarks
 from adnerf_jax.media.audio import read_audio
 from adnerf_jax.speech.lips import lip_shapes
@@ -67,9 +68,19 @@ def read_eyes(clip: Clip) -> np.ndarray | None:
 
 
 def read_lips(clip: Clip) -> np.ndarray | None:
-    """Shapes of the lips, float32 [N, L] (`speech.lips.lip_shapes`); None without landmarks."""
+    """Shapes of the lips, float32 [N, L] (`speech.lips.lip_shapes`); None without landmarks, or where they are covered.
+
+    If few frames show the mouth, the others are trained on too: without the lips, which nobody has seen there.
+    """
     if clip.landmarks is None:
         return None
+    covered = clip.path / schema.MOUTH_COVERED
+    if covered.exists():
+        values = read_array(covered, (None,))
+        clip.check_length(values, covered)
+        valid = clip.landmarks.valid[: len(values)]
+        if not shows_lips(values[: len(valid)][valid] > 0):
+            return None
     return lip_shapes(clip.landmarks.points)[: clip.frames]
 
 

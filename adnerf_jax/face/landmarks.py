@@ -46,6 +46,7 @@ _IBUG68 = np.array(
 # missing for `_PATIENCE` frames.
 _OTHER_PERSON, _PATIENCE = 0.6, 50
 _DETECTION_INTERVAL = 12  # frames between detections of a larger face than the tracked one
+_SURE_SCORE = 0.99  # of a counted face beside the first; patterns in the background score up to 0.97
 
 
 @struct.dataclass
@@ -155,7 +156,7 @@ def count_faces(rgb: np.ndarray, most: int = 4) -> int:
     left = rgb.copy()
     for count in range(most):
         face = landmarker(left)
-        if face is None:
+        if face is None or (count and face.score < _SURE_SCORE):
             return count
         low, high = face.landmarks[:, :2].min(0), face.landmarks[:, :2].max(0)
         corners = np.rint([low - (high - low) / 4, high + (high - low) / 4]).astype(int)

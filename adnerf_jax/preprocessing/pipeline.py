@@ -63,6 +63,7 @@ def prepare(
     start = time.monotonic()
     info, out = probe(video), pathlib.Path(out)
     _check_video(info)
+    info.say_conversions()
     _check_options(focal, audio_offset, max_side, parsing)
     identity = {"name": info.path.name, "sha256": sha256_of(info.path), "width": info.width, "height": info.height}
     _check_folder(out, identity)
@@ -74,7 +75,7 @@ def prepare(
     clip = Clip(info, survey.start, survey.duration, *(max(round(n * scale), 1) for n in (info.width, info.height)))
     job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset, parsing)
     encoder = "deepspeech" if job.speech_is_file else job.speech
-    header = {"video": identity, "survey": survey.to_json(), "focal": job.focal, "speech": {"encoder": encoder}}
+    header = {"video": identity | {"conversions": info.conversions}, "survey": survey.to_json(), "focal": job.focal, "speech": {"encoder": encoder}}
     todo = make_steps(job)
     say(
         f"Preparing {info.path} into {out}: {duration(clip.duration)}, {clip.expected_frames} frames of "
@@ -105,8 +106,13 @@ def make_steps(job: Job) -> list[Step]:
             size=[job.clip.width, job.clip.height],
         ),
         dataclasses.replace(
-            step("landmarks", steps.find_landmarks, (schema.LANDMARKS, schema.EYES, "ori_imgs/*.lms"), "frames"),
-            version=2,  # its record has another key for the number of faces
+            step(
+                "landmarks",
+                steps.find_landmarks,
+                (schema.LANDMARKS, schema.EYES, schema.MOUTH_COVERED, "ori_imgs/*.lms"),
+                "frames",
+            ),
+            version=3,  # which frames have a covered mouth
         ),
         step(
             "sound",

@@ -118,6 +118,13 @@ def result_checks(
     checks = [
         _check("frames without a face or pose", unusable, "%", unusable < 5, "keep the whole face in view"),
         _check("faces in a frame", faces, "", faces <= 1, "film one person alone; only the largest face is used"),
+        _check(
+            "frames with a covered mouth",
+            100 * records["landmarks"]["mouth_covered"] / frames,
+            "%",
+            not records["landmarks"]["mouth_covered"],
+            _covered_advice(records["landmarks"]),
+        ),
         _check("height of the face", 100 * face_share, "% of the picture", face_share > 0.2, "film closer to the face"),
         *_refinement_checks(pose),
         _check(
@@ -146,6 +153,14 @@ def result_checks(
             )
         )
     return checks
+
+
+def _covered_advice(landmarks: dict[str, Any]) -> str:
+    covered, faces = landmarks["mouth_covered"], landmarks["faces"]
+    what = f"in {covered} of {faces} frames something covers the mouth; "
+    if landmarks["lips_shown"]:
+        return what + "they are left out: keep hands, cups and the microphone below the chin"
+    return what + "no lips can be learned: film again with the microphone and hands below the chin"
 
 
 def _refinement_checks(pose: dict[str, Any]) -> list[Check]:

@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from adnerf_jax.common.array_files import read_array
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import atomic_path, write_bytes, write_json
 from adnerf_jax.common.progress import say, track
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.data import schema
+from adnerf_jax.face import covered_mouth, tracking
 from adnerf_jax.face import landmarks as face_landmarks
 from adnerf_jax.face import parsing as face_parsing
-from adnerf_jax.face import tracking
 from adnerf_jax.face.permissive_parsing import PERMISSIVE
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.media.audio import write_wav
@@ -50,6 +51,7 @@ FRAME_QUALITY, TARGET_QUALITY = 95, 98  # JPEG
 REPORT, PREVIEW = "report.json", "preview.png"
 FLICKER_PLACES = 100  # places in the clip at which the flicker of the parts is measured
 FACE_COUNTS = 20  # frames of the clip in which all faces are counted
+LEAST_COUNTS = 2  # of these, that show as many faces as are reported
 WRITERS = 2  # threads that encode images while the next frame is decoded
 
 Item = TypeVar("Item")
@@ -153,7 +155,8 @@ def _choose_offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
         return job.audio_offset, {"moved_earlier_s": job.audio_offset}
     found = _load_landmarks(job)
     frames = min(len(windows), len(found.valid))
-    offset = sync.measure_offset(windows[:frames], lip_shapes(found.points[:frames]), found.valid[:frames])
+    shown = (found.valid & ~_load_covered(job))[:frames]
+    offset = sync.measure_offset(windows[:frames], lip_shapes(found.points[:frames]), shown)
     if offset is None:
         return 0.0, {"moved_earlier_s": 0.0}
     moved = offset.seconds if offset.clear and abs(offset.seconds) > MIN_OFFSET else 0.0
@@ -173,20 +176,19 @@ def _choose_offset(job: Job, windows: np.ndarray) -> tuple[float, Facts]:
 
 
 def find_landmarks(job: Job, records: Records) -> Facts:
-    """Writes the landmarks and the openness of the eyes of all frames.
+    """Writes the landmarks, the openness of the eyes and whether the mouth is covered, of all frames.
 
     Raises:
       UserError: too few frames show a face.
     """
     frames = records["frames"]["frames"]
-    max_faces = 0
+    counts = []
     every = math.ceil(frames / FACE_COUNTS)
 
     def counting_faces() -> Iterator[np.ndarray]:
-        nonlocal max_faces
         for i, rgb in enumerate(job.clip.frames()):
             if i % every == 0:
-                max_faces = max(max_faces, face_landmarks.count_faces(rgb))
+                counts.append(face_landmarks.count_faces(rgb))
             yield rgb
 
     found = face_landmarks.detect_video(counting_faces(), total=frames)
@@ -200,9 +202,21 @@ def find_landmarks(job: Job, records: Records) -> Facts:
         rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in points)
         write_bytes(job.out / schema.landmark_file(i), rows.encode())
     _save_array(job.out / schema.EYES, face_landmarks.eye_openness(found.points).astype(np.float32))
+    covered = np.zeros(len(found.valid), bool)
+    covered[valid] = covered_mouth.covered_frames(
+        [covered_mouth.mouth_colours(rgb, found.points[i]) for i, rgb in job.clip.pick(valid)]
+    )
+    _save_array(job.out / schema.MOUTH_COVERED, covered)
     with atomic_path(job.out / schema.LANDMARKS) as temporary:
         found.save(temporary)
-    return {"faces": len(valid), "max_faces": max_faces}
+    # What a single frame shows may be anything; a person is in the picture for longer.
+    max_faces = sorted(counts)[-min(LEAST_COUNTS, len(counts))]
+    return {
+        "faces": len(valid),
+        "max_faces": max_faces,
+        "mouth_covered": int(covered.sum()),
+        "lips_shown": bool(covered_mouth.shows_lips(covered[valid])),
+    }
 
 
 def track_pose(job: Job, records: Records) -> Facts:
@@ -252,7 +266,9 @@ def parse(job: Job, records: Records) -> Facts:
 
 def recover_background(job: Job, records: Records) -> Facts:
     """Writes the background, recovered from training frames, and how often each of its pixels is visible."""
-    training, _ = transforms.split(_usable(job))
+    # Frames with a covered mouth show the background as well.
+    usable, (_, held_out) = _usable(job), transforms.split(_indexed(job))
+    training = usable[usable < held_out[0]]
     chosen = background.choose_frames(training, job.clip.height, job.clip.width)
     frames = (
         (rgb, face_parsing.read_parts(job.out / schema.parsing_image(i)) != face_parsing.BACKGROUND)
@@ -291,7 +307,7 @@ def write_images(job: Job, records: Records) -> Facts:
 
 def write_index(job: Job, records: Records) -> Facts:
     """Writes the index of training and held-out frames."""
-    usable = _usable(job)
+    usable = _indexed(job)
     lms = face_landmarks.to_ibug68(_load_landmarks(job).points[usable])
     poses = _load_arrays(job.out / schema.TRACK)["transform"][usable]
     transforms.write_index(job.out, usable, poses, lms, job.focal, job.clip.width, job.clip.height)
@@ -324,7 +340,8 @@ def write_report(job: Job, records: Records) -> Facts:
     write_json(job.out / REPORT, report.to_json(job.survey, checks))
     for check in checks:
         if not check.ok:
-            say(f"report: {check.name} {check.value} {check.unit}: ", *check.advice)
+            measured = "" if check.value is None else f"{check.value:g} "
+            say(f"report: {check.name} {measured}{check.unit}: ", *check.advice)
     return {"warnings": sum(not check.ok for check in checks)}
 
 
@@ -363,6 +380,22 @@ def canonical_face() -> np.ndarray:
 def _usable(job: Job) -> np.ndarray:
     """Indices of the frames that have a pose, in order of time."""
     return np.flatnonzero(_load_arrays(job.out / schema.TRACK)["valid"])
+
+
+def _indexed(job: Job) -> np.ndarray:
+    """Indices of the frames that are trained on or held out, in order of time.
+
+    Those with a covered mouth are left out, unless too few remain.
+    """
+    usable = _usable(job)
+    covered = _load_covered(job)[usable]
+    shown = usable[~covered]
+    return shown if covered_mouth.shows_lips(covered) and len(shown) >= 2 else usable
+
+
+def _load_covered(job: Job) -> np.ndarray:
+    """Whether the mouth is covered in each frame, bool [N]."""
+    return read_array(job.out / schema.MOUTH_COVERED, (None,)) > 0
 
 
 def _load_landmarks(job: Job) -> face_landmarks.Landmarks:

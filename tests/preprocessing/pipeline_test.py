@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from clips import FRAMES, SIZE, WITHOUT_FACE, WITHOUT_POSE, contents, fails, film_portrait
 
+from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import write_json
 from adnerf_jax.data import schema
+from adnerf_jax.data import tracks as measured_tracks
 from adnerf_jax.face import parsing
 from adnerf_jax.media import image
 from adnerf_jax.media.audio import read_audio
@@ -22,6 +24,7 @@ from adnerf_jax.preprocessing import pipeline, steps, transforms
 from adnerf_jax.preprocessing.__main__ import main
 from adnerf_jax.preprocessing.clip import Clip
 from adnerf_jax.preprocessing.resume import Step, run_steps
+from adnerf_jax.preprocessing.survey import Survey
 
 # --- resumable steps ----------------------------------------------------------------------------------------------
 
@@ -137,6 +140,30 @@ def test_frames_without_face_or_pose_are_left_out_and_indices_stay_aligned(nets,
     assert len(schema.load_audio_windows(tmp_path / "d")) == FRAMES
 
 
+@pytest.mark.parametrize(("covered", "left_out"), [(range(10, 16), True), (range(5, 50), False)])
+def test_frames_with_a_covered_mouth_are_counted_and_left_out_of_the_index(
+    nets, clip, tmp_path, monkeypatch, capsys, covered, left_out
+):
+    def covered_frames(colours):
+        return np.isin([k for k in range(FRAMES) if k not in WITHOUT_FACE], covered)
+
+    monkeypatch.setattr(steps.covered_mouth, "covered_frames", covered_frames)
+    out = tmp_path / "d"
+    assert main(["--video", str(clip), "--out", str(out), "--speech", "logmel"]) == 0
+    index = schema.load_index(out)
+    indexed = {*index.train.img_id.tolist(), *index.val.img_id.tolist()}
+    expected = {*range(FRAMES)} - {*WITHOUT_FACE, WITHOUT_POSE} - (set(covered) if left_out else set())
+    assert indexed == expected
+    count = len(set(covered) - set(WITHOUT_FACE))
+    said = "they are left out" if left_out else "no lips can be learned"
+    assert (
+        f"in {count} of {FRAMES - len(WITHOUT_FACE)} frames something covers the mouth; {said}"
+        in capsys.readouterr().err
+    )
+    # Few frames with lips: none are learned, rather than those of what covers them.
+    assert (measured_tracks.read_lips(measured_tracks.Clip(out, FRAMES, FRAMES - 1)) is None) != left_out
+
+
 def test_training_images_show_the_person_over_the_recovered_background(nets, clip, tmp_path):
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     clean = cv2.imread(str(tmp_path / "d" / schema.LOSSLESS_BACKGROUND))
@@ -244,6 +271,35 @@ def test_an_incomplete_survey_in_the_manifest_is_measured_again(nets, clip, tmp_
     write_json(tmp_path / "d" / schema.MANIFEST, manifest)
     pipeline.prepare(clip, tmp_path / "d", speech="logmel")
     assert schema.load_manifest(tmp_path / "d")["survey"]["brightness"] == survey
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("frames", "x"), ("cuts", 3), ("cuts", ["a"]), ("start", None), ("duration", 1e308)]
+)
+def test_a_survey_of_other_types_is_measured_again(nets, clip, name, value):
+    saved = json.loads(json.dumps(pipeline.survey_video(pipeline.probe(clip)).to_json()))
+    assert Survey.from_json(saved) == pipeline.survey_video(pipeline.probe(clip))
+    assert Survey.from_json(saved | {name: value}) is None
+
+
+def test_a_preparation_deletes_and_writes_through_no_link(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/0.png").touch()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/gt").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="gt is a link to .*mine"):
+        run_steps(tmp_path / "d/manifest.json", {}, [Step("a", lambda _: {}, ("gt/*.png",))])
+    assert (tmp_path / "mine/0.png").exists()
+
+
+def test_records_that_are_none_are_done_again(recorder):
+    recorder.run()
+    manifest = recorder.folder / "manifest.json"
+    saved = json.loads(manifest.read_text())
+    saved["steps"]["c"] = 3
+    manifest.write_text(json.dumps(saved))
+    recorder.run()
+    assert recorder.ran == ["c"]
 
 
 @pytest.mark.parametrize("name", [schema.LANDMARKS, schema.TRACK])
