@@ -14,6 +14,7 @@ from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.data.person import Person
+from adnerf_jax.media.heif import file_is_heif
 from adnerf_jax.media.image import read_rgba
 from adnerf_jax.media.video import probe, read_frames
 from adnerf_jax.rendering.framing import Framing
@@ -75,7 +76,7 @@ def background_source(given: Any, person: Person, framed: Framing | None) -> Bac
             f"there is no background {name!r}: give {', '.join(_WORDS)}, a colour ({', '.join(_COLOURS)}, #rrggbb), "
             f"a picture or a video"
         )
-    if path.suffix.lower() in _IMAGES:
+    if path.suffix.lower() in _IMAGES or (path.is_file() and file_is_heif(path)):
         return _constant(_picture(path, original))
     return _video(path, width, height)
 
@@ -120,6 +121,7 @@ def _picture(path: pathlib.Path, original: np.ndarray) -> np.ndarray:
 def _video(path: pathlib.Path, width: int, height: int) -> BackgroundSource:
     """A video's frames at 25 fps, in a loop."""
     info = probe(path)
+    info.say_conversions()
     inner = _scaled_size(info.width, info.height, width, height)
     if (info.width, info.height) != (width, height):
         say(f"{path} is {info.width}x{info.height}: it is scaled and cropped to {width}x{height}")

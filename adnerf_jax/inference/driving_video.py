@@ -43,6 +43,7 @@ def _tracked(path: pathlib.Path, changed: int) -> tuple[np.ndarray, Landmarks]:
     """Motions [N, 6] from the video's rest pose, and the landmarks; `changed` is the time of the file's last change."""
     del changed
     info = probe(path)
+    info.say_conversions()
     shrink = min(1.0, _LARGEST / max(info.width, info.height))
     width, height = round(info.width * shrink), round(info.height * shrink)
     say(f"tracking the head in {path}")

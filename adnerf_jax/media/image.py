@@ -1,4 +1,4 @@
-"""Reading and writing of PNG and JPEG files."""
+"""Reading and writing of PNG and JPEG files, and reading of what phones make."""
 
 import pathlib
 
@@ -7,6 +7,8 @@ import numpy as np
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import write_bytes
+from adnerf_jax.media.container import local_url
+from adnerf_jax.media.heif import decode_heif, is_heif
 from adnerf_jax.media.provenance import Provenance
 
 _TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
@@ -60,6 +62,11 @@ def read_rgba(path: pathlib.Path) -> np.ndarray:
 def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
     # Not by `cv2.imread`, which crashes on a name that is not UTF-8.
     data = path.read_bytes() if path.is_file() else b""
+    if is_heif(data[:12]):
+        try:
+            return cv2.cvtColor(decode_heif(local_url(path), data), cv2.COLOR_RGB2BGR)
+        except ValueError as error:
+            raise UserError(f"cannot read the image {path} ({error}): convert it to JPEG") from None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
         raise UserError(f"cannot read the image {path}: it is missing or damaged; make it again")

@@ -17,12 +17,14 @@ from av.video.reformatter import ColorRange, Interpolation
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import atomic_path
+from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.media.audio import has_sound, read_blocks, resampled_blocks, samples_as_blocks
 from adnerf_jax.media.colour import colours_of, to_bt709
 from adnerf_jax.media.container import decode_video, first_picture, local_url, open_media, video_stream
 from adnerf_jax.media.deinterlacing import deinterlaced, is_interlaced
 from adnerf_jax.media.encoder_settings import LIVE_MP4, bleed_colours, video_format
+from adnerf_jax.media.heif import file_is_heif
 
 # A picture counts as shown at k/fps if its time stamp is at most this much later (seconds): containers round time
 # stamps to their time base (1 ms in Matroska). The tolerance is never more than one tick of the time base.
@@ -77,6 +79,11 @@ class VideoInfo:
         done = "tone-mapped" if hdr == "is HDR" else "converted"
         said = [f"{hdr} ({self.colours}): its colours are {done} to BT.709"] if self.colours else []
         return [*said, *(["is interlaced: it is deinterlaced"] if self.interlaced else [])]
+
+    def say_conversions(self) -> None:
+        """Prints them, a line each."""
+        for text in self.conversions:
+            say(f"{self.path} {text}")
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -289,6 +296,9 @@ class VideoWriter:
 def _open_video(path: str | os.PathLike) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Opens a video file; the caller closes the container."""
     container = open_media(path)
+    if file_is_heif(path):  # ffmpeg takes it for a video of one tile
+        container.close()
+        raise UserError(f"{path} is a picture: give a video file")
     stream = video_stream(container)
     if stream is None:
         container.close()

@@ -1,6 +1,8 @@
 """Backgrounds of every kind, brought to the size of the frames."""
 
 import itertools
+import os
+import pathlib
 import types
 
 import cv2
@@ -12,7 +14,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.inference import backgrounds
 from adnerf_jax.inference.backgrounds import background_source, cover
 from adnerf_jax.media.image import write_image
-from adnerf_jax.media.video import VideoWriter
+from adnerf_jax.media.video import VideoWriter, probe
 from adnerf_jax.rendering.framing import framing
 
 ORIGINAL = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
@@ -101,3 +103,22 @@ def test_invalid_backgrounds(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             background_source(given, PERSON, None)
+
+
+def test_a_phones_tiles_are_put_together(capsys):
+    data = os.environ.get("ADNERF_TEST_DATA")
+    if not data or not pathlib.Path(data, "cases").is_dir():
+        pytest.skip("ADNERF_TEST_DATA does not point to the cases")
+    path = pathlib.Path(data, "cases/iphone_tiled.heic")
+    picture = first(path)[0]
+    assert "iphone_tiled.heic is 4032x3024" in capsys.readouterr().err
+    assert picture.shape == (32, 32, 3)
+    assert picture[:10].min() > 100 > picture[14:20, 12:22].min()  # a wall above a dark face, which is in another tile
+    with pytest.raises(UserError, match="is a picture: give a video file"):
+        probe(path)
+
+
+def test_a_damaged_heif_asks_for_jpeg(tmp_path):
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x10meta" + bytes(8))
+    with pytest.raises(UserError, match=r"cannot read the image .*x.heic.*convert it to JPEG"):
+        first(tmp_path / "x.heic")
