@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.common.progress import say, track
@@ -36,8 +37,10 @@ _FLOW, _LANDMARKS = 0, 1  # groups of observations
 # between neighbouring frames and with the pose, so their scatter underestimates them.
 _FLOW_NOISE, _LANDMARK_NOISE = 0.05, 0.005
 _NOISE_GROWTH = 1.5  # of all frames over that of the key frames, which are adjusted freely: more is no noise
-_WORSE = 1.1  # a refined pose is worse where its held-out error, averaged over `_NEIGHBOURS`, is so many times larger
-_NEIGHBOURS = 5
+# A refined pose is worse where its held-out errors, averaged over `_NEIGHBOURS`, are so many times as large (geometric
+# mean of both kinds): the better poses of the built-in subject are up to 1.25 times as far from landmarks and flow
+# where both err.
+_WORSE, _NEIGHBOURS = 1.25, 5
 # And where the landmarks contradict it by far: flow that follows the background or swinging hair agrees with itself.
 _CONTRADICTED, _CONTRADICTED_SHARE = 2.0, 0.01  # times the landmarks' poses' error, and share of the face's extent
 _BLEND = 4  # frames over which poses pass from refined ones to the landmarks' own
@@ -160,15 +163,18 @@ class _Judge:
         self._some = np.isin(self._seen.frame, frames[:: -(-len(frames) // _PLACE_FRAMES)])
 
     def errors(self, poses: Poses) -> np.ndarray:
-        """Mean error [2, N] px of the flow's points (0 in frames without) and of the vertices in each frame."""
+        """Median error [2, N] px of the flow's points (0 in frames without) and of the vertices in each frame."""
         places = bundle.locate(self._seen.take(self._some), poses, self._points, self._camera)
         length = bundle.residual_lengths(self._seen, poses, places, self._camera)
-        sums = np.zeros((2, len(poses.rotation)))
+        medians = np.zeros((2, len(poses.rotation)))
         for group in (_FLOW, _LANDMARKS):
-            own = self._seen.group == group
-            counts = np.bincount(self._seen.frame[own], minlength=sums.shape[1])
-            sums[group] = np.bincount(self._seen.frame[own], length[own], sums.shape[1]) / np.maximum(counts, 1)
-        return sums
+            own = np.flatnonzero(self._seen.group == group)
+            frame = self._seen.frame[own]
+            own = own[np.lexsort((length[own], frame))]
+            count = np.bincount(frame, minlength=medians.shape[1])
+            middle = (np.cumsum(count) - count + count // 2)[count > 0]
+            medians[group, count > 0] = length[own[middle]]
+        return medians
 
 
 def _without(held_out: np.ndarray, matches: Iterable[flow.Matches], left: list[flow.Matches]) -> Iterator[flow.Matches]:
@@ -186,10 +192,12 @@ def _median_and_worst(errors: np.ndarray) -> list[float]:
 def _refined_share(before: np.ndarray, after: np.ndarray, valid: np.ndarray, extent: float) -> np.ndarray:
     """Share [N] in [0, 1] of the refined pose: 0 where it is worse by the errors [2, N] px (`_Judge.errors`)."""
     frames = np.arange(len(valid))
-    around = np.ones(_NEIGHBOURS) / _NEIGHBOURS
-    before, after = (np.array([np.convolve(row * valid, around, "same") for row in e]) for e in (before, after))
+    # Errors below the noise of their kind do not tell poses apart.
+    noise = np.array([_FLOW_NOISE, _LANDMARK_NOISE * extent])[:, None]
+    before, after = (ndimage.uniform_filter1d(np.hypot(e, noise), _NEIGHBOURS, axis=1) for e in (before, after))
+    ratio = after / before
     contradicted = after[_LANDMARKS] > _CONTRADICTED * before[_LANDMARKS] + _CONTRADICTED_SHARE * extent
-    at = np.flatnonzero(valid & (contradicted | (after.sum(0) > _WORSE * before.sum(0))))
+    at = np.flatnonzero(valid & (contradicted | (ratio.prod(0) > _WORSE**2)))
     if not len(at):
         return np.ones(len(valid))
     near = np.searchsorted(at, frames)
