@@ -62,8 +62,8 @@ def prepare(
     """
     start = time.monotonic()
     info, out = probe(video), pathlib.Path(out)
-    _check_video(info)
     info.say_conversions()
+    _check_video(info)
     _check_options(focal, audio_offset, max_side, parsing)
     identity = {"name": info.path.name, "sha256": sha256_of(info.path), "width": info.width, "height": info.height}
     _check_folder(out, identity)
@@ -75,7 +75,12 @@ def prepare(
     clip = Clip(info, survey.start, survey.duration, *(max(round(n * scale), 1) for n in (info.width, info.height)))
     job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset, parsing)
     encoder = "deepspeech" if job.speech_is_file else job.speech
-    header = {"video": identity | {"conversions": info.conversions}, "survey": survey.to_json(), "focal": job.focal, "speech": {"encoder": encoder}}
+    header = {
+        "video": identity | {"conversions": info.conversions},
+        "survey": survey.to_json(),
+        "focal": job.focal,
+        "speech": {"encoder": encoder},
+    }
     todo = make_steps(job)
     say(
         f"Preparing {info.path} into {out}: {duration(clip.duration)}, {clip.expected_frames} frames of "
@@ -122,7 +127,10 @@ def make_steps(job: Job) -> list[Step]:
             speech=speech,
             audio_offset=job.audio_offset,
         ),
-        step("parsing", steps.parse, ("parsing/*.png",), "landmarks", parsing=job.parsing),
+        dataclasses.replace(
+            step("parsing", steps.parse, ("parsing/*.png",), "landmarks", parsing=job.parsing),
+            version=2,  # the whole person
+        ),
         step("pose", steps.track_pose, (schema.TRACK,), "landmarks", "parsing", focal=job.focal),
         step(
             "background",

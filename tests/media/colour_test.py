@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import types
 
 import av
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from av.video.reformatter import Interpolation
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.inference.backgrounds import background_source
 from adnerf_jax.media.colour import beyond_bt709, to_bt709
 from adnerf_jax.media.video import VideoWriter, probe, read_frames
+from adnerf_jax.preprocessing.pipeline import prepare
 
 HLG, PQ, BT2020, UNSPECIFIED = 18, 16, 9, 2  # code points of H.273
 TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])  # BT.2087
@@ -171,6 +174,20 @@ def test_interlaced_pictures_become_whole(tmp_path):
     # The picture is of the moment of one of its fields, in order of time.
     edges = [int(np.argmax(frame[48, :, 0] > 130)) for frame in frames]
     assert all(0 <= edge - (4 + 6 * k) <= 3 for k, edge in enumerate(edges))
+
+
+def test_preparation_says_what_it_does_to_the_pictures(tmp_path, capsys):
+    write_coded(tmp_path / "phone.mkv", coded(patches(), HLG), HLG, BT2020)
+    with pytest.raises(UserError, match="no sound track"):
+        prepare(tmp_path / "phone.mkv", tmp_path / "dataset")
+    assert "phone.mkv is HDR (HLG, BT.2020): its colours are tone-mapped" in capsys.readouterr().err
+
+
+def test_backgrounds_say_what_they_do_to_the_pictures(tmp_path, capsys):
+    write_fields(tmp_path / "tape.mpg", interlaced=True)
+    person = types.SimpleNamespace(background=np.zeros((96, 128, 3), np.uint8))
+    assert combing(next(background_source(tmp_path / "tape.mpg", person, None)())) < 1.5
+    assert "tape.mpg is interlaced: it is deinterlaced" in capsys.readouterr().err
 
 
 @pytest.fixture
