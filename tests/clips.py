@@ -123,7 +123,7 @@ def stand_in(monkeypatch) -> dict:
         points = layout + np.arange(count, dtype=np.float32)[:, None, None] * 0.01
         return Landmarks(points, valid, np.zeros((count, 52), np.float32))
 
-    def parse_video(pick, landmarks, start, parser):
+    def parse_video(pick, landmarks, start, parser, agreements=None):
         for _, rgb in pick(range(start, len(landmarks.valid))):
             state["parsed"] += 1
             if state["parsed"] == state["die_at"]:

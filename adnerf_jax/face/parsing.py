@@ -1,5 +1,7 @@
 """Segmentation of every frame of a video into head, neck, torso and background.
 
+A parser divides the person, and finds its outline at head and neck; a person network adds the limbs (`person.py`).
+
 Logits rather than labels are averaged over three frames and resampled to the frame's size, which keeps edges smooth and
 stable. The network runs on key frames only; between them the logits are interpolated linearly.
 """
@@ -17,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from adnerf_jax.common.errors import UserError
+from adnerf_jax.face.jaw import jaw_line, pixel_coordinates
 from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.face.person import PersonWatcher, agreement, person_mask, whole_person
 from adnerf_jax.face.views import assemble, crop, place_views
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.pretrained import face_parsing, weights
@@ -26,12 +30,19 @@ _T = TypeVar("_T")
 
 PARTS = ("background", "head", "neck", "torso")
 BACKGROUND, HEAD, NECK, TORSO = range(4)
+_HAIR = 4  # in a parser's logits: what is head and not skin, also below the jaw
 # The colours of the published dataset's `parsing/*.png`, in OpenCV's order blue, green, red.
 _COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 0), (255, 0, 0)], np.uint8)  # RGB
 
 _CLASS_PARTS = np.array(
     [
-        {"background": BACKGROUND, "neck": NECK, "necklace": NECK, "cloth": TORSO}.get(name, HEAD)
+        {
+            "background": BACKGROUND,
+            "neck": NECK,
+            "necklace": NECK,
+            "cloth": TORSO,
+            **dict.fromkeys(("hair", "hat", "earring", "glasses"), _HAIR),
+        }.get(name, HEAD)
         for name in face_parsing.CLASSES
     ]
 )
@@ -44,7 +55,11 @@ _CELL = 8  # pixels of the network's input per cell of its logits
 _BATCH = 4  # views per call: a quarter faster than one by one; larger batches are not faster
 _NEIGHBOUR_WEIGHT = 0.25  # weight of each neighbouring frame in the average of logits
 _MAX_GAP = 0.1  # share of the face's extent: regions closer than that belong to one person
-_MAX_HOLE = 0.05  # share of the face's extent squared: larger gaps in the person are background
+# In face coordinates (`jaw.face_coordinates`): skin farther below the jaw line is not head; skin lower or farther to
+# the side than the neck is a hand's or an arm's.
+_BELOW_JAW, _NECK_LOWEST, _NECK_ASIDE = 0.04, -0.75, 0.7
+# Share of the face's extent: an addition to the person that reaches farther from the head is no hair.
+_HAIR_REACH = 0.35
 
 # Maximum distance of key frames, and the motion of the face, as a fraction of its extent, from which they are closer.
 # IoU with the labels of a network that runs on every frame, on a 450 px clip, mean and worst frame: every second frame
@@ -53,7 +68,8 @@ _KEY_GAP, _KEY_MOTION = 3, 0.06
 
 # Reads frames by their indices: pairs (index, uint8 RGB [H, W, 3]) in order of time.
 FrameReader = Callable[[Iterable[int]], Iterable[tuple[int, np.ndarray]]]
-# From pairs (index, frame) and the landmarks [N, V, 2] px of all frames to the logits float32 [H, W, 4] of each pair.
+# From pairs (index, frame) and the landmarks [N, V, 2] px of all frames to the logits of each pair, float32 [H, W, 4],
+# or [H, W, 5] with hair apart from the head's skin.
 FrameLogits = Callable[[Iterable[tuple[int, np.ndarray]], np.ndarray], Iterator[np.ndarray]]
 
 
@@ -63,10 +79,12 @@ class Parser(NamedTuple):
     Attributes:
       logits: computes the logits of key frames.
       key_gap: maximum number of frames from one key frame to the next; 1: every frame is a key frame.
+      finds_whole_person: whether it finds limbs too, so that the person network has nothing to add.
     """
 
     logits: FrameLogits
     key_gap: int
+    finds_whole_person: bool = False
 
 
 def write_parts(path: pathlib.Path, parts: np.ndarray) -> None:
@@ -87,7 +105,11 @@ def read_parts(path: pathlib.Path) -> np.ndarray:
 
 
 def parse_video(
-    read: FrameReader, landmarks: Landmarks, start: int = 0, parser: Parser | None = None
+    read: FrameReader,
+    landmarks: Landmarks,
+    start: int = 0,
+    parser: Parser | None = None,
+    agreements: list[float] | None = None,
 ) -> Iterator[np.ndarray]:
     """The part map of each frame, with or without a face, in constant memory.
 
@@ -96,6 +118,8 @@ def parse_video(
       landmarks: those of the whole video, so that a resumed run has the same key frames as an uninterrupted one.
       start: index of the first frame.
       parser: the segmentation method; `BISENET` by default.
+      agreements: receives, for each frame, the IoU of the parser's person and the person network's; none from a parser
+        that finds the whole person.
 
     Yields:
       uint8 [H, W], indices into PARTS.
@@ -107,12 +131,27 @@ def parse_video(
     if not landmarks.valid.any():
         raise UserError("no face was found in the video: it must show one person's face, upright and large enough")
     points = landmarks.points[..., :2]
-    logits, gap = parser or BISENET
-    keys = key_frames(points, gap)
+    parser = parser or BISENET
+    keys = key_frames(points, parser.key_gap)
     keys = keys[max(np.searchsorted(keys, start, side="right") - 1, 0) :]
-    averaged = _average_neighbours(_interpolate(keys, logits(read(keys), points), start))
-    for points_here, of_frame in zip(points[start:], averaged, strict=True):
-        yield clean_parts(of_frame.argmax(-1).astype(np.uint8), points_here)
+    cells: Iterator[np.ndarray | None]
+    if parser.finds_whole_person:
+        logits, cells = parser.logits(read(keys), points), itertools.repeat(None, len(points) - start)
+    else:
+        watcher = PersonWatcher(read(range(keys[0], len(points))), set(keys.tolist()))
+        logits = parser.logits(watcher.key_frames(), points)
+        cells = _average_neighbours(watcher.logits(start, len(points)))
+    # The order matters: the parser's logits of a frame are asked for first, so that the watcher has seen the frame.
+    averaged = _average_neighbours(_interpolate(keys, logits, start))
+    for points_here, of_frame, seen in zip(points[start:], averaged, cells, strict=True):
+        parts = assign_neck(of_frame.argmax(-1).astype(np.uint8), points_here)
+        if seen is None:
+            yield clean_parts(parts, points_here)
+            continue
+        person = person_mask(seen, *parts.shape)
+        if agreements is not None:
+            agreements.append(agreement(clean_parts(parts, points_here) != BACKGROUND, person))
+        yield clean_parts(parts, points_here, person)
 
 
 def key_frames(points: np.ndarray, gap: int) -> np.ndarray:
@@ -146,29 +185,60 @@ def _interpolate(keys: np.ndarray, of_keys: Iterable[np.ndarray], start: int) ->
         before = after
 
 
-def clean_parts(parts: np.ndarray, points: np.ndarray) -> np.ndarray:
+def assign_neck(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Part maps of a parser's labels: skin below the jaw is no head, whatever the parser says. Hair stays head.
+
+    Args:
+      labels: uint8 [H, W], indices into PARTS, or `_HAIR`.
+      points: [478, 2] px, landmarks.
+
+    Returns:
+      uint8 [H, W], indices into PARTS.
+    """
+    parts = np.where(labels == _HAIR, np.uint8(HEAD), labels)
+    up, aside = pixel_coordinates(points, *labels.shape)
+    below = (labels == HEAD) & (up < np.interp(aside, *jaw_line(points)) - _BELOW_JAW)
+    parts[below] = NECK
+    parts[below & ((up < _NECK_LOWEST) | (np.abs(aside) > _NECK_ASIDE))] = TORSO
+    return parts
+
+
+def clean_parts(parts: np.ndarray, points: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
     """Reduces a part map to one person without holes or islands.
 
     The head is the connected region with most landmarks. Neck and torso are the regions that touch it, or nearly do.
-    All other pixels that are not background take the nearest part.
+    What a person network sees beyond them is added where it hangs together with them, and what it denies far from
+    what it sees is background. All other pixels that are not
+    background take the nearest part; what reaches far from the head is torso.
 
     Args:
       parts: uint8 [H, W].
       points: [V, 2] px landmarks.
+      person: bool [H, W], where a person network sees a person.
     """
     head = _region_at(parts == HEAD, points)
     if not head.any():
         return parts
-    head = _fill_holes(head, largest=None)
+    head = _fill_holes(head)
     extent = np.ptp(points, axis=0).max()
     body = ((parts == NECK) | (parts == TORSO)) & ~head
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * math.ceil(extent * _MAX_GAP / 2) + 1,) * 2)
     _, regions = cv2.connectedComponents(cv2.dilate((head | body).astype(np.uint8), kernel))
     body &= regions == regions.flat[head.argmax()]
-    kept = np.where(head, HEAD, np.where(body, parts, BACKGROUND)).astype(np.uint8)
-    holes = _fill_holes(head | body, largest=_MAX_HOLE * extent**2) & (kept == BACKGROUND)
-    unknown = ((parts != BACKGROUND) & (kept == BACKGROUND)) | holes
-    return _take_nearest(kept, unknown, known=~unknown)
+    whole = head | body if person is None else whole_person(head, body, person)
+    added = whole & ~(head | body)
+    kept = np.where(head, HEAD, np.where(body & whole, parts, BACKGROUND)).astype(np.uint8)
+    unknown = _fill_holes(whole) & (kept == BACKGROUND)
+    if added.any():
+        far = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > _HAIR_REACH * extent
+        count, regions = cv2.connectedComponents(added.astype(np.uint8))
+        limbs = np.bincount(regions[added & far], minlength=count) > 0
+        limbs[0] = False
+        kept[limbs[regions]] = TORSO
+        unknown &= ~limbs[regions]
+    kept = _take_nearest(kept, unknown, known=kept != BACKGROUND)
+    islands = (parts != BACKGROUND) & (kept == BACKGROUND) & ~body
+    return _take_nearest(kept, islands, known=~islands)
 
 
 def _region_at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -183,13 +253,11 @@ def _region_at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.zeros_like(mask)
 
 
-def _fill_holes(mask: np.ndarray, largest: float | None) -> np.ndarray:
-    """`mask` with its holes filled, only those of up to `largest` px if given; regions at the border do not count."""
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    """`mask` with its holes filled; regions that touch the frame's border are no holes."""
     _, regions, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    left, top, width, height, area = stats.T
+    left, top, width, height, _ = stats.T
     hole = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
-    if largest is not None:
-        hole &= area <= largest
     hole[0] = False  # the mask itself
     return mask | hole[regions]
 
@@ -230,7 +298,7 @@ def bisenet_logits(
       side: px, of the network's input; None: the fastest side that hardly changes the labels.
 
     Yields:
-      float32 [H, W, 4] for each of `frames`.
+      float32 [H, W, 5] for each of `frames`: those of PARTS, and of hair, which is not in those of the head.
     """
     params = face_parsing.load(weights.path("face_parsing"))
     frames = iter(frames)
@@ -255,9 +323,9 @@ REFERENCE_BISENET = Parser(functools.partial(bisenet_logits, side=512), 1)
 
 @jax.jit
 def _part_logits(params: face_parsing.Params, rgb: jax.Array) -> jax.Array:
-    """Logits [N, H/8, W/8, 4]: each part has the largest logit of its classes, which preserves the argmax."""
+    """Logits [N, H/8, W/8, 5]: parts and hair have the largest logit of their classes, which preserves the argmax."""
     logits = face_parsing.logits(params, rgb)
-    return jnp.stack([logits[..., _CLASS_PARTS == part].max(-1) for part in range(len(PARTS))], -1)
+    return jnp.stack([logits[..., _CLASS_PARTS == part].max(-1) for part in range(len(PARTS) + 1)], -1)
 
 
 def _run(params: face_parsing.Params, pictures: list[np.ndarray]) -> Iterator[np.ndarray]:

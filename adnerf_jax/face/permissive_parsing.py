@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from adnerf_jax.face.jaw import jaw_line, pixel_coordinates
 from adnerf_jax.face.parsing import Parser
-from adnerf_jax.face.views import assemble, crop, place_views
+from adnerf_jax.face.views import assemble, crop, place_views, whole_frame
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.selfie_segmentation import SIDE, PersonSegmenter
 
-_CHIN, _FOREHEAD = 152, 10
-_JAW = [58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288]  # from one jaw angle to the other
-# In face coordinates (`_face_coordinates`): heights from the chin (0) to the top of the forehead (1), and distances to
-# the side in the same unit.
+# In face coordinates (`jaw.face_coordinates`): heights from the chin (0) to the top of the forehead (1), and distances
+# to the side in the same unit.
 _HAIR_ABOVE = 1.02  # the person above is hair, or a bald head
 _HAIR_LOWEST = -1.0  # hair beside the neck does not reach lower
 _CLOTHES_BELOW = -0.75  # the person below wears clothes
@@ -51,10 +50,12 @@ def permissive_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarr
     if first is None:
         return
     height, width = first[1].shape[:2]
-    views = place_views(points, width, height)
+    # The person reaches farther than the head's surroundings that `place_views` chooses for a face parser.
+    whole = whole_frame(width, height)
+    views = [[*of_frame[:-1], whole] for of_frame in place_views(points, width, height)]
     for i, rgb in itertools.chain([first], frames):
         cells = [segment(crop(rgb, view, SIDE))[..., None] for view in views[i]]
-        person = assemble(cells, views[i], height, width, cell=1).reshape(height, width)
+        person = assemble(cells, views[i], height, width, cell=1)[..., 0]
         outline = np.zeros((height, width), np.uint8)
         cv2.fillConvexPoly(outline, cv2.convexHull(np.rint(points[i]).astype(np.int32)), 1)
         person = np.where(outline > 0, np.maximum(person, _FACE_LOGIT), person)
@@ -62,7 +63,7 @@ def permissive_logits(frames: Iterable[tuple[int, np.ndarray]], points: np.ndarr
 
 
 # Its edges are too unstable over time for interpolation between key frames.
-PERMISSIVE = Parser(permissive_logits, key_gap=1)
+PERMISSIVE = Parser(permissive_logits, key_gap=1, finds_whole_person=True)
 
 
 def _divide(rgb: np.ndarray, person: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -77,10 +78,9 @@ def _divide(rgb: np.ndarray, person: np.ndarray, points: np.ndarray) -> np.ndarr
       float32 [H, W, 4], logits of background, head, neck and torso.
     """
     height, width = person.shape
-    up, aside = _face_coordinates(points, height, width)
-    jaw_aside, jaw_up = _face_coordinates_of(points[_JAW], points)[::-1]
-    order = np.argsort(jaw_aside)
-    line = np.interp(aside, jaw_aside[order], jaw_up[order])
+    up, aside = pixel_coordinates(points, height, width)
+    jaw_aside, jaw_up = jaw_line(points)
+    line = np.interp(aside, jaw_aside, jaw_up)
     head = np.clip((up - line) / _EDGE, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
     inside = person > 0
     colours = (rgb // (256 // _BINS)).astype(np.intp)
@@ -105,20 +105,6 @@ def _divide(rgb: np.ndarray, person: np.ndarray, points: np.ndarray) -> np.ndarr
         ],
         -1,
     ).astype(np.float32)
-
-
-def _face_coordinates(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Heights above the chin and signed distances to its side [H, W] of all pixels, in heights of the face."""
-    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
-    return _face_coordinates_of(pixels, points)
-
-
-def _face_coordinates_of(pixels: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `_face_coordinates`, of pixels [..., 2] (x, y)."""
-    axis = points[_FOREHEAD] - points[_CHIN]
-    axis = axis / (axis @ axis)
-    relative = pixels - points[_CHIN]
-    return relative @ axis, relative @ np.array([-axis[1], axis[0]])
 
 
 def _connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:

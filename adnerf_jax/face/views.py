@@ -41,7 +41,7 @@ def place_views(points: np.ndarray, width: int, height: int) -> list[list[View]]
     extents = (high - low).max(1)
     longest = max(width, height)
     if np.median(extents) >= _WHOLE_FRACTION * longest:
-        return [[View((width - longest) / 2, (height - longest) / 2, longest)]] * len(points)
+        return [[whole_frame(width, height)]] * len(points)
     centre_x, centre_y, extents = gaussian_filter1d(
         np.c_[(low + high) / 2, extents].astype(np.float64), _SMOOTHING, axis=0, mode="nearest"
     ).T
@@ -53,6 +53,12 @@ def place_views(points: np.ndarray, width: int, height: int) -> list[list[View]]
         [place(x, y, extent / _NEAR_FRACTION), place(x, y, min(longest, extent / _FAR_FRACTION))]
         for x, y, extent in zip(centre_x, centre_y, extents, strict=True)
     ]
+
+
+def whole_frame(width: int, height: int) -> View:
+    """The smallest view that shows the whole frame."""
+    longest = max(width, height)
+    return View((width - longest) / 2, (height - longest) / 2, longest)
 
 
 def _start(start: float, side: float, length: float) -> float:
@@ -102,7 +108,8 @@ def to_frame(cells: np.ndarray, view: View, height: int, width: int, cell: int) 
     # Frame pixel to input pixel to cell.
     affine = np.array([[scale, 0, (0.5 - view.x) * scale - 0.5], [0, scale, (0.5 - view.y) * scale - 0.5]]) / step
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(cells, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    resampled = cv2.warpAffine(cells, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return resampled.reshape(height, width, -1)  # OpenCV drops the axis of a lone channel
 
 
 def _ramp(start: float, side: float, length: int) -> np.ndarray:

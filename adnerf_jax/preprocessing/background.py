@@ -8,8 +8,13 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-# Distance from the person, as a share of the frame's width, at which a pixel counts as background: excludes soft edges,
-# hair and motion blur (5 px at 450, as published).
+from adnerf_jax.face.person import person_mask
+from adnerf_jax.face.views import crop, whole_frame
+from adnerf_jax.pretrained import weights
+from adnerf_jax.pretrained.selfie_segmentation import SIDE, PersonSegmenter
+
+# Distance from the person, as a share of the frame's longer side, at which a pixel counts as background: excludes soft
+# edges, hair and motion blur (5 px at 450, as published).
 MARGIN = 0.012
 MAX_FRAMES = 120
 MEMORY = 128 << 20  # bytes of the frames held at once: fewer of larger frames
@@ -140,10 +145,21 @@ def clean_background(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[n
     pictures, seen = [], []
     for picture, person in frames:
         pictures.append(picture)
-        seen.append(far_from(person, max(MARGIN * person.shape[1], 2.0)))
+        seen.append(far_from(person, max(MARGIN * max(person.shape), 2.0)))
     stack, visible = np.stack(pictures), np.stack(seen)
     del pictures, seen  # frees the second copy
     count = visible.sum(axis=0)
     count[count < MIN_SEEN_SHARE * len(visible)] = 0
     background = fill_smoothly(masked_median(stack, visible), count > 0)
     return np.clip(background + 0.5, 0, 255).astype(np.uint8), count
+
+
+def person_left(picture: np.ndarray) -> float:
+    """Share of a clean background in which the person network sees a person: 0 is right.
+
+    Args:
+      picture: uint8 RGB [H, W, 3].
+    """
+    height, width = picture.shape[:2]
+    cells = PersonSegmenter(weights.path("selfie_segmentation"))(crop(picture, whole_frame(width, height), SIDE))
+    return float(person_mask(cells, height, width).mean())

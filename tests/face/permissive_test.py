@@ -9,7 +9,8 @@ import pytest
 from clips import picked
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.face import landmarks, parsing
+from adnerf_jax.face import landmarks, parsing, permissive_parsing
+from adnerf_jax.face.jaw import CHIN, FOREHEAD, JAW
 from adnerf_jax.face.permissive_parsing import PERMISSIVE, _divide
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.pretrained import selfie_segmentation, weights
@@ -20,13 +21,11 @@ _SKIN, _HAIR, _CLOTH = (220, 170, 140), (60, 40, 30), (40, 60, 160)
 @pytest.fixture
 def mesh() -> np.ndarray:
     """A face 100 px high and 80 wide whose chin is at (100, 160): all landmarks on an ellipse, the jaw's in order."""
-    from adnerf_jax.face.permissive_parsing import _CHIN, _FOREHEAD, _JAW
-
     angles = np.linspace(0, 2 * np.pi, 478, endpoint=False)
     points = np.stack([100 + 40 * np.cos(angles), 110 + 50 * np.sin(angles)], -1)
-    at = np.radians(np.linspace(160, 20, len(_JAW)))
-    points[_JAW] = np.stack([100 + 40 * np.cos(at), 110 + 50 * np.sin(at)], -1)
-    points[_CHIN], points[_FOREHEAD] = (100, 160), (100, 60)
+    at = np.radians(np.linspace(160, 20, len(JAW)))
+    points[JAW] = np.stack([100 + 40 * np.cos(at), 110 + 50 * np.sin(at)], -1)
+    points[CHIN], points[FOREHEAD] = (100, 160), (100, 60)
     return points
 
 
@@ -66,6 +65,25 @@ def test_hair_of_the_colour_of_cloth_does_not_take_the_shoulders(mesh):
     rgb[truth == parsing.TORSO] = _HAIR
     found = _divide(rgb, np.where(truth > 0, 8.0, -8.0), mesh).argmax(-1)
     assert (found[truth == parsing.TORSO] != parsing.HEAD).all()
+
+
+def test_a_small_face_has_two_views_of_the_person(mesh, monkeypatch):
+    """A lone channel of logits must survive the resampling of each view; the legs are in the second view alone."""
+
+    class Segmenter:
+        def __init__(self, path):
+            pass
+
+        def __call__(self, rgb):
+            return np.where(rgb[..., 0] < 128, 8.0, -8.0).astype(np.float32)
+
+    monkeypatch.setattr(permissive_parsing, "PersonSegmenter", Segmenter)
+    rgb = np.full((700, 400, 3), 255, np.uint8)
+    rgb[50:, 60:140] = 0
+    (logits,) = permissive_parsing.permissive_logits([(0, rgb)], mesh[None])
+    assert logits.shape == (700, 400, 4)
+    person = logits.argmax(-1) > 0
+    assert person[60:690, 70:130].all() and not person[:, 160:].any()
 
 
 def test_other_files_are_refused(tmp_path):
