@@ -33,8 +33,9 @@ _CONVERGED = 1e-5  # radians and cm: the iterations end when no pose changes by 
 # is .05°; with values three times as small, quick nods are damped.
 _ROTATION_SIGMA, _TRANSLATION_SIGMA = math.radians(0.1), 0.01  # radians, cm
 # Quicker motion than that is not to be damped. Where fewer than half of a frame's observations are within `_NEAR`
-# standard deviations, those of the acceleration become the given motion's around it, then twice and four times as much.
-_NEAR, _LOOSENINGS, _AROUND = 2.0, 3, 2
+# standard deviations, those of the acceleration become the given motion's around it, then twice and four times as much,
+# as long as that leaves at most `_HELPS` of such frames: matches may be wrong as well.
+_NEAR, _LOOSENINGS, _AROUND, _HELPS = 2.0, 3, 2, 0.8
 
 
 _RECORD = np.dtype(
@@ -215,13 +216,14 @@ def track_poses(
     usual = np.array([_ROTATION_SIGMA] * 3 + [_TRANSLATION_SIGMA] * 3)
     around = np.ones(2 * _AROUND + 1) / (2 * _AROUND + 1)
     local = np.sqrt([np.convolve(column, around, "same") for column in (motion**2).T]).T
-    looseness = np.zeros(len(local))
+    looseness, before = np.zeros(len(local)), np.inf
     for loosening in range(_LOOSENINGS + 1):
         sigma = np.maximum(usual, looseness[:, None] * local)
         poses = _smooth_poses(observations, poses, points, camera, (floor, ceiling), sigma)
         held = _held_back(observations, poses, points, camera, ceiling)
-        if loosening == _LOOSENINGS or not held.any():
+        if loosening == _LOOSENINGS or not held.any() or held.sum() > _HELPS * before:
             break
+        before = held.sum()
         looseness[np.convolve(held, around, "same")[1:-1] > 0] = 2.0**loosening
     return poses
 
