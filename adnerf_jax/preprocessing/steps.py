@@ -244,7 +244,12 @@ def track_pose(job: Job, records: Records) -> Facts:
 
 
 def parse(job: Job, records: Records) -> Facts:
-    """Writes the part maps of the frames with a face; those that an interrupted run wrote are kept."""
+    """Writes the part maps of the frames with a face; those that an interrupted run wrote are kept.
+
+    Returns:
+      `person_agreement`, the mean IoU of the parser's person and the person network's, and `person_agreement_worst`, of
+      the frames that this run parsed; nothing from a parser that finds the whole person by itself.
+    """
     found = _load_landmarks(job)
     missing = {i for i in np.flatnonzero(found.valid).tolist() if not (job.out / schema.parsing_image(i)).exists()}
     # Starts one frame earlier: the parts of a frame depend on its neighbours.
@@ -255,13 +260,19 @@ def parse(job: Job, records: Records) -> Facts:
         if i in missing:
             face_parsing.write_parts(job.out / schema.parsing_image(i), parts)
 
+    agreements: list[float] = []
     if missing:
         parser, count = PARSERS[job.parsing], len(found.valid) - first
-        parts = face_parsing.parse_video(job.clip.pick, found, first, parser)
+        parts = face_parsing.parse_video(job.clip.pick, found, first, parser, agreements)
         compiles = parser is face_parsing.BISENET  # the other one does not use JAX
         for _ in track(overlapped(write, enumerate(parts, first)), "parsing", count, compiles=compiles):
             pass
-    return {}
+    if not agreements:
+        return {}
+    return {
+        "person_agreement": round(float(np.mean(agreements)), 4),
+        "person_agreement_worst": round(min(agreements), 4),
+    }
 
 
 def recover_background(job: Job, records: Records) -> Facts:
