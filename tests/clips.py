@@ -115,6 +115,8 @@ def stand_in(monkeypatch) -> dict:
     state = {"parsed": 0, "die_at": None, "faces": True}
     rng = np.random.default_rng(0)
     layout = rng.uniform(0.3, 0.7, (478, 3)).astype(np.float32) * SIZE
+    # Forehead, chin and cheeks: room for hair and ears around them.
+    layout[[10, 152, 234, 454], :2] = np.float32([(0.5, 0.35), (0.5, 0.7), (0.35, 0.5), (0.65, 0.5)]) * SIZE
 
     def detect_video(frames, total=None):
         count = sum(1 for _ in frames)

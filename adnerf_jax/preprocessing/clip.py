@@ -21,6 +21,7 @@ class Clip:
       video: the file and its metadata.
       start, duration: the shot in seconds, `start` from the first frame of the video.
       width, height: size of the frames in pixels, at most the video's own.
+      crop: left, top, width and height in pixels of the video of the part that the frames show; None: all of it.
     """
 
     video: VideoInfo
@@ -28,6 +29,7 @@ class Clip:
     duration: float
     width: int
     height: int
+    crop: tuple[int, int, int, int] | None = None
 
     @property
     def expected_frames(self) -> int:
@@ -36,7 +38,15 @@ class Clip:
 
     def frames(self) -> Generator[np.ndarray, None, None]:
         """All frames at 25 fps, uint8 RGB [H, W, 3]."""
-        yield from read_frames(self.video.path, FPS, self.start, self.duration, (self.width, self.height))
+        left, top, width, height = self.crop or (0, 0, self.video.width, self.video.height)
+        across, down = self.width / width, self.height / height
+        x, y = round(left * across), round(top * down)
+        size = (
+            max(round(self.video.width * across), x + self.width),
+            max(round(self.video.height * down), y + self.height),
+        )
+        for rgb in read_frames(self.video.path, FPS, self.start, self.duration, size):
+            yield rgb if self.crop is None else np.ascontiguousarray(rgb[y : y + self.height, x : x + self.width])
 
     def pick(self, ids: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         """The frames with the given indices, in order of time: (index, uint8 RGB [H, W, 3])."""

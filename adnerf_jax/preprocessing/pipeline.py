@@ -71,8 +71,11 @@ def prepare(
     load_deepspeech(speech) if Job.names_file(speech) else get_encoder(speech)
     survey = _load_or_make_survey(info, out)
     _check_survey(info, survey)
-    scale = min(max_side / max(info.width, info.height), 1.0)
-    clip = Clip(info, survey.start, survey.duration, *(max(round(n * scale), 1) for n in (info.width, info.height)))
+    crop = _crop(info, survey)
+    size = (info.width, info.height) if crop is None else crop[2:]
+    scale = min(max_side / max(size), 1.0)
+    width, height = (max(round(n * scale), 1) for n in size)
+    clip = Clip(info, survey.start, survey.duration, width, height, crop)
     job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset, parsing)
     encoder = "deepspeech" if job.speech_is_file else job.speech
     header = {
@@ -109,6 +112,7 @@ def make_steps(job: Job) -> list[Step]:
             ("ori_imgs/*.jpg",),
             shot=[job.clip.start, job.clip.duration],
             size=[job.clip.width, job.clip.height],
+            **({} if job.clip.crop is None else {"crop": list(job.clip.crop)}),
         ),
         dataclasses.replace(
             step(
@@ -177,6 +181,20 @@ def _load_or_make_survey(info: VideoInfo, out: pathlib.Path) -> Survey:
     return (Survey.from_json(saved) if isinstance(saved, dict) else None) or survey_video(info)
 
 
+def _crop(info: VideoInfo, survey: Survey) -> tuple[int, int, int, int] | None:
+    """Left, top, width and height in pixels of what is inside black bars or a blurred copy; None without those."""
+    if survey.content is None:
+        return None
+    left, top, right, bottom = survey.content
+    x, y = math.ceil(left * info.width), math.ceil(top * info.height)
+    crop = x, y, max(int(right * info.width) - x, 1), max(int(bottom * info.height) - y, 1)
+    say(
+        f"{info.path} has bars or a blurred copy of the picture at its sides: they are cut off, {crop[2]}×{crop[3]} "
+        f"pixels from column {x} and row {y} on are used"
+    )
+    return crop
+
+
 def _check_survey(info: VideoInfo, survey: Survey) -> None:
     """Refuses videos that cannot be trained on; warns of what will reduce the quality."""
     if survey.silent:
@@ -192,9 +210,15 @@ def _check_survey(info: VideoInfo, survey: Survey) -> None:
             f"{info.path} has {len(survey.cuts)} cuts ({shots}): only the longest shot is used, from "
             f"{survey.start:.2f} to {survey.start + survey.duration:.2f} s"
         )
-    _check_length(info, survey.duration, "its longest shot lasts" if survey.cuts else "lasts")
+    if survey.left_out:
+        say(
+            f"{info.path} has {survey.left_out} frames of dissolves, fades or blackness: they are left out; from "
+            f"{survey.start:.2f} to {survey.start + survey.duration:.2f} s is used"
+        )
+    _check_length(info, survey.duration, "its longest shot lasts" if survey.cuts or survey.left_out else "lasts")
+    # Whether the camera moves or the head fills the picture is known once the face is found.
     for check in video_checks(survey, info.fps, info.width, info.height):
-        if not check.ok and check.name not in ("length", "cuts"):
+        if not check.ok and check.name not in ("length", "cuts", "camera motion"):
             say(f"warning: {check.name} {check.value:g} {check.unit}: ", *check.advice)
 
 

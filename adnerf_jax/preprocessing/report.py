@@ -18,6 +18,11 @@ from adnerf_jax.face.tracking import head_to_camera
 from adnerf_jax.preprocessing.survey import Survey
 
 MAX_FLICKER = 0.005  # share of the head's pixels; the built-in subject and two recordings have 0.0003
+MAX_NOISE = 0.04  # twelve recordings have at most 0.008, one in the dark 0.25
+MAX_CUT = 0.5  # share of the frames
+# Space above the face's landmarks for hair, in heights of the face, and beside them for ears, in widths.
+_HAIR, _EARS = 0.24, 0.15
+_FOREHEAD, _CHIN, _CHEEKS = 10, 152, (234, 454)  # landmarks
 MAX_REPROJECTION = 1.5  # px
 MAX_UNREFINED = 10  # % of the frames
 _PANEL = 400  # width of a panel in pixels
@@ -74,6 +79,13 @@ def video_checks(survey: Survey, fps: float, width: int, height: int) -> list[Ch
             survey.light_change < 0.15,
             "film in constant light, with the exposure of the camera locked",
         ),
+        _check(
+            "noise",
+            100 * survey.noise,
+            "% of the brightness",
+            survey.noise < MAX_NOISE,
+            "film in brighter light, a lamp or a window in front of the face; dark pictures are noisy",
+        ),
         _check("brightness", survey.brightness, "of 255", survey.brightness > 25, "film in brighter light"),
         _check("sound level", survey.sound_level, "dB", survey.sound_level > -40, "speak closer to the microphone"),
         _check(
@@ -84,6 +96,43 @@ def video_checks(survey: Survey, fps: float, width: int, height: int) -> list[Ch
             "record the sound at a lower level",
         ),
     ]
+
+
+def share_cut(points: np.ndarray, width: int) -> float:
+    """Share of the frames in which the picture's border cuts the head.
+
+    Args:
+      points: [N, 478, 2] px, landmarks.
+      width: of the picture in pixels.
+    """
+    top, left, right = points[:, _FOREHEAD], points[:, _CHEEKS[0]], points[:, _CHEEKS[1]]
+    height = np.linalg.norm(points[:, _CHIN] - top, axis=-1)
+    beside = np.minimum(left[:, 0], width - right[:, 0]) / np.maximum(np.linalg.norm(right - left, axis=-1), 1.0)
+    return float(((top[:, 1] < _HAIR * height) | (beside < _EARS)).mean())
+
+
+def head_checks(cut: float, checks: list[Check]) -> list[Check]:
+    """The checks with that of the head's room in the picture; where it has none, the camera is not to blame.
+
+    Args:
+      cut: from `share_cut`.
+      checks: other checks.
+    """
+    room = _check(
+        "frames with a cut head",
+        100 * cut,
+        "%",
+        cut < MAX_CUT,
+        "film from further away or crop less: the whole hair, both ears and the shoulders in view, and background "
+        "around them",
+    )
+    # What moves at the border of the picture is the head then.
+    excused = checks if room.ok else [_excused(check) if check.name == "camera motion" else check for check in checks]
+    return [*excused, room]
+
+
+def _excused(check: Check) -> Check:
+    return dataclasses.replace(check, value=None, ok=True, advice=())
 
 
 def flicker(triples: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:

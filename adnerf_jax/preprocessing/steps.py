@@ -333,7 +333,10 @@ def write_report(job: Job, records: Records) -> Facts:
     points = found.points[..., :2]
     face_share = float(np.ptp(points[usable, :, 1], axis=1).mean() / job.clip.height)
     checks = [
-        *report.video_checks(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
+        *report.head_checks(
+            report.share_cut(points[usable], job.clip.width),
+            report.video_checks(job.survey, job.clip.video.fps, job.clip.width, job.clip.height),
+        ),
         *report.result_checks(records, transforms[usable], job.focal, face_share, _measure_flicker(job, usable)),
     ]
     middle = int(usable[len(usable) // 2])

@@ -1,13 +1,16 @@
 """A survey of a video before any step runs: one pass over its downscaled frames, and one over its sound.
 
-Finds the hard cuts, between which the longest shot is used, and measures what degrades a talking head: camera motion,
-changing light, silent or clipped sound.
+Finds cuts, dissolves and fades, between which the longest shot is used, and padding; and measures what degrades a
+talking head: camera motion, changing light, noise, silent or clipped sound.
 """
 
 import dataclasses
+import itertools
 import math
+import types
+import typing
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,17 +19,20 @@ from adnerf_jax.common.progress import track
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.media.audio import read_blocks
 from adnerf_jax.media.video import VideoInfo, read_frames
+from adnerf_jax.preprocessing.padding import PaddingFinder
+from adnerf_jax.preprocessing.shots import dissimilarity, find_cuts, in_transition
 
 SILENCE = -60.0  # dB of full scale
 _SIDE = 256  # longer side of the downscaled frames, in pixels
 _CLIPPED = 0.99  # share of full scale
-# A cut changes the picture far more than its neighbouring frames do, and permanently. The mean absolute change must
-# exceed _MIN_CHANGE grey levels and _MIN_RATIO times the median change of the _NEIGHBOURHOOD frames to each side.
-_MIN_CHANGE, _MIN_RATIO, _NEIGHBOURHOOD = 12.0, 5.0, 12
-_MIN_DISSIMILARITY = 0.3  # 1 − correlation, which a change of exposure leaves near 0
 # The camera's motion is measured at the border, where the background is: the sides (share of the width) down to _BOTTOM
 # and the top (shares of the height).
 _SIDES, _TOP, _BOTTOM = 0.18, 0.12, 0.9
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+_THUMBNAIL = 16  # side in pixels of the pictures in which dissolves are looked for
+_PADDING_SECONDS, _PADDING_FPS = 10.0, 2.5  # of the beginning, where padding is looked for
+_NOISE_INTERVAL = 5  # frames
+_NOISE_BLUR = 1.0  # pixels of the small pictures: finer differences between neighbouring frames are noise
 _INTERVAL = round(FPS)  # frames between two that are compared: long enough to detect slow pans
 _MIN_POINTS = 12
 _BACKGROUND_PERCENT = 10.0  # at least this share of the tracked points lies on the background
@@ -38,7 +44,7 @@ class Survey:
 
     Attributes:
       frames: number of frames of the whole video at 25 fps.
-      cuts: seconds at which a new shot begins.
+      cuts: seconds at which a new shot begins; after a dissolve or a fade, where it is over.
       start, duration: the longest shot, in seconds.
       camera_motion: RMS motion of the background within a second, as a share of the picture's width; None if the
         background has too little texture to track.
@@ -46,6 +52,10 @@ class Survey:
       brightness: mean grey level of the background in the shot, 0 … 255.
       sound_level: RMS of the shot's sound in dB of full scale; −inf if all samples are zero.
       sound_clipped: share of the samples at full scale.
+      left_out: frames of dissolves, fades and blackness, which belong to no shot.
+      content: left, top, right and bottom of the picture inside black bars or its blurred copy, as shares of the sides;
+        None: there is no padding.
+      noise: change of the picture's finest detail between neighbouring frames, as a share of its brightness.
     """
 
     frames: int
@@ -57,6 +67,9 @@ class Survey:
     brightness: float
     sound_level: float
     sound_clipped: float
+    left_out: int = 0
+    content: tuple[float, ...] | None = None
+    noise: float = 0.0
 
     @property
     def silent(self) -> bool:
@@ -65,13 +78,29 @@ class Survey:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, for the manifest."""
-        return {**dataclasses.asdict(self), "cuts": list(self.cuts), "sound_level": max(self.sound_level, -999.0)}
+        content = None if self.content is None else list(self.content)
+        level = max(self.sound_level, -999.0)
+        return {**dataclasses.asdict(self), "cuts": list(self.cuts), "sound_level": level, "content": content}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "Survey | None":
-        """The inverse of `to_json`; None if the fields differ, so that the video is surveyed again."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{**saved, "cuts": tuple(saved["cuts"])}) if set(saved) == names else None
+        """The inverse of `to_json`; None if the fields or their types differ, so that the video is surveyed again."""
+        kinds = typing.get_type_hints(cls)
+        if set(saved) != kinds.keys() or not all(_fits(value, kinds[name]) for name, value in saved.items()):
+            return None
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+        return cls(**fields)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value can be of a field's type; numbers are finite, and those of a video within a century."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, list) and all(_fits(one, typing.get_args(kind)[0]) for one in value)
+    if kind is float or kind is int:
+        return type(value) in (int, kind) and abs(value) < 1e10
+    return type(value) is kind
 
 
 def survey_video(video: VideoInfo) -> Survey:
@@ -80,19 +109,24 @@ def survey_video(video: VideoInfo) -> Survey:
     Raises:
       UserError: the video or its sound cannot be read.
     """
-    pictures = read_frames(video.path, FPS, size=_small_size(video.width, video.height))
+    size = _small_size(video.width, video.height)
+    content = _find_padding(video, size)
+    left, top, right, bottom = (round(share * side) for share, side in zip(content or _WHOLE, size * 2, strict=True))
+    pictures = (rgb[top:bottom, left:right] for rgb in read_frames(video.path, FPS, size=size))
     tracked = track(pictures, "checking the video", round(video.duration * FPS))
-    changes, brightness, motion = _measure_frames(tracked)
-    starts = find_cuts(changes)
+    measured = _measure_frames(tracked)
+    brightness, motion = measured.brightness, measured.motion
+    hard = find_cuts(measured.changes)
+    outside = in_transition(measured.small, hard)
     frames = len(brightness)
-    edges = [0, *starts.tolist(), frames]
-    first, last = max(zip(edges, edges[1:], strict=False), key=lambda shot: shot[1] - shot[0])
+    shots = _shots(hard, outside)
+    first, last = max(shots, key=lambda shot: shot[1] - shot[0], default=(0, frames))
     in_shot = [shift for at, shift in motion if first <= at - _INTERVAL and at < last]
     light = brightness[first:last]
     level, clipped = _measure_sound(video, first / FPS, (last - first) / FPS)
     return Survey(
         frames=frames,
-        cuts=tuple(round(k / FPS, 3) for k in starts),
+        cuts=tuple(round(begin / FPS, 3) for begin, _ in shots[1:]),
         start=first / FPS,
         duration=(last - first) / FPS,
         camera_motion=round(float(np.sqrt(np.mean(np.square(in_shot)))), 5) if in_shot else None,
@@ -100,29 +134,28 @@ def survey_video(video: VideoInfo) -> Survey:
         brightness=round(float(light.mean()), 1) if frames else 0.0,
         sound_level=round(level, 1),
         sound_clipped=round(clipped, 5),
+        left_out=int(outside.sum()),
+        content=content,
+        noise=round(measured.noise, 4),
     )
 
 
-def find_cuts(changes: np.ndarray) -> np.ndarray:
-    """The first frames of all shots but the first.
+def _find_padding(video: VideoInfo, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """`Survey.content`, from frames of this size (width, height) in pixels."""
+    padding = PaddingFinder()
+    for rgb in read_frames(video.path, _PADDING_FPS, 0.0, _PADDING_SECONDS, size):
+        padding.add(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
+    return padding.content()
 
-    Args:
-      changes: [N, 3] from `_measure_frames`. For frame k: its mean absolute difference to frame k − 1 in grey levels,
-        its dissimilarity to that frame, and the mean absolute difference between the frames k − 1 and k + 1.
 
-    Returns:
-      int [K], indices of frames.
-    """
-    cuts = []
-    for k in range(1, len(changes)):
-        low, high = max(k - _NEIGHBOURHOOD, 1), k + _NEIGHBOURHOOD + 1
-        around = np.delete(changes[low:high, 0], k - low)
-        usual = np.median(around) if len(around) else 0.0
-        difference, dissimilarity, lasting = changes[k]
-        threshold = max(_MIN_CHANGE, _MIN_RATIO * usual)
-        if difference > threshold and lasting > threshold and dissimilarity > _MIN_DISSIMILARITY:
-            cuts.append(k)
-    return np.array(cuts, int)
+def _shots(cuts: np.ndarray, outside: np.ndarray) -> list[tuple[int, int]]:
+    """First frame and the one after the last of each shot; those of a few frames between black ones do not count."""
+    edges = np.flatnonzero(np.diff(np.r_[True, outside, True].astype(int)))
+    shots = []
+    for begin, end in edges.reshape(-1, 2).tolist():
+        inner = cuts[(cuts > begin) & (cuts < end)].tolist()
+        shots += list(itertools.pairwise([begin, *inner, end]))
+    return [shot for shot in shots if shot[1] - shot[0] > 2] or shots
 
 
 def _small_size(width: int, height: int) -> tuple[int, int]:
@@ -130,13 +163,30 @@ def _small_size(width: int, height: int) -> tuple[int, int]:
     return max(round(width * scale), 16), max(round(height * scale), 16)
 
 
-def _measure_frames(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[tuple[int, float]]]:
-    """Changes [N, 3] (`find_cuts`), brightness of the background [N], and its motion once a second.
+class _Measured(NamedTuple):
+    """What `_measure_frames` measures.
 
-    The motion is a list of (frame, displacement since the frame `_INTERVAL` earlier as a share of the width).
+    Attributes:
+      changes: [N, 3] (`find_cuts`).
+      small: uint8 [N, P], thumbnails.
+      brightness: of the background, [N].
+      motion: of the background, once a second: (frame, displacement since the frame `_INTERVAL` earlier as a share of
+        the width).
+      noise: as in `Survey`.
     """
-    changes, brightness, motion = [], [], []
+
+    changes: np.ndarray
+    small: np.ndarray
+    brightness: np.ndarray
+    motion: list[tuple[int, float]]
+    noise: float
+
+
+def _measure_frames(pictures: Iterable[np.ndarray]) -> _Measured:
+    """Measures the downscaled frames of a video, one after another."""
+    changes, small, brightness, motion, noise = [], [], [], [], []
     before: list[np.ndarray] = []  # blurred grey pictures of the last two frames
+    fine = None
     reference = border = None
     for k, rgb in enumerate(pictures):
         grey: np.ndarray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
@@ -145,23 +195,29 @@ def _measure_frames(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndar
             border = _border_mask(grey.shape)
             reference = grey
         difference = np.abs(blurred - before[-1]).mean() if before else 0.0
-        changes.append([difference, _dissimilarity(before[-1], blurred) if before else 0.0, difference])
+        changes.append([difference, dissimilarity(before[-1], blurred) if before else 0.0, difference])
         if len(before) == 2:  # the difference across the previous frame, known only now
             changes[-2][2] = np.abs(blurred - before[0]).mean()
         before = [*before[-1:], blurred]
+        small.append(cv2.resize(grey, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).ravel())
         brightness.append(grey[border].mean())
+        if k % _NOISE_INTERVAL in (0, 1):
+            detail = grey.astype(np.float32) - cv2.GaussianBlur(grey.astype(np.float32), (0, 0), _NOISE_BLUR)
+            if k % _NOISE_INTERVAL and fine is not None:
+                noise.append(float(np.median(np.abs(detail - fine)) / max(grey.mean(), 1.0)))
+            fine = detail
         if k and k % _INTERVAL == 0:
             shift = _background_motion(reference, grey, border)
             if shift is not None:
                 motion.append((k, shift / grey.shape[1]))
             reference = grey
-    return np.array(changes).reshape(-1, 3), np.array(brightness), motion
-
-
-def _dissimilarity(a: np.ndarray, b: np.ndarray) -> float:
-    """1 − correlation of two pictures."""
-    a, b = a - a.mean(), b - b.mean()
-    return float(1.0 - (a * b).mean() / max(a.std() * b.std(), 1e-6)) if a.std() + b.std() > 2 else 0.0
+    return _Measured(
+        np.array(changes).reshape(-1, 3),
+        np.array(small, np.uint8).reshape(-1, _THUMBNAIL**2),
+        np.array(brightness),
+        motion,
+        float(np.median(noise)) if noise else 0.0,
+    )
 
 
 def _border_mask(shape: tuple[int, ...]) -> np.ndarray:

@@ -14,7 +14,8 @@ from adnerf_jax.common.timing import SAMPLE_RATE
 from adnerf_jax.media.video import VideoWriter, probe
 from adnerf_jax.preprocessing import pipeline
 from adnerf_jax.preprocessing.__main__ import main
-from adnerf_jax.preprocessing.survey import Survey, find_cuts, survey_video
+from adnerf_jax.preprocessing.shots import find_cuts
+from adnerf_jax.preprocessing.survey import Survey, survey_video
 
 SIZE = (96, 128)  # height, width
 
@@ -62,7 +63,7 @@ def test_a_moving_camera_causes_a_warning_with_its_motion(tmp_path, nets, capsys
     video = film(tmp_path / "pan.mp4", 75, shift=lambda k: k // 4)
     assert main(["--video", str(video), "--out", str(tmp_path / "d"), "--speech", "logmel"]) == 0
     warning = re.search(
-        r"warning: camera motion ([\d.]+) % of the width per second: put .* tripod", capsys.readouterr().err
+        r"report: camera motion ([\d.]+) % of the width per second: put .* tripod", capsys.readouterr().err
     )
     assert float(warning[1]) == pytest.approx(100 * 6.25 / 128, rel=0.2)
 
