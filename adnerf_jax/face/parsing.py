@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from adnerf_jax.common.errors import UserError
-from adnerf_jax.face.jaw import jaw_line, pixel_coordinates
+from adnerf_jax.face.jaw import face_coordinates, jaw_line
 from adnerf_jax.face.landmarks import Landmarks
-from adnerf_jax.face.person import PersonWatcher, agreement, person_mask, whole_person
+from adnerf_jax.face.person import PersonWatcher, agreement, person_in_frame, whole_person
 from adnerf_jax.face.views import assemble, crop, place_views
 from adnerf_jax.media.image import read_image, write_image
 from adnerf_jax.pretrained import face_parsing, weights
@@ -60,6 +60,7 @@ _MAX_GAP = 0.1  # share of the face's extent: regions closer than that belong to
 _BELOW_JAW, _NECK_LOWEST, _NECK_ASIDE = 0.04, -0.75, 0.7
 # Share of the face's extent: an addition to the person that reaches farther from the head is no hair.
 _HAIR_REACH = 0.35
+_COMPARED = 10  # every so many frames, parser and person network are compared
 
 # Maximum distance of key frames, and the motion of the face, as a fraction of its extent, from which they are closer.
 # IoU with the labels of a network that runs on every frame, on a 450 px clip, mean and worst frame: every second frame
@@ -118,8 +119,8 @@ def parse_video(
       landmarks: those of the whole video, so that a resumed run has the same key frames as an uninterrupted one.
       start: index of the first frame.
       parser: the segmentation method; `BISENET` by default.
-      agreements: receives, for each frame, the IoU of the parser's person and the person network's; none from a parser
-        that finds the whole person.
+      agreements: receives the IoU of the parser's person and the person network's of every tenth frame; none from a
+        parser that finds the whole person.
 
     Yields:
       uint8 [H, W], indices into PARTS.
@@ -143,13 +144,13 @@ def parse_video(
         cells = _average_neighbours(watcher.logits(start, len(points)))
     # The order matters: the parser's logits of a frame are asked for first, so that the watcher has seen the frame.
     averaged = _average_neighbours(_interpolate(keys, logits, start))
-    for points_here, of_frame, seen in zip(points[start:], averaged, cells, strict=True):
+    for i, points_here, of_frame, seen in zip(range(start, len(points)), points[start:], averaged, cells, strict=True):
         parts = assign_neck(of_frame.argmax(-1).astype(np.uint8), points_here)
         if seen is None:
             yield clean_parts(parts, points_here)
             continue
-        person = person_mask(seen, *parts.shape)
-        if agreements is not None:
+        person = person_in_frame(seen, *parts.shape)
+        if agreements is not None and i % _COMPARED == 0:
             agreements.append(agreement(clean_parts(parts, points_here) != BACKGROUND, person))
         yield clean_parts(parts, points_here, person)
 
@@ -196,10 +197,11 @@ def assign_neck(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
       uint8 [H, W], indices into PARTS.
     """
     parts = np.where(labels == _HAIR, np.uint8(HEAD), labels)
-    up, aside = pixel_coordinates(points, *labels.shape)
-    below = (labels == HEAD) & (up < np.interp(aside, *jaw_line(points)) - _BELOW_JAW)
-    parts[below] = NECK
-    parts[below & ((up < _NECK_LOWEST) | (np.abs(aside) > _NECK_ASIDE))] = TORSO
+    y, x = np.nonzero(labels == HEAD)
+    up, aside = face_coordinates(np.stack([x, y], -1).astype(np.float32), points.astype(np.float32))
+    below = up < np.interp(aside, *jaw_line(points)) - _BELOW_JAW
+    hand = (up < _NECK_LOWEST) | (np.abs(aside) > _NECK_ASIDE)
+    parts[y[below], x[below]] = np.where(hand[below], np.uint8(TORSO), np.uint8(NECK))
     return parts
 
 
@@ -207,14 +209,14 @@ def clean_parts(parts: np.ndarray, points: np.ndarray, person: np.ndarray | None
     """Reduces a part map to one person without holes or islands.
 
     The head is the connected region with most landmarks. Neck and torso are the regions that touch it, or nearly do.
-    What a person network sees beyond them is added where it hangs together with them, and what it denies far from
-    what it sees is background. All other pixels that are not
+    What a person network sees beyond them is added where it hangs together with them, and what it is sure is no
+    person is left out. All other pixels that are not
     background take the nearest part; what reaches far from the head is torso.
 
     Args:
       parts: uint8 [H, W].
       points: [V, 2] px landmarks.
-      person: bool [H, W], where a person network sees a person.
+      person: float [H, W], a person network's logits.
     """
     head = _region_at(parts == HEAD, points)
     if not head.any():

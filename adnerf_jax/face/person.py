@@ -20,6 +20,7 @@ _UNCERTAIN = 3.0
 # change in a grey picture of so many pixels a side, in grey levels. Three recordings of talking exceed it in 0, 1 and 5
 # of 100 frames, one with gestures in 12.
 _THUMBNAIL, _CHANGED = 16, 40.0
+_SURE = 4.0  # minus the logit of a person from which the network is sure that there is none
 _SEES_HEAD = 0.8  # share of the parser's head that the network must see for its word on the body
 
 
@@ -69,9 +70,9 @@ class PersonWatcher:
             yield self._known[i]
 
 
-def person_mask(cells: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Where the network sees a person: bool [H, W], of its logits [256, 256] of the whole frame."""
-    return to_frame(cells[..., None], whole_frame(width, height), height, width, cell=1)[..., 0] > 0
+def person_in_frame(cells: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The network's logits [256, 256] of the whole frame, resampled: float32 [H, W]; positive: a person."""
+    return to_frame(cells[..., None], whole_frame(width, height), height, width, cell=1)[..., 0]
 
 
 def whole_person(head: np.ndarray, body: np.ndarray, person: np.ndarray) -> np.ndarray:
@@ -80,16 +81,17 @@ def whole_person(head: np.ndarray, body: np.ndarray, person: np.ndarray) -> np.n
     Args:
       head: bool [H, W], the parser's head.
       body: bool [H, W], the parser's neck and torso.
-      person: bool [H, W], from `person_mask`.
+      person: float [H, W], logits from `person_in_frame`.
 
     Returns:
-      bool [H, W]: the head; the body, but for what is far from all that the network sees, if the network sees the head;
+      bool [H, W]: the head; the body, but for what the network is sure is none, if the network sees the head;
       and what the network sees farther from these than its edge is uncertain, where it hangs together with them.
     """
-    if (head & person).sum() >= _SEES_HEAD * head.sum():
-        body = body & ~_beyond_edge(body, person | head)
+    seen = person > 0
+    if (head & seen).sum() >= _SEES_HEAD * head.sum():
+        body = body & ~_beyond_edge(body, (person > -_SURE) | head)
     found = head | body
-    added = _beyond_edge(person, found)
+    added = _beyond_edge(seen, found)
     if not added.any():
         return found
     _, regions = cv2.connectedComponents((found | added).astype(np.uint8))
@@ -114,9 +116,9 @@ def agreement(found: np.ndarray, person: np.ndarray) -> float:
 
     Args:
       found: bool [H, W], the parser's person.
-      person: bool [H, W], from `person_mask`.
+      person: float [H, W], logits from `person_in_frame`.
     """
-    _, regions = cv2.connectedComponents(person.astype(np.uint8))
+    _, regions = cv2.connectedComponents((person > 0).astype(np.uint8))
     seen = np.isin(regions, np.setdiff1d(regions[found], [0]))
     union = (found | seen).sum()
     return float((found & seen).sum() / union) if union else 1.0

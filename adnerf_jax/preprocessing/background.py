@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from adnerf_jax.face.person import person_mask
+from adnerf_jax.face.person import person_in_frame
 from adnerf_jax.face.views import crop, whole_frame
 from adnerf_jax.pretrained import weights
 from adnerf_jax.pretrained.selfie_segmentation import SIDE, PersonSegmenter
@@ -162,4 +162,4 @@ def person_left(picture: np.ndarray) -> float:
     """
     height, width = picture.shape[:2]
     cells = PersonSegmenter(weights.path("selfie_segmentation"))(crop(picture, whole_frame(width, height), SIDE))
-    return float(person_mask(cells, height, width).mean())
+    return float((person_in_frame(cells, height, width) > 0).mean())

@@ -248,7 +248,7 @@ def parse(job: Job, records: Records) -> Facts:
 
     Returns:
       `person_agreement`, the mean IoU of the parser's person and the person network's, and `person_agreement_worst`, of
-      the frames that this run parsed; nothing from a parser that finds the whole person by itself.
+      every tenth frame that this run parsed; nothing from a parser that finds the whole person by itself.
     """
     found = _load_landmarks(job)
     missing = {i for i in np.flatnonzero(found.valid).tolist() if not (job.out / schema.parsing_image(i)).exists()}

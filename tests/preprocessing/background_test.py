@@ -89,3 +89,29 @@ def test_chosen_frames_are_spread_evenly_and_fit_in_memory():
     large = background.choose_frames(ids, 2160, 3840)
     assert 3 <= len(large) and len(large) * 2160 * 3840 * 4 <= background.MEMORY
     assert background.choose_frames(np.array([7]), 450, 450).tolist() == [7]
+
+
+def test_the_person_left_in_a_background_is_measured(monkeypatch):
+    class Segmenter:
+        def __init__(self, path):
+            pass
+
+        def __call__(self, rgb):
+            return np.where(rgb[..., 0] > 128, 8.0, -8.0).astype(np.float32)
+
+    monkeypatch.setattr(background, "PersonSegmenter", Segmenter)
+    picture = np.zeros((100, 200, 3), np.uint8)
+    assert background.person_left(picture) == 0.0
+    picture[50:, :40] = 255
+    assert background.person_left(picture) == pytest.approx(0.1, abs=0.01)
+
+
+def test_nothing_of_the_person_glows_in_a_background_that_is_never_uncovered():
+    """A person from edge to edge of the picture's bottom, with a soft edge of skin, who does not move."""
+    rows, columns = np.mgrid[:120, :90]
+    distance = np.hypot(rows - 120, columns - 45) - 50
+    alpha = np.clip(0.5 - distance / 2, 0, 1)[..., None]
+    picture = (alpha * (220, 150, 120) + (1 - alpha) * (40, 80, 140)).astype(np.uint8)
+    clean, count = background.clean_background([(picture, distance <= 0)] * 4)
+    assert (count[80:, 30:60] == 0).all()
+    assert np.abs(clean.astype(int) - (40, 80, 140)).max() <= 3
