@@ -102,8 +102,15 @@ def make_steps(job: Job) -> list[Step]:
     """The steps, in order, with the options that invalidate their results."""
     speech = sha256_of(job.speech) if job.speech_is_file else job.speech
 
-    def step(name: str, run: Callable[[Job, Records], Facts], writes: tuple[str, ...], *needs: str, **options) -> Step:
-        return Step(name, functools.partial(run, job), writes, needs, options)
+    def step(
+        name: str,
+        run: Callable[[Job, Records], Facts],
+        writes: tuple[str, ...],
+        *needs: str,
+        version: int = 1,
+        **options,
+    ) -> Step:
+        return Step(name, functools.partial(run, job), writes, needs, options, version)
 
     return [
         step(
@@ -114,13 +121,11 @@ def make_steps(job: Job) -> list[Step]:
             size=[job.clip.width, job.clip.height],
             **({} if job.clip.crop is None else {"crop": list(job.clip.crop)}),
         ),
-        dataclasses.replace(
-            step(
-                "landmarks",
-                steps.find_landmarks,
-                (schema.LANDMARKS, schema.EYES, schema.MOUTH_COVERED, "ori_imgs/*.lms"),
-                "frames",
-            ),
+        step(
+            "landmarks",
+            steps.find_landmarks,
+            (schema.LANDMARKS, schema.EYES, schema.MOUTH_COVERED, "ori_imgs/*.lms"),
+            "frames",
             version=3,  # which frames have a covered mouth
         ),
         step(
@@ -131,11 +136,23 @@ def make_steps(job: Job) -> list[Step]:
             speech=speech,
             audio_offset=job.audio_offset,
         ),
-        dataclasses.replace(
-            step("parsing", steps.parse, ("parsing/*.png",), "landmarks", parsing=job.parsing),
+        step(
+            "parsing",
+            steps.parse,
+            ("parsing/*.png",),
+            "landmarks",
+            parsing=job.parsing,
             version=2,  # the whole person
         ),
-        step("pose", steps.track_pose, (schema.TRACK,), "landmarks", "parsing", focal=job.focal),
+        step(
+            "pose",
+            steps.track_pose,
+            (schema.TRACK,),
+            "landmarks",
+            "parsing",
+            focal=job.focal,
+            version=2,  # never worse than the landmarks' poses, in the face's axes
+        ),
         step(
             "background",
             steps.recover_background,
