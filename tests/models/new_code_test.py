@@ -16,6 +16,8 @@ from adnerf_jax.models.codes import registry
 from adnerf_jax.models.codes.base import Code
 from adnerf_jax.training.train import check_codes, train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture
 def jaw(monkeypatch):
