@@ -3,7 +3,6 @@
 `steps.py` implements the steps; `resume.py` decides which of them a rerun skips.
 """
 
-import dataclasses
 import functools
 import math
 import pathlib
