@@ -21,8 +21,8 @@ from adnerf_jax.data.datasets import load_dataset, load_frames
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.training.train import train
 
-# Without fusion emitters XLA compiles in two thirds of the time. Newer versions have no choice, and end the process at an
-# unknown flag. Processes that tests start inherit it.
+# Without fusion emitters XLA compiles in two thirds of the time. Newer versions have no choice, and end the process at
+# an unknown flag. Processes that tests start inherit it.
 if jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
