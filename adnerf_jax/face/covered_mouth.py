@@ -69,7 +69,7 @@ def mouth_colours(rgb: np.ndarray, points: np.ndarray) -> MouthColours:
 
     def measures(colour: np.ndarray) -> np.ndarray:
         red, green = colour[..., 0] + _FLOOR, colour[..., 1] + _FLOOR
-        return np.stack([np.log(red / green), np.log(colour @ np.float32([0.3, 0.6, 0.1]) + _FLOOR)], -1)
+        return np.stack([np.log(red / green), np.log(colour @ np.array([0.3, 0.6, 0.1], np.float32) + _FLOOR)], -1)
 
     outer = places[OUTER_LIPS]
     centre = outer.mean(0)

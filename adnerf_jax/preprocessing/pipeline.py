@@ -8,6 +8,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import read_json, sha256_of
@@ -100,6 +101,7 @@ def prepare(
 def make_steps(job: Job) -> list[Step]:
     """The steps, in order, with the options that invalidate their results."""
     speech = sha256_of(job.speech) if job.speech_is_file else job.speech
+    crop: dict[str, Any] = {} if job.clip.crop is None else {"crop": list(job.clip.crop)}
 
     def step(
         name: str,
@@ -118,7 +120,7 @@ def make_steps(job: Job) -> list[Step]:
             ("ori_imgs/*.jpg",),
             shot=[job.clip.start, job.clip.duration],
             size=[job.clip.width, job.clip.height],
-            **({} if job.clip.crop is None else {"crop": list(job.clip.crop)}),
+            **crop,
         ),
         step(
             "landmarks",
