@@ -224,15 +224,16 @@ def clean_parts(parts: np.ndarray, points: np.ndarray, person: np.ndarray | None
     head = _fill_holes(head)
     extent = np.ptp(points, axis=0).max()
     body = ((parts == NECK) | (parts == TORSO)) & ~head
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * math.ceil(extent * _MAX_GAP / 2) + 1,) * 2)
-    _, regions = cv2.connectedComponents(cv2.dilate((head | body).astype(np.uint8), kernel))
+    # Faster than dilating by so large a disc.
+    distance = cv2.distanceTransform((~(head | body)).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    _, regions = cv2.connectedComponents((distance <= math.ceil(extent * _MAX_GAP / 2)).astype(np.uint8))
     body &= regions == regions.flat[head.argmax()]
     whole = head | body if person is None else whole_person(head, body, person)
     added = whole & ~(head | body)
     kept = np.where(head, HEAD, np.where(body & whole, parts, BACKGROUND)).astype(np.uint8)
     unknown = _fill_holes(whole) & (kept == BACKGROUND)
     if added.any():
-        far = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > _HAIR_REACH * extent
+        far = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) > _HAIR_REACH * extent
         count, regions = cv2.connectedComponents(added.astype(np.uint8))
         limbs = np.bincount(regions[added & far], minlength=count) > 0
         limbs[0] = False

@@ -103,12 +103,15 @@ def whole_person(head: np.ndarray, body: np.ndarray, person: np.ndarray) -> np.n
 def _beyond_edge(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
     """What of a mask is farther from another one than an edge is uncertain, with its connection to that other one."""
     uncertain = _UNCERTAIN * max(mask.shape) / SIDE
-    distance = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    beyond = mask & (distance > uncertain)
+    outside = mask & ~other
+    if not outside.any():
+        return outside
+    distance = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    beyond = outside & (distance > uncertain)
     if not beyond.any():
         return beyond
     around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * math.ceil(uncertain) + 3,) * 2)
-    return mask & ~other & (cv2.dilate(beyond.astype(np.uint8), around) > 0)
+    return outside & (cv2.dilate(beyond.astype(np.uint8), around) > 0)
 
 
 def agreement(found: np.ndarray, person: np.ndarray) -> float:

@@ -108,8 +108,18 @@ def to_frame(cells: np.ndarray, view: View, height: int, width: int, cell: int) 
     # Frame pixel to input pixel to cell.
     affine = np.array([[scale, 0, (0.5 - view.x) * scale - 0.5], [0, scale, (0.5 - view.y) * scale - 0.5]]) / step
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    resampled = cv2.warpAffine(cells, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return resampled.reshape(height, width, -1)  # OpenCV drops the axis of a lone channel
+    # OpenCV is slow beyond four channels, and drops the axis of a lone one.
+    resampled = [
+        cv2.warpAffine(
+            np.ascontiguousarray(cells[..., start : start + 4]),
+            affine,
+            (width, height),
+            flags=flags,
+            borderMode=cv2.BORDER_REPLICATE,
+        ).reshape(height, width, -1)
+        for start in range(0, cells.shape[-1], 4)
+    ]
+    return np.concatenate(resampled, -1) if len(resampled) > 1 else resampled[0]
 
 
 def _ramp(start: float, side: float, length: int) -> np.ndarray:
