@@ -16,6 +16,7 @@ from adnerf_jax.data import schema
 from adnerf_jax.data.datasets import Dataset, load_frames
 from adnerf_jax.face.landmarks import Landmarks, eye_openness, face_rect, to_ibug68
 from adnerf_jax.face.parsing import BACKGROUND, HEAD, TORSO, write_parts
+from adnerf_jax.face.tracking import UNITS_PER_CM
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import write_image
 from adnerf_jax.preprocessing.synthetic_subject import film
@@ -27,6 +28,7 @@ from adnerf_jax.speech.lips import fit_ridge
 
 SIZE, SEED = 80, 0
 TRAIN, HELD_OUT = 150, 50  # frames
+_MOUTH = np.array([0.0, -4.5, 5.0])  # cm, between the lips in the head's frame
 _CROP = 16, 12  # width and height of a mouth's picture, pixels
 
 
@@ -99,7 +101,7 @@ class MouthReader:
     """
 
     def __init__(self, dataset: Dataset):
-        self._rects = dataset.mouth_rect
+        self._centres, self._half = _mouths(dataset), round(0.11 * SIZE)
         frames = load_frames(dataset, dataset.train)
         inputs = np.stack(
             [self._crop(image, k) for image, k in zip(frames.images / 255.0, frames.split.aud_id, strict=True)]
@@ -114,6 +116,17 @@ class MouthReader:
         return float((self._crop(image, frame) - self._mean) @ self._weights + self._bias)
 
     def _crop(self, image: np.ndarray, frame: int) -> np.ndarray:
-        x, y, width, height = self._rects[frame]
-        part = np.asarray(image, np.float32)[max(y, 0) : y + height, max(x, 0) : x + width]
+        x, y = self._centres[frame]
+        part = np.asarray(image, np.float32)[y - self._half : y + self._half, x - self._half : x + self._half]
         return cv2.resize(part, _CROP, interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
+
+
+def _mouths(dataset: Dataset) -> np.ndarray:
+    """The middle of the closed mouth in each frame, int [N, 2] px, by the pose alone: that of the lips would tell their
+    opening."""
+    camera, centres = dataset.camera, np.zeros((len(dataset.windows), 2), int)
+    for split in (dataset.train, dataset.val):
+        for transform, frame in zip(split.transforms, split.aud_id, strict=True):
+            x, y, z = np.linalg.inv(transform.astype(np.float64))[:3] @ [*(_MOUTH * UNITS_PER_CM), 1]
+            centres[frame] = round(camera.cx - camera.focal * x / z), round(camera.cy + camera.focal * y / z)
+    return centres
