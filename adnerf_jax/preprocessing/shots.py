@@ -70,7 +70,8 @@ def _mixtures(small: np.ndarray, length: int, cuts: np.ndarray) -> list[tuple[in
     for k in range(count):
         change[k] = np.abs(small[k + length].astype(np.float32) - small[k]).mean()
     spans: list[tuple[int, int]] = []
-    for k in np.flatnonzero(change > max(_MIN_CHANGE, _MIN_GRADUAL_RATIO * float(np.quantile(change, _USUAL)))).tolist():
+    least = max(_MIN_CHANGE, _MIN_GRADUAL_RATIO * float(np.quantile(change, _USUAL)))
+    for k in np.flatnonzero(change > least).tolist():
         if ((cuts > k) & (cuts <= k + length)).any():
             continue
         before, after = small[k].astype(np.float32), small[k + length].astype(np.float32)
