@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import read_json, write_json
+from adnerf_jax.common.own_folders import check_no_links
 from adnerf_jax.common.progress import duration, say
 
 _SUMMARY = "summary.json"
@@ -153,7 +154,11 @@ class Summary:
         say(f"[{name}]")
         if old and old.get("inputs") != self._chain and name in _STAGES:
             # Its inputs have changed, so its training cannot be resumed.
-            shutil.rmtree(output, ignore_errors=True)
+            from adnerf_jax.training.workdir_lock import alone_in
+
+            check_no_links(output)
+            with alone_in(output):
+                shutil.rmtree(output, ignore_errors=True)
         start = time.monotonic()
         run()
         # ru_maxrss counts KiB, on macOS bytes.

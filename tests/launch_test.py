@@ -1,8 +1,12 @@
-"""The launch guides: scripts parse, and the files that they name exist."""
+"""The launch guides: scripts start the real program, and the container can be built."""
 
 import os
 import pathlib
+import re
+import shutil
 import subprocess
+import sys
+import tomllib
 
 import pytest
 
@@ -31,9 +35,50 @@ def launch(script: str, folder: pathlib.Path, statuses: list[int], **environment
         (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >> called\n{end}')
         (folder / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"} | environment
-    command = ["bash", str(ROOT / "launch" / script), "a", "b", "c", "d"]
+    command = ["bash", str(ROOT / "launch" / script), "a", "b", "c", "d", "e"]
     status = subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode
     return status, (folder / "called").read_text().splitlines()
+
+
+# What a cluster's commands do with the training, on this machine: srun starts it, and ssh gives it to a shell at home.
+_CLUSTER = {
+    "srun": 'shift; exec "$@"',
+    "gcloud": 'for word; do case $word in --command=*) HOME=$PWD bash -c "${word#*=}"; exit ;; esac; done; exit 9',
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "before", "config", "says"),
+    [
+        ("multi_gpu.sh", [], "configs/torso.py:fast", "fast torso"),
+        ("slurm.sh", [], "configs/head.py:fast,small", "fast head"),
+        ("tpu_pod.sh", ["name", "zone"], "configs/torso.py:small", "paper torso"),
+    ],
+)
+def test_scripts_start_the_configuration_that_is_given(tmp_path, tiny_data, script, before, config, says):
+    checkout = tmp_path / "adnerf_jax"
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    for name in ("run.py", "configs", "adnerf_jax"):
+        (checkout / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "launch", checkout / "launch")
+    for name, body in _CLUSTER.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+    for path in (*tmp_path.glob("*"), checkout / ".venv/bin/python"):
+        path.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JAX_PLATFORMS": "cpu"}
+    data = shutil.copytree(tiny_data, tmp_path / "my data")
+    command = ["bash", str(checkout / "launch" / script), *before, config, str(tmp_path / "W" / "torso"), str(data)]
+    # ssh begins in the home folder, the others in the checkout.
+    started = subprocess.run(
+        [*command, "--dry_run", "--config.train.steps=77"],
+        cwd=tmp_path if script == "tpu_pod.sh" else checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert started.returncode == 0, started.stderr
+    assert says in started.stderr and "77 steps" in started.stderr
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 75, 76, 134, 137])
@@ -72,7 +117,52 @@ def test_the_job_set_is_consistent():
     assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
 
 
-def test_the_container_installs_requirements_that_exist():
-    text = (ROOT / "launch/Dockerfile").read_text()
-    for name in ("requirements-cuda.txt", "requirements-tpu.txt"):
-        assert name in text and "-r requirements.txt" in (ROOT / name).read_text()
+def _instructions() -> list[tuple[str, str]]:
+    """The instructions of the container file, with their arguments."""
+    lines = (ROOT / "launch/Dockerfile").read_text().splitlines()
+    return [tuple(line.split(maxsplit=1)) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_container_has_what_it_starts():
+    instructions = _instructions()
+    named = [name for name, _ in instructions]
+    assert set(named) <= {"FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "ENTRYPOINT"}
+    version = re.fullmatch(r"python:(3\.\d+)-slim", dict(instructions)["FROM"])[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    least = re.fullmatch(r">=(3\.\d+)", project["requires-python"])[1]
+    assert [int(n) for n in version.split(".")] >= [int(n) for n in least.split(".")]
+    requirements = dict(instructions)["ARG"].removeprefix("REQUIREMENTS=")
+    for name in (requirements, "requirements-tpu.txt"):
+        assert "-r requirements.txt" in (ROOT / name).read_text()
+    # The requirements are there before they are installed, and the program in the working folder at the end.
+    copied = [i for i, (name, _) in enumerate(instructions) if name == "COPY"]
+    installed = next(i for i, (name, what) in enumerate(instructions) if name == "RUN" and "pip install" in what)
+    assert copied[0] < installed < copied[1] and named.index("WORKDIR") < copied[0]
+    assert instructions[copied[0]][1] == "requirements*.txt ./" and instructions[copied[1]][1] == ". ."
+    left_out = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", ".venv*", "runs"} <= set(left_out)
+    entry = re.findall(r'"([^"]+)"', dict(instructions)["ENTRYPOINT"])
+    assert entry[0] == "tini" and any(name == "RUN" and "tini" in what for name, what in instructions)
+    assert entry[2] == "python" and (ROOT / entry[3]).is_file()
+    assert not any((ROOT / entry[3]).match(pattern) for pattern in left_out)
+
+
+def _docker_works() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_container_is_built_and_starts():
+    if not _docker_works():
+        pytest.skip("docker is not installed, or its daemon cannot be reached")
+    build = ["docker", "build", "-q", "-f", "launch/Dockerfile", "--build-arg", "REQUIREMENTS=requirements.txt", "."]
+    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    image = built.stdout.strip()
+    try:
+        ran = subprocess.run(["docker", "run", "--rm", image, "--help"], capture_output=True, text=True)
+        assert ran.returncode == 0 and "usage: python run.py" in ran.stdout, ran.stderr
+    finally:
+        subprocess.run(["docker", "rmi", image], capture_output=True)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import sha256_of, write_json
+from adnerf_jax.common.own_folders import check_no_links
 from adnerf_jax.common.pixels import to_uint8
 from adnerf_jax.common.progress import say, track
 from adnerf_jax.common.timing import FRAMES_BEFORE, SAMPLE_RATE
@@ -76,12 +77,13 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
       the content of `metrics.json`; {} for a shard.
 
     Raises:
-      UserError: there is no checkpoint or no held-out frame, the dataset is not one of this person, or another file
-        cannot be used.
+      UserError: there is no checkpoint or no held-out frame, the dataset is not one of this person, a folder of
+        results is a link, or another file cannot be used.
     """
     start = time.monotonic()
     workdir = pathlib.Path(workdir)
     cache = workdir / "eval.frames"
+    check_no_links(workdir / "eval", workdir / "eval" / "frames", cache)
     shard, shards = parse_shard(config.eval.shard, "eval.shard")
     stage = TrainedStage.load(workdir, config, config.eval.attention)
     dataset = _dataset_of_person(config, stage, workdir)

@@ -34,7 +34,7 @@ def check_output(path: pathlib.Path, alpha: bool) -> pathlib.Path:
             raise UserError(f"{path} is a folder: give another name for the video")
         return path
     folder = path.with_suffix("")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise UserError(f"{folder} is in the way of the pictures: move it, or give another name")
     return folder
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import write_json
+from adnerf_jax.common.own_folders import check_no_links
 from adnerf_jax.configuration.flatten import flatten
 from adnerf_jax.inference.trained_stage import TrainedStage
 
@@ -33,7 +35,7 @@ def parse_shard(text: str | None, setting: str) -> tuple[int, int]:
     if not text:
         return 0, 1
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text) and 1 <= int(index) <= int(count)):
         raise UserError(Option(setting), f" is {text!r}: give 1/4, 2/4, 3/4, 4/4 to four processes")
     return int(index) - 1, int(count)
 
@@ -59,9 +61,10 @@ def finished_frames(folder: pathlib.Path, job: dict[str, Any]) -> set[int]:
       job: everything that decides how frames look, as JSON values.
 
     Raises:
-      UserError: the folder exists and no render wrote it.
+      UserError: the folder exists and no render wrote it, or it is a link.
     """
     path = folder / _JOB
+    check_no_links(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder.parent):
         try:
@@ -74,7 +77,8 @@ def finished_frames(folder: pathlib.Path, job: dict[str, Any]) -> set[int]:
                 raise UserError(f"{folder} exists, but no render wrote it: move it, or write elsewhere")
             discard_frames(folder)
             write_json(path, job)
-    return {int(frame.stem) for frame in folder.glob("[0-9]*.png")}
+    # By the whole name: file managers leave copies such as `000001 copy.png`.
+    return {int(path.stem) for path in folder.iterdir() if re.fullmatch(r"[0-9]{6,9}\.png", path.name)}
 
 
 def _holds_no_frames(folder: pathlib.Path) -> bool:
@@ -84,6 +88,7 @@ def _holds_no_frames(folder: pathlib.Path) -> bool:
 
 def discard_frames(folder: pathlib.Path) -> None:
     """Deletes kept frames, and the job's description last, so that a later run still recognises what is left."""
+    check_no_links(folder)
     for path in folder.iterdir() if folder.exists() else ():
         if path.name != _JOB and not path.is_dir():
             path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from adnerf_jax.common.errors import Option, UserError
 from adnerf_jax.common.files import read_json, write_json
+from adnerf_jax.common.own_folders import check_no_links
 from adnerf_jax.common.progress import say
 
 # What a step records in the manifest besides its state: JSON values by name.
@@ -53,7 +54,11 @@ class Ledger:
     def __init__(self, path: pathlib.Path, header: Facts, steps: Sequence[Step]):
         self._path, self._header = path, header
         self._steps = {step.name: step for step in steps}
-        self.records: dict[str, Facts] = read_json(path, "dataset manifest").get("steps", {}) if path.exists() else {}
+        # Files that an earlier run wrote are deleted by their patterns.
+        folders = {pathlib.Path(pattern).parts[0] for step in steps for pattern in step.writes if "/" in pattern}
+        check_no_links(*(path.parent / name for name in sorted(folders)))
+        saved = read_json(path, "dataset manifest").get("steps", {}) if path.exists() else {}
+        self.records: dict[str, Facts] = {name: record for name, record in saved.items() if isinstance(record, dict)}
 
     def inputs(self, step: Step) -> str:
         """Digest of everything that the step's result depends on, including the steps before it."""

@@ -32,6 +32,8 @@ _STORAGE_DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
 }
+# No tensor of a checkpoint has more dimensions, or numbers of elements that need more than 48 bits.
+_MOST_DIMENSIONS, _LARGEST = 16, 2**48
 _PLAIN = (bool, int, float, str, bytes, type(None))
 # Opcodes that torch.save has written in any version of Python: no sets, and no way to create objects except REDUCE.
 _OPCODES = (
@@ -161,7 +163,11 @@ def _as_array(tensor: _Tensor, data: dict[str, bytes]) -> np.ndarray:
     """The tensor as a read-only view of its storage, after checking that it lies inside the storage."""
     buffer = np.frombuffer(data[tensor.storage.key], np.dtype(tensor.storage.dtype))
     size, stride, offset = tensor.size, tensor.stride, tensor.offset
-    if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in (*size, *stride, offset)):
+    # Before anything is multiplied: products of thousands of long numbers take minutes.
+    numbers = (*size[: _MOST_DIMENSIONS + 1], *stride[: _MOST_DIMENSIONS + 1], offset)
+    if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS:
+        raise _Refused("a tensor has an impossible number of dimensions")
+    if not all(type(n) is int and 0 <= n < _LARGEST for n in numbers):
         raise _Refused("a tensor has an impossible shape")
     count = math.prod(size)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))

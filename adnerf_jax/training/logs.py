@@ -37,7 +37,7 @@ class MetricWriter:
                 try:
                     if json.loads(line)["step"] <= resume_step:
                         kept.append(line)
-                except (json.JSONDecodeError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last line of a killed run may be cut
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a")

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from adnerf_jax.common.errors import Option, UserError, join_options
 from adnerf_jax.common.files import read_json, write_json
+from adnerf_jax.common.own_folders import check_no_links
 from adnerf_jax.common.progress import say
 from adnerf_jax.common.versions import versions_of
 from adnerf_jax.configuration.checks import check_types, one_line, saved_config
@@ -47,15 +48,19 @@ def load_config(workdir: str | pathlib.Path, remedy: Sequence[str | Option] = _T
         if stages:
             raise UserError(problem, "use ", *join_options([Option("workdir", str(stage)) for stage in stages], " or "))
         raise UserError(problem, "check ", Option("workdir"))
-    saved = read_json(path, "configuration")
-    return saved_config(saved, path, remedy).lock()
+    saved = saved_config(read_json(path, "configuration"), path, remedy)
+    saved.render.out = None  # a workdir may be somebody else's: only the command line says where files are written
+    return saved.lock()
 
 
 def check_continues(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Raises UserError where `workdir` holds a run with other settings, or checkpoints without any."""
+    """Raises UserError where `workdir` holds a run with other settings, checkpoints without any, or links."""
+    checkpoints = workdir / "checkpoints"
+    kept = checkpoints.iterdir() if checkpoints.is_dir() else ()
+    check_no_links(checkpoints, workdir / "damaged", workdir / "validation", *kept)
     if (workdir / _FILE).exists():
         _check_same(load_config(workdir, _elsewhere(workdir)), config, workdir)
-    elif (workdir / "checkpoints").exists():
+    elif checkpoints.exists():
         raise UserError(
             f"{workdir} holds checkpoints but not their settings ({_FILE} is missing), as an interrupted import "
             f"leaves it: delete that folder, or use another ",

@@ -47,6 +47,7 @@ from adnerf_jax.training.stages import Stage, make_stage
 from adnerf_jax.training.state import TrainState
 from adnerf_jax.training.update import Metrics, make_update
 from adnerf_jax.training.validation import Validator
+from adnerf_jax.training.workdir_lock import alone_in
 
 # Steps after which the time that a training takes is estimated, and the seconds above which it is printed.
 _COST_STEPS = 4
@@ -95,13 +96,14 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
       workdir: the stage's folder.
 
     Raises:
-      UserError: bad data, a missing head, a workdir of another run, or numbers that are not finite.
+      UserError: bad data, a missing head, a workdir of another run or one that another run trains in, or numbers that
+        are not finite.
       Preempted: SIGTERM came; everything is saved.
     """
     workdir = pathlib.Path(workdir)
     check_settings(config)
     check_continues(config, workdir)
-    with Termination() as termination:
+    with Termination() as termination, alone_in(workdir):
         run, state = _prepare(config, workdir)
         _compile_in_all_processes(run, state)
         skipped: set[int] = set()

@@ -106,6 +106,18 @@ def test_the_protocol_names_the_tracked_codes(trained, tmp_path):
         evaluate(config, folder)
 
 
+@pytest.mark.parametrize("name", ["eval", "eval/frames", "eval.frames"])
+def test_an_evaluation_deletes_and_writes_through_no_link(trained, tmp_path, name):
+    workdir = shutil.copytree(trained.head, tmp_path / "head", ignore=shutil.ignore_patterns("eval", "eval.frames"))
+    (tmp_path / "mine/frames").mkdir(parents=True)
+    (tmp_path / "mine/report.html").touch()
+    (workdir / name).parent.mkdir(exist_ok=True)
+    (workdir / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=f"{name} is a link to .*mine"):
+        evaluate(load_config(workdir), workdir)
+    assert {path.name for path in (tmp_path / "mine").rglob("*")} == {"frames", "report.html"}
+
+
 def test_files_of_an_evaluation(trained):
     config = load_config(trained.torso)
     result = evaluate(config, trained.torso)

@@ -214,3 +214,12 @@ def test_a_video_keeps_time(tmp_path):
     with pytest.raises(RuntimeError), FrameVideo(tmp_path / "no.mp4", 16, 16, [0], 1, None):
         raise RuntimeError
     assert not (tmp_path / "no.mp4").exists()
+
+
+def test_a_damaged_training_log_is_read_as_far_as_it_goes(tmp_path):
+    lines = ["5", '"abc"', "[1]", "null", '{"step": "x"}', '{"step": 1, "psnr": "?", "loss": 1e999}', "[" * 100_000]
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join([*lines, '{"step": 3, "psnr": 20}']).encode() + b"\n\xff")
+    log = training_log(tmp_path)
+    np.testing.assert_array_equal(log["step"], [1, 3])
+    np.testing.assert_array_equal(log["psnr"], [np.nan, 20])
+    assert set(log) == {"step", "psnr"}

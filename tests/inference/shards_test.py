@@ -22,6 +22,28 @@ def test_frames_of_another_job_are_not_reused(tmp_path):
     assert finished_frames(folder, job) == set()
 
 
+def test_other_files_among_kept_frames_are_no_frames(tmp_path):
+    finished_frames(tmp_path / "frames", {})
+    for name in ("000001 copy.png", "1.png", "000002.png.part", "٠٠٠٠٠٣.png"):
+        (tmp_path / "frames" / name).touch()
+    write_image(frame_path(tmp_path / "frames", 4), np.zeros((2, 2, 3), np.uint8))
+    assert finished_frames(tmp_path / "frames", {}) == {4}
+
+
+def test_frames_are_kept_in_no_link(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/job.json").write_text("{}")
+    (tmp_path / "mine/notes.txt").touch()
+    (tmp_path / "frames").symlink_to(tmp_path / "mine")
+    for delete in (
+        lambda: finished_frames(tmp_path / "frames", {"step": 1}),
+        lambda: discard_frames(tmp_path / "frames"),
+    ):
+        with pytest.raises(UserError, match="frames is a link to .*mine"):
+            delete()
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"job.json", "notes.txt"}
+
+
 def test_a_damaged_frame_is_deleted(tmp_path):
     job, path = {"step": 3}, frame_path(tmp_path / "video.mp4.frames", 4)
     finished_frames(path.parent, job)
@@ -36,7 +58,7 @@ def test_a_damaged_frame_is_deleted(tmp_path):
 
 def test_parse_shard():
     assert parse_shard(None, "render.shard") == (0, 1) and parse_shard("2/4", "render.shard") == (1, 4)
-    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2", "²/4", "1/²", "1/" + "9" * 5000):
         with pytest.raises(UserError, match="eval.shard is .*give 1/4, 2/4, 3/4, 4/4"):
             parse_shard(text, "eval.shard")
 

@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 import resource
+import time
 import zipfile
 
 import numpy as np
@@ -146,3 +147,13 @@ def test_names_what_is_wrong(tmp_path, torch):
         (tmp_path / "junk").write_bytes(junk)
         with pytest.raises(UserError, match="cannot|not a PyTorch checkpoint"):
             torch_pickle.load(tmp_path / "junk")
+
+
+@pytest.mark.parametrize("size", [(2**20_000,) * 2000, (1,) * 17, (2**48, 1)])
+def test_dimensions_are_limited_before_they_are_multiplied(tmp_path, torch, size):
+    bomb = Tensor(torch, "0", np.zeros(4, np.float32), view=(0, size, (0,) * len(size)))
+    path = write_zip(tmp_path / "bomb.tar", *dump({"w": bomb}))
+    start = time.process_time()
+    with pytest.raises(UserError, match="impossible (number of dimensions|shape)"):
+        torch_pickle.load(path)
+    assert time.process_time() - start < 2

@@ -207,3 +207,24 @@ def test_another_stage_or_family_is_refused():
         saved.family = "paper"
     with pytest.raises(UserError, match="trained in the paper family, but .* of the family fast"):
         apply_overrides(saved, tiny.config("head"), {}, "w")
+
+
+def test_a_saved_configuration_does_not_say_where_to_write(tmp_path):
+    config = tiny.config("head")
+    config.render.out = str(tmp_path / "precious.mp4")
+    save_config(config, tmp_path)
+    saved = load_config(tmp_path)
+    assert saved.render.out is None
+    given = apply_overrides(saved, config, {"render.out": "mine.mp4"}, tmp_path)
+    assert given.render.out == "mine.mp4"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "damaged", "validation", "checkpoints/20"])
+def test_a_training_writes_through_no_link(tmp_path, name):
+    workdir, elsewhere = tmp_path / "head", tmp_path / "elsewhere"
+    (workdir / name).parent.mkdir(parents=True)
+    elsewhere.mkdir()
+    save_config(tiny.config("head"), workdir)
+    (workdir / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=f"{name} is a link to .*elsewhere"):
+        check_continues(tiny.config("head"), workdir)

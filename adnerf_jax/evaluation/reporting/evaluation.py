@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from adnerf_jax.common.files import write_bytes
 from adnerf_jax.common.progress import duration
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
+from adnerf_jax.configuration.declaration import is_number
 from adnerf_jax.data.datasets import Dataset
 from adnerf_jax.evaluation.protocol import clip_samples, curves
 from adnerf_jax.evaluation.reporting.charts import Line, grid, line_chart
@@ -55,6 +56,7 @@ LABELS = {  # labels of the metrics in tables; a metric without a label appears 
     "jitter_deg": "rotation jitter, degrees",
 }
 _ERROR_GAIN = 4.0
+_LARGEST = 1e30  # a logged number beyond it is damage, and would be drawn as such
 _PER_FRAME = {  # columns of frames.csv: titles of their charts
     "psnr": "PSNR, dB",
     "psnr_face": "PSNR of the face, dB",
@@ -243,11 +245,13 @@ def training_log(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """Columns of `metrics.jsonl`, NaN where a line lacks the column; {} without the file."""
     path = workdir / "metrics.jsonl"
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue  # a killed run may leave its last line incomplete
+        if isinstance(line, dict) and is_number(line.get("step")):
+            lines.append({name: value for name, value in line.items() if is_number(value) and abs(value) < _LARGEST})
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: np.array([line.get(name, np.nan) for line in lines], float) for name in names}
 

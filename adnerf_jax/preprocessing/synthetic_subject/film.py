@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from adnerf_jax.common import files, progress
+from adnerf_jax.common.own_folders import check_no_links
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.face.tracking import UNITS_PER_CM
 from adnerf_jax.media.audio import write_wav
@@ -210,6 +211,7 @@ def make_subject(
     marker = truth / MARKER
     if marker.exists() and files.read_json(marker, "the built-in subject's record") == arguments:
         return
+    check_no_links(truth)
     shutil.rmtree(truth, ignore_errors=True)
     (truth / "alpha").mkdir(parents=True)
 
