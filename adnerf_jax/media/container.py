@@ -1,5 +1,11 @@
-"""Opening a media file and decoding one of its streams; shared by `video.py` and `audio.py`."""
+"""Opening a media file and decoding one of its streams; shared by `video.py` and `audio.py`.
 
+Files that were joined, and streams whose sender was restarted, begin their time stamps anew in the middle. What follows
+goes on from the last stamp: a player would show it, too. `Clock` keeps picture and sound together there.
+"""
+
+import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -11,6 +17,11 @@ from adnerf_jax.common.files import given_path
 
 # ffmpeg's demuxers for text files and single pictures: it decodes them as videos, which is never what a user means.
 _STILL_FORMATS = ("tty", "image2")
+# Seconds. Decoding times ascend, so a stamp that is this much lower than the one before it is of another clock; less is
+# jitter. A single stamp that is off by this much, up or down, is damaged, and no restart.
+_RESTART = 0.5
+_LONGEST_GAP = 60.0  # seconds: a larger step forwards is damage, too, or a pause
+_TAIL = 0.1  # seconds by which streams of one part may end apart without waiting for each other
 # Metadata can be in any encoding: PyAV before version 19 has to be configured to replace bytes that it cannot decode.
 _MUST_REPLACE = int(av.__version__.split(".")[0]) < 19
 
@@ -62,22 +73,73 @@ def audio_stream(container: av.container.InputContainer) -> av.AudioStream | Non
     return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
-def decode_video(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Yields the decoded pictures of a stream in presentation order.
+class Clock:
+    """Time stamps of a container's streams that go on where they fall back.
 
-    Broken packets are skipped, and a truncated file ends early, as in a player.
+    The streams of a part share one offset, whichever of them is read: the first that falls back decides it.
+
+    Attributes:
+      offsets: seconds that are added to the stamps of the first, second, … part.
     """
-    return (frame for frame in _decode(container, stream) if isinstance(frame, av.VideoFrame))
+
+    def __init__(self) -> None:
+        self.offsets = [0.0]
+        self._streams: dict[int, _StreamClock] = {}
+
+    def offset(self, stream: int, stamp: float, duration: float) -> float:
+        """Seconds to add to the next packet of a stream; `stamp` is when it is decoded, `duration` may be 0."""
+        own = self._streams.setdefault(stream, _StreamClock())
+        if own.last is not None and own.before is not None and stamp < own.last - _RESTART:
+            if 0 <= stamp - own.before < _RESTART:  # the last stamp alone was damaged
+                own.last = own.before
+            else:
+                own.fell_from, own.part = own.last, own.part + 1
+                if own.part == len(self.offsets):
+                    latest = max(other.end for other in self._streams.values() if other.part >= own.part - 1)
+                    self.offsets.append(max(own.end, latest - _TAIL) - stamp)
+                own.last = None
+        elif own.fell_from is not None:
+            if 0 <= stamp - own.fell_from < _RESTART and own.part == len(self.offsets) - 1:  # as above
+                self.offsets.pop()
+                own.part, own.last = own.part - 1, own.fell_from
+            own.fell_from = None
+        if own.last is None or stamp - own.last < _LONGEST_GAP:
+            step = duration or (stamp - own.last if own.last is not None else 0.0)
+            own.before, own.last = own.last if own.last is not None else stamp, stamp
+            own.end = stamp + self.offsets[own.part] + step
+        return self.offsets[own.part]
 
 
-def decode_audio(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
-    """Yields the decoded blocks of samples of a stream; broken and truncated files as in `decode_video`."""
-    return (frame for frame in _decode(container, stream) if isinstance(frame, av.AudioFrame))
+@dataclasses.dataclass
+class _StreamClock:
+    """Where a stream is.
+
+    Attributes:
+      part: which part of the file.
+      last, before: the last two credible stamps, in seconds of the part.
+      fell_from: the stamp before the last packet, if that one fell back.
+      end: when its last packet ends, in seconds of the whole.
+    """
+
+    part: int = 0
+    last: float | None = None
+    before: float | None = None
+    fell_from: float | None = None
+    end: float = -math.inf
 
 
-def _decode(container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[object]:
-    """Yields what ffmpeg decodes of one stream, skipping broken packets."""
-    packets = container.demux(stream)
+def read_packets(
+    container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream, clock: Clock | None = None
+) -> Iterator[av.Packet]:
+    """Yields the packets of one stream, with time stamps that go on where those of the file fall back.
+
+    Args:
+      container: the file; all its streams are watched.
+      stream: the one whose packets are wanted.
+      clock: filled while reading.
+    """
+    clock = clock or Clock()
+    packets = container.demux(*container.streams.video, *container.streams.audio)
     while True:
         try:
             packet = next(packets, None)
@@ -87,6 +149,39 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream | av.
             return
         if packet is None:
             return
+        # Pictures are stored in another order than they are shown, so that only decoding times ascend.
+        stamp = packet.pts if packet.dts is None and packet.stream.type == "audio" else packet.dts
+        base = packet.time_base
+        if stamp is not None and base:
+            offset = clock.offset(packet.stream.index, float(stamp * base), float((packet.duration or 0) * base))
+            ticks = round(offset / base)
+            if ticks:
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if packet.dts is None else packet.dts + ticks
+        if packet.stream.index == stream.index:
+            yield packet
+
+
+def decode_video(
+    container: av.container.InputContainer, stream: av.VideoStream, clock: Clock | None = None
+) -> Iterator[av.VideoFrame]:
+    """Yields the decoded pictures of a stream in presentation order, with time stamps as in `read_packets`.
+
+    Broken packets are skipped, and a truncated file ends early, as in a player.
+    """
+    return (frame for frame in _decode(container, stream, clock) if isinstance(frame, av.VideoFrame))
+
+
+def decode_audio(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """Yields the decoded blocks of samples of a stream; broken and truncated files as in `decode_video`."""
+    return (frame for frame in _decode(container, stream) if isinstance(frame, av.AudioFrame))
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream, clock: Clock | None = None
+) -> Iterator[object]:
+    """Yields what ffmpeg decodes of one stream, skipping broken packets."""
+    for packet in read_packets(container, stream, clock):
         try:
             frames = packet.decode()
         except av.FFmpegError:

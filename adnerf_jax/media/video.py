@@ -21,7 +21,15 @@ from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.media.audio import has_sound, read_blocks, resampled_blocks, samples_as_blocks
 from adnerf_jax.media.colour import colours_of, to_bt709
-from adnerf_jax.media.container import decode_video, first_picture, local_url, open_media, video_stream
+from adnerf_jax.media.container import (
+    Clock,
+    decode_video,
+    first_picture,
+    local_url,
+    open_media,
+    read_packets,
+    video_stream,
+)
 from adnerf_jax.media.deinterlacing import deinterlaced, is_interlaced
 from adnerf_jax.media.encoder_settings import LIVE_MP4, bleed_colours, video_format
 from adnerf_jax.media.heif import file_is_heif
@@ -97,12 +105,15 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate
         fps = float(rate) if rate else FPS
         frames = stream.frames or None
+        seconds = None
         if stream.duration is not None:
             seconds = _seconds(stream.duration, stream.time_base)
         elif container.duration is not None:
             seconds = container.duration / av.time_base
-        else:
-            seconds, fps = _measure_packets(container, stream, fps)
+        if seconds is None or not frames:  # a header without the number of frames knows the first clock alone
+            whole, measured, parts = _measure_packets(container, stream, fps)
+            if seconds is None or parts > 1:
+                seconds, fps = whole, measured
         picture = first_picture(path)
         assert picture is not None  # there is a video stream
         shape = _to_rgb(picture, stream.sample_aspect_ratio).shape
@@ -312,18 +323,23 @@ def _seconds(ticks: int, time_base: Fraction | None) -> float:
     return float(ticks * time_base)
 
 
-def _measure_packets(container: av.container.InputContainer, stream: av.VideoStream, fps: float) -> tuple[float, float]:
-    """Duration in seconds and frame rate of a file whose header has neither, such as recordings of a browser.
+def _measure_packets(
+    container: av.container.InputContainer, stream: av.VideoStream, fps: float
+) -> tuple[float, float, int]:
+    """Duration in seconds, frame rate, and number of clocks of a file whose header does not hold them.
+
+    Recordings of a browser have neither duration nor rate; files that were joined (`container.Clock`) last longer.
 
     Args:
       container, stream: the file, which is read to its end.
       fps: the frame rate to assume if the packets have no time stamps.
     """
-    packets = [packet.pts for packet in container.demux(stream) if packet.size]
+    clock = Clock()
+    packets = [packet.pts for packet in read_packets(container, stream, clock) if packet.size]
     stamps = [pts for pts in packets if pts is not None]
     if len(stamps) > 1 and max(stamps) > min(stamps):
         fps = (len(stamps) - 1) / _seconds(max(stamps) - min(stamps), stream.time_base)
-    return len(packets) / fps, fps
+    return len(packets) / fps, fps, len(clock.offsets)
 
 
 def _frames(
@@ -342,6 +358,7 @@ def _frames(
         stated_end = math.inf  # a file cut without re-encoding can hold a stray picture after the end in its index
         if stream.frames and stream.duration:
             stated_end = _seconds((stream.start_time or 0) + stream.duration, stream.time_base)
+        clock = Clock()
         shown: av.VideoFrame | None = None  # the latest picture
         origin: float | None = None  # time stamp of the first picture
         time, count = 0.0, 0  # time stamp of the latest picture; frames yielded
@@ -349,9 +366,10 @@ def _frames(
         def due(now: float, origin: float) -> bool:
             """Whether frame `count` falls before `now`, seconds after the first picture."""
             at = count / fps
-            return at < duration - tolerance and start + at < min(now, stated_end - origin) - tolerance
+            end = stated_end if len(clock.offsets) == 1 else math.inf  # stated for the first of several parts
+            return at < duration - tolerance and start + at < min(now, end - origin) - tolerance
 
-        for picture in deinterlaced(decode_video(container, stream)):
+        for picture in deinterlaced(decode_video(container, stream, clock)):
             if origin is not None and picture.time is not None and picture.time - time > _LONGEST_STILL:
                 continue
             time = time + interval if picture.time is None else picture.time
