@@ -9,6 +9,7 @@ _MOST = 0.45  # of the side, on one side
 _STEP = 6.0  # grey levels across the edge
 _STRAIGHT = 0.6  # share of the edge's length that has such a step
 _BLACK = 14.0  # mean grey level of bars, at most
+_LEAST_SIDE = 64  # pixels of the pictures; in fewer, an edge is as long as a face is wide
 _INSIDE = 1  # pixels of the small pictures by which the crop lies inside the edges that were found
 
 
@@ -23,8 +24,8 @@ class PaddingFinder:
         self._level = [np.zeros(0), np.zeros(0)]
 
     def add(self, grey: np.ndarray) -> None:
-        """Adds a picture; a black one shows no padding."""
-        if grey.max() < 2 * _BLACK:
+        """Adds a picture; a black or a tiny one shows no padding."""
+        if grey.max() < 2 * _BLACK or min(grey.shape) < _LEAST_SIDE:
             return
         for axis in (0, 1):
             lines = (grey.T if axis == 0 else grey).astype(np.float32)  # [L, P]: a line is a column or a row
