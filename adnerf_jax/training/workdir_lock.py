@@ -39,14 +39,14 @@ def alone_in(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[str]:
-    """Holds the lock of a workdir, which is created; a folder that stays empty is removed again.
+    """Holds the lock of a workdir, which is created; folders that stay empty are removed again.
 
     The operating system releases the lock when the process ends, however it ends.
 
     Yields:
       the holder of the lock in words, where another process holds it; otherwise an empty text.
     """
-    created = not folder.exists()
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK
     check_no_links(path)
@@ -57,9 +57,9 @@ def _locked(folder: pathlib.Path) -> Iterator[str]:
         if not holder:
             path.unlink(missing_ok=True)
         os.close(descriptor)
-        if created:
-            with contextlib.suppress(OSError):  # it is not empty
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # one is not empty
+            for made in created:
+                made.rmdir()
 
 
 def _acquire(path: pathlib.Path) -> tuple[int, str]:
