@@ -15,18 +15,20 @@ import numpy as np
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import atomic_path
 from adnerf_jax.common.timing import SAMPLE_RATE
-from adnerf_jax.media.container import audio_stream, decode_audio, first_picture, open_media
+from adnerf_jax.media.container import audio_streams, decode_audio, first_picture, open_media
+from adnerf_jax.media.sound_track import resampler, sound_track
 
 # Some containers round time stamps to milliseconds, so blocks that are this close (seconds) are joined; a larger gap
 # is filled with silence and a larger overlap is dropped, or the sound would drift against the picture from there on.
 _JOIN_TOLERANCE = 0.03
 
-# libswresample: scale a mix-down so that it cannot exceed full scale (by default float output can).
-_RESAMPLER_OPTIONS = {"rematrix_maxval": "1.0"}
-
 
 def read_audio(
-    path: str | os.PathLike, rate: int = SAMPLE_RATE, start: float = 0.0, duration: float | None = None
+    path: str | os.PathLike,
+    rate: int = SAMPLE_RATE,
+    start: float = 0.0,
+    duration: float | None = None,
+    track: int | None = None,
 ) -> np.ndarray:
     """Reads a file's sound.
 
@@ -35,26 +37,32 @@ def read_audio(
       rate: samples per second of the result.
       start: seconds after the first picture (of a video) or the first sample.
       duration: maximum length in seconds; None: to the end.
+      track: the sound track to use, counted from 1; None: `sound_track.sound_track` chooses.
 
     Returns:
       float32 [T], mono in [-1, 1].
 
     Raises:
-      UserError: no such file, not a sound or video file, no sound track, or no sound after `start`.
+      UserError: no such file or track, not a sound or video file, no sound track, or no sound after `start`.
     """
-    blocks = [block[0] for block in read_blocks(path, rate, 1, start, duration)]
+    blocks = [block[0] for block in read_blocks(path, rate, 1, start, duration, track)]
     if not blocks:
         raise UserError(f"{path} has no sound from {start:g} s on: start earlier or give a longer file")
     return np.clip(np.concatenate(blocks), -1.0, 1.0)
 
 
 def read_blocks(
-    path: str | os.PathLike, rate: int, channels: int, start: float = 0.0, duration: float | None = None
+    path: str | os.PathLike,
+    rate: int,
+    channels: int,
+    start: float = 0.0,
+    duration: float | None = None,
+    track: int | None = None,
 ) -> Iterator[np.ndarray]:
     """The streaming form of `read_audio`, in constant memory.
 
     Args:
-      path, rate, start, duration: see `read_audio`.
+      path, rate, start, duration, track: see `read_audio`.
       channels: 1 (mixed down) or 2.
 
     Yields:
@@ -63,21 +71,21 @@ def read_blocks(
     Raises:
       UserError: as `read_audio`, at the call rather than at the first block.
     """
-    container = open_media(path)
-    stream = audio_stream(container)
-    if stream is None:
-        container.close()
+    chosen = sound_track(path, track)
+    if chosen is None:
         raise UserError(f"{path} has no sound track: give a sound file, or a video with sound")
+    container = open_media(path)
+    stream = audio_streams(container)[chosen.index]
     picture = first_picture(path)
     origin = None if picture is None else float(picture.time or 0.0)
-    stamped = _resampled(container, stream, rate, channels)
+    stamped = _resampled(container, stream, chosen.channel, rate, channels)
     return _aligned(stamped, rate, channels, origin, start, duration)
 
 
 def has_sound(path: str | os.PathLike) -> bool:
     """Whether the file has an audio stream that can be decoded; raises UserError as `open_media`."""
     with open_media(path) as container:
-        return audio_stream(container) is not None
+        return bool(audio_streams(container))
 
 
 def mono_floats(samples: np.ndarray) -> np.ndarray:
@@ -114,15 +122,15 @@ def samples_as_blocks(
 
 def resampled_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate: int) -> Iterator[np.ndarray]:
     """Resamples consecutive mono float32 [t] blocks to [1, t] blocks, in constant memory."""
-    resampler = _resampler(rate, channels=1)
+    converter = resampler(rate, "mono")
     for block in blocks:
         if not len(block):
             continue
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block)[None], "fltp", "mono")
         frame.sample_rate = rate_in
-        for out in resampler.resample(frame):
+        for out in converter.resample(frame):
             yield out.to_ndarray()
-    for out in resampler.resample(None):
+    for out in converter.resample(None):
         yield out.to_ndarray()
 
 
@@ -136,32 +144,44 @@ def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int) -> None:
         out.writeframes(pcm.tobytes())
 
 
-def _resampler(rate: int, channels: int) -> av.AudioResampler:
-    layout = "mono" if channels == 1 else "stereo"
-    return av.AudioResampler(format="fltp", layout=layout, rate=rate, options=_RESAMPLER_OPTIONS)
-
-
 def _resampled(
-    container: av.container.InputContainer, stream: av.AudioStream, rate: int, channels: int
+    container: av.container.InputContainer, stream: av.AudioStream, channel: int | None, rate: int, channels: int
 ) -> Iterator[tuple[float | None, np.ndarray]]:
     """Yields (time stamp in the file in seconds, float32 [channels, t]); closes the container at the end."""
     with container:
-        resampler, template = _resampler(rate, channels), None
-        for frame in decode_audio(container, stream):
+        layout = "mono" if channels == 1 else "stereo"
+        converter, template = resampler(rate, layout), None
+        frames = decode_audio(container, stream)
+        for frame in frames if channel is None else _one_channel(frames, channel):
             properties = (frame.sample_rate, frame.layout.name, frame.format.name)
             if template not in (None, properties):  # a broadcast recording may change its format midway
-                yield from ((out.time, out.to_ndarray()) for out in resampler.resample(None))
-                resampler = _resampler(rate, channels)
+                yield from ((out.time, out.to_ndarray()) for out in converter.resample(None))
+                converter = resampler(rate, layout)
             template = properties
             try:
-                resampled = resampler.resample(frame)
+                resampled = converter.resample(frame)
             except av.error.FFmpegError:
                 raise UserError(
                     f"the sound of {container.name} has {frame.layout.nb_channels} channels in a layout that cannot be "
                     f"mixed down: give it in one or two channels"
                 ) from None
             yield from ((out.time, out.to_ndarray()) for out in resampled)
-        yield from ((out.time, out.to_ndarray()) for out in resampler.resample(None))
+        yield from ((out.time, out.to_ndarray()) for out in converter.resample(None))
+
+
+def _one_channel(frames: Iterator[av.AudioFrame], channel: int) -> Iterator[av.AudioFrame]:
+    """One channel of each frame; the last where a frame has fewer."""
+    kind, splitter = None, None
+    for frame in frames:
+        if kind != (kind := (frame.sample_rate, frame.layout.name, frame.format.name)) or splitter is None:
+            splitter = resampler(frame.sample_rate, frame.layout)
+        for planar in splitter.resample(frame):
+            samples = planar.to_ndarray()
+            one = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples[min(channel, len(samples) - 1)][None]), "fltp", "mono"
+            )
+            one.sample_rate, one.pts, one.time_base = planar.sample_rate, planar.pts, planar.time_base
+            yield one
 
 
 def _aligned(

@@ -68,9 +68,9 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return None
 
 
-def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first audio stream that ffmpeg has a decoder for, or None."""
-    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+def audio_streams(container: av.container.InputContainer) -> list[av.AudioStream]:
+    """The audio streams that ffmpeg has a decoder for."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
 
 
 class Clock:

@@ -6,7 +6,6 @@ talking head: camera motion, changing light, noise, silent or clipped sound.
 
 import dataclasses
 import itertools
-import math
 import types
 import typing
 from collections.abc import Iterable
@@ -18,11 +17,11 @@ import numpy as np
 from adnerf_jax.common.progress import track
 from adnerf_jax.common.timing import FPS, SAMPLE_RATE
 from adnerf_jax.media.audio import read_blocks
+from adnerf_jax.media.sound_track import SILENCE, rms_level
 from adnerf_jax.media.video import VideoInfo, read_frames
 from adnerf_jax.preprocessing.padding import PaddingFinder
 from adnerf_jax.preprocessing.shots import dissimilarity, find_cuts, in_transition
 
-SILENCE = -60.0  # dB of full scale
 _SIDE = 256  # longer side of the downscaled frames, in pixels
 _CLIPPED = 0.99  # share of full scale
 # The camera's motion is measured at the border, where the background is: the sides (share of the width) down to _BOTTOM
@@ -256,5 +255,4 @@ def _measure_sound(video: VideoInfo, start: float, duration: float) -> tuple[flo
         energy += float(np.square(block, dtype=np.float64).sum())
         clipped += int((np.abs(block) >= _CLIPPED).sum())
         count += block.size
-    power = energy / max(count, 1)
-    return (10 * math.log10(power) if power else -math.inf), clipped / max(count, 1)
+    return rms_level(energy, count), clipped / max(count, 1)
