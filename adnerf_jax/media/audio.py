@@ -16,7 +16,7 @@ from adnerf_jax.common.errors import UserError
 from adnerf_jax.common.files import atomic_path
 from adnerf_jax.common.timing import SAMPLE_RATE
 from adnerf_jax.media.container import audio_streams, decode_audio, first_picture, open_media
-from adnerf_jax.media.sound_track import resampler, sound_track
+from adnerf_jax.media.sound_track import channels_of, resampler, sound_track, unmixed
 
 # Some containers round time stamps to milliseconds, so blocks that are this close (seconds) are joined; a larger gap
 # is filled with silence and a larger overlap is dropped, or the sound would drift against the picture from there on.
@@ -174,13 +174,13 @@ def _one_channel(frames: Iterator[av.AudioFrame], channel: int) -> Iterator[av.A
     kind, splitter = None, None
     for frame in frames:
         if kind != (kind := (frame.sample_rate, frame.layout.name, frame.format.name)) or splitter is None:
-            splitter = resampler(frame.sample_rate, frame.layout)
-        for planar in splitter.resample(frame):
-            samples = planar.to_ndarray()
+            splitter = unmixed(frame)
+        for floats in splitter.resample(frame):
+            samples = channels_of(floats)
             one = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(samples[min(channel, len(samples) - 1)][None]), "fltp", "mono"
             )
-            one.sample_rate, one.pts, one.time_base = planar.sample_rate, planar.pts, planar.time_base
+            one.sample_rate, one.pts, one.time_base = floats.sample_rate, floats.pts, floats.time_base
             yield one
 
 

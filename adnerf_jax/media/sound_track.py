@@ -108,14 +108,14 @@ def _measure(path: str, index: int) -> _Levels:
         for frame in decode_audio(container, audio_streams(container)[index]):
             kind = frame.sample_rate, frame.layout.name, frame.format.name
             if kind not in converters:  # a broadcast recording may change its format midway
-                converters = {kind: (resampler(frame.sample_rate, frame.layout), resampler(frame.sample_rate, "mono"))}
+                converters = {kind: (unmixed(frame), resampler(frame.sample_rate, "mono"))}
             split, mixed = converters[kind]
             samples += frame.samples
             # Rumble for a subwoofer is no speech, and is left out of every mix.
             heard = np.array([channel.name != "LFE" for channel in frame.layout.channels])
             try:
-                for planar in split.resample(frame):
-                    power = np.square(planar.to_ndarray(), dtype=np.float64).sum(1) * heard
+                for floats in split.resample(frame):
+                    power = np.square(channels_of(floats), dtype=np.float64).sum(1) * heard
                     energy = np.pad(energy, (0, max(len(power) - len(energy), 0)))
                     energy[: len(power)] += power
                 mix += sum(float(np.square(one.to_ndarray(), dtype=np.float64).sum()) for one in mixed.resample(frame))
@@ -130,6 +130,17 @@ def rms_level(energy: float, samples: int) -> float:
     return 10 * math.log10(energy / samples) if energy > 0 and samples else -math.inf
 
 
-def resampler(rate: int, layout: str | av.AudioLayout) -> av.AudioResampler:
-    """Converts to float samples, [channels, t], at another rate and with other channels."""
+def unmixed(frame: av.AudioFrame) -> av.AudioResampler:
+    """Converts frames like this one to interleaved floats, for `channels_of`."""
+    # Interleaved, since PyAV reads no more than eight planes, and crashes with more channels.
+    return av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+
+
+def channels_of(frame: av.AudioFrame) -> np.ndarray:
+    """The samples of a frame of interleaved floats, float32 [channels, t]."""
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+
+
+def resampler(rate: int, layout: str) -> av.AudioResampler:
+    """Converts to float samples, [1 or 2, t], at another rate; `layout` is `mono` or `stereo`."""
     return av.AudioResampler(format="fltp", layout=layout, rate=rate, options=_RESAMPLER_OPTIONS)
