@@ -28,9 +28,11 @@ _NOT_ARRAYS = (
     zlib.error,
 )
 
+_LARGEST = 1e15
+
 
 def read_array(path: str | os.PathLike, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Reads a `.npy` file of finite real numbers.
+    """Reads a `.npy` file of finite real numbers, whose squares can be summed as float32.
 
     Args:
       path: the file.
@@ -47,8 +49,10 @@ def read_array(path: str | os.PathLike, shape: tuple[int | None, ...]) -> np.nda
     if have is None or len(have) != len(shape) or any(b not in (None, a) for a, b in zip(have, shape, strict=True)):
         want = ", ".join("any" if n is None else str(n) for n in shape)
         raise UserError(f"{path} holds {have or 'an archive of arrays'}; expected an array [{want}]")
-    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise UserError(f"{path} holds values that are not finite numbers: make it again")
+    if array.dtype.kind not in "fiub" or not (np.abs(array, dtype=np.float64) < _LARGEST).all():
+        raise UserError(
+            f"{path} holds values that are not finite numbers, or of a size that nothing measures: make it again"
+        )
     return array
 
 

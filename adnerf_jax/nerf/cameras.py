@@ -86,6 +86,7 @@ def clip_to_box(rays: Rays, near: ArrayLike, far: ArrayLike, box: ArrayLike) -> 
 def is_rigid(transforms: np.ndarray) -> np.ndarray:
     """Which of finite matrices [N, 4, 4] are a rotation and a translation: bool [N]."""
     rotations = transforms[:, :3, :3].astype(np.float64)
-    deviation = np.abs(rotations @ rotations.swapaxes(1, 2) - np.eye(3)).max((1, 2))
-    proper = (deviation <= _RIGID_TOLERANCE) & (np.linalg.det(rotations) > 0)
+    with np.errstate(over="ignore", invalid="ignore"):  # of finite numbers that no pose has
+        deviation = np.abs(rotations @ rotations.swapaxes(1, 2) - np.eye(3)).max((1, 2))
+        proper = (deviation <= _RIGID_TOLERANCE) & (np.linalg.det(rotations) > 0)
     return proper & (transforms[:, 3] == [0, 0, 0, 1]).all(1)

@@ -7,7 +7,7 @@ import tiny
 from scipy.spatial.transform import Rotation
 
 from adnerf_jax.common.types import Camera, Rays
-from adnerf_jax.nerf.cameras import clip_to_box, euler_angles, pixel_grid, placement_vector, rays_through
+from adnerf_jax.nerf.cameras import clip_to_box, euler_angles, is_rigid, pixel_grid, placement_vector, rays_through
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -133,3 +133,10 @@ class ClipToBoxTest(chex.TestCase):
         enter, leave = clip_to_box(Rays(origins, directions), np.float32(0.5), np.float32(3.5), box)
         np.testing.assert_allclose(enter, [2, 0.5, 2, 0.5], atol=TOLERANCE)
         np.testing.assert_allclose(leave, [3.5, 0.5, 3.5, 0.5], atol=TOLERANCE)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_overflow_are_no_pose_and_no_warning():
+    transforms = np.stack([np.eye(4)] * 3)
+    transforms[1, 0, 0], transforms[2, 1, 2] = 1e300, -1e200
+    assert is_rigid(transforms).tolist() == [True, False, False]
