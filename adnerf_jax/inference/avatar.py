@@ -188,6 +188,7 @@ class Avatar:
         seed: int = 0,
         start: float = 0.0,
         duration: float | None = None,
+        audio_track: int | None = None,
         features: str | os.PathLike | None = None,
         keep_sound: bool = False,
         **driven: Any,
@@ -219,6 +220,8 @@ class Avatar:
           seed: of random poses and blinks.
           start, duration: seconds, the part of the speech to render. A driving video that is also the source of the
             speech starts at the same time.
+          audio_track: sound track of a file, counted from 1; None: the one marked as default, or the first that is not
+            silent.
           features: file of DeepSpeech features of the speech, for a person who was trained on those.
           keep_sound: whether the chunks of a live stream are kept in memory, to be written beside the frames
             (`Rendering.speech`).
@@ -237,7 +240,14 @@ class Avatar:
         stage = self.stage
         person = stage.person
         prepared = speech_input(
-            stage, speech, start, duration, features=features, zero_padded=self._zero_padded, keep_sound=keep_sound
+            stage,
+            speech,
+            start,
+            duration,
+            audio_track=audio_track,
+            features=features,
+            zero_padded=self._zero_padded,
+            keep_sound=keep_sound,
         )
         framed = framing(person.camera, head_position(self._range.rest), camera, size, crop)
         poses = pose_source(pose, person, seed)

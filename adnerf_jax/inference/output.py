@@ -92,6 +92,7 @@ def write_output(
         sound=speech.sound,
         sound_start=speech.start,
         duration=speech.duration,
+        sound_track=speech.audio_track,
         alpha=alpha,
         tags=None if provenance is None else provenance.tags(),
     ) as writer:

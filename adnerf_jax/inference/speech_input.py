@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adnerf_jax.common.errors import Option, UserError
+from adnerf_jax.common.progress import say
 from adnerf_jax.common.timing import FPS, FRAMES_AFTER, FRAMES_BEFORE, NEIGHBOURS, SAMPLE_RATE
 from adnerf_jax.media.audio import mono_floats, read_blocks, samples_as_blocks
+from adnerf_jax.media.sound_track import SILENCE, rms_level
 from adnerf_jax.speech import features as speech_features
 
 if TYPE_CHECKING:  # counting frames must not wait for the import of JAX
@@ -31,6 +33,7 @@ class SpeechInput:
       windows: starts an iterator over float32 [8, 16, C], the speech windows of the frames i−4 … i+3, for i = 0, 1, ….
       sound: what `media.video.VideoWriter` takes as its `sound`; None for features without a sound.
       start, duration: seconds, the part of `sound` that belongs to the frames; duration None: to the end.
+      audio_track: the track of a file, counted from 1; None: `media.sound_track` chooses.
     """
 
     frames: int | None
@@ -38,6 +41,7 @@ class SpeechInput:
     sound: Any = None
     start: float = 0.0
     duration: float | None = None
+    audio_track: int | None = None
 
 
 def speech_input(
@@ -46,6 +50,7 @@ def speech_input(
     start: float = 0.0,
     duration: float | None = None,
     *,
+    audio_track: int | None = None,
     features: str | os.PathLike | None = None,
     zero_padded: bool = False,
     keep_sound: bool = False,
@@ -58,6 +63,7 @@ def speech_input(
         16 kHz, or a pair (samples, rate in Hz); an iterable of chunks [t] of 16 kHz mono samples (a live stream); None
         where only features are given.
       start, duration: seconds, the part of a file or an array; chunks are used from first to last.
+      audio_track: sound track of a file, counted from 1; None: `media.sound_track` chooses.
       features: file of DeepSpeech features of the sound (`speech.features.load_deepspeech`), for a person trained on
         those.
       zero_padded: the windows beyond both ends of the speech are zeros, as in the published code, instead of those of
@@ -74,32 +80,36 @@ def speech_input(
         check_features(stage, "DeepSpeech", speech_features.DEEPSPEECH_LOGITS)
         sound = None if speech is None else _recording(speech)
         if isinstance(sound, pathlib.Path):
-            count_frames(sound, start, duration)  # a file without sound is refused before rendering, not after
-        return SpeechInput(len(windows), lambda: attention_windows(windows, zero_padded), sound, start, duration)
+            # A file without sound is refused before rendering, not after.
+            count_frames(sound, start, duration, audio_track)
+        return SpeechInput(
+            len(windows), lambda: attention_windows(windows, zero_padded), sound, start, duration, audio_track
+        )
     if speech is None:
         raise UserError("nothing to say: give a sound or video file, samples, or chunks of them")
     encoder = _encoder(stage)
     recording = _recording(speech)
     if isinstance(recording, pathlib.Path):
-        frames = count_frames(recording, start, duration)
 
         def blocks() -> Iterator[np.ndarray]:
-            return sound_blocks(recording, start, duration)
+            return sound_blocks(recording, start, duration, audio_track)
+
+        frames = _frames_of(blocks(), str(recording), start)
     elif isinstance(recording, tuple):
 
         def blocks() -> Iterator[np.ndarray]:
             return (block[0] for block in samples_as_blocks(*recording, SAMPLE_RATE, start, duration))
 
-        frames = speech_features.frames_for(sum(map(len, blocks())))
-        if not frames:
-            raise UserError(f"the samples hold no sound from {start:g} s on: start earlier or give more of them")
+        frames = _frames_of(blocks(), None, start)
     else:
         live, live_sound = _live_samples(speech), None
         if keep_sound:
             live, kept = itertools.tee(live)
             live_sound = kept, SAMPLE_RATE
         return SpeechInput(None, lambda: _sound_windows(encoder, live, zero_padded), live_sound)
-    return SpeechInput(frames, lambda: _sound_windows(encoder, blocks(), zero_padded), recording, start, duration)
+    return SpeechInput(
+        frames, lambda: _sound_windows(encoder, blocks(), zero_padded), recording, start, duration, audio_track
+    )
 
 
 def _live_samples(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -165,21 +175,45 @@ def _sound_windows(
             yield np.stack(held)
 
 
-def sound_blocks(audio: pathlib.Path, start: float, duration: float | None) -> Iterator[np.ndarray]:
+def sound_blocks(
+    audio: pathlib.Path, start: float, duration: float | None, audio_track: int | None = None
+) -> Iterator[np.ndarray]:
     """A file's sound at 16 kHz, mono, in blocks float32 [t]."""
-    return (block[0] for block in read_blocks(audio, SAMPLE_RATE, 1, start, duration))
+    return (block[0] for block in read_blocks(audio, SAMPLE_RATE, 1, start, duration, audio_track))
 
 
-def count_frames(audio: pathlib.Path, start: float, duration: float | None) -> int:
+def count_frames(audio: pathlib.Path, start: float, duration: float | None, audio_track: int | None = None) -> int:
     """Number of frames at 25 fps that a part of a file's sound lasts; the last one may be incomplete.
 
     Raises:
-      UserError: the file has no sound there, or start or duration are out of range.
+      UserError: the file has no sound there or no such track, or start or duration are out of range.
     """
     check_span(start, duration)
-    samples = sum(len(block) for block in sound_blocks(audio, start, duration))
+    return _frames_of(sound_blocks(audio, start, duration, audio_track), str(audio), start, warn=False)
+
+
+def _frames_of(blocks: Iterable[np.ndarray], name: str | None, start: float, warn: bool = True) -> int:
+    """Number of frames that blocks of 16 kHz sound last.
+
+    Args:
+      blocks: float32 [t] each.
+      name: the file that they are from; None for samples in memory.
+      start: seconds, for the message.
+      warn: say if they are silent.
+
+    Raises:
+      UserError: there are no samples.
+    """
+    samples, energy = 0, 0.0
+    for block in blocks:
+        samples += len(block)
+        energy += float(np.square(block, dtype=np.float64).sum())
+    if not samples and name is None:
+        raise UserError(f"the samples hold no sound from {start:g} s on: start earlier or give more of them")
     if not samples:
-        raise UserError(f"{audio} has no sound from {start:g} s on: start earlier or give a longer file")
+        raise UserError(f"{name} has no sound from {start:g} s on: start earlier or give a longer file")
+    if warn and rms_level(energy, samples) < SILENCE:
+        say(f"warning: {name or 'the sound'} is silent: the lips will stay at rest; check the recording")
     return speech_features.frames_for(samples)
 
 

@@ -30,7 +30,7 @@ from adnerf_jax.models.codes.registry import driven_codes
 
 # Settings of `config.render` that are passed on to `Avatar.render`: how frames look, and which part of the speech.
 _APPEARANCE = ("pose", "offset", "smooth", "clamp", "background", "camera", "size", "crop", "seed")
-_SPAN = ("start", "duration")
+_SPAN = ("start", "duration", "audio_track")
 
 
 def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
@@ -62,7 +62,8 @@ def synthesize(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
     target = check_output(out, alpha=settings.background == "none")
     check_not_source(target, settings.audio, settings.features, *(settings[name] for name in _appearance(settings)))
     if audio and not settings.features:
-        count_frames(audio, settings.start, settings.duration)  # a sound is checked before a model is loaded
+        # A sound is checked before a model is loaded.
+        count_frames(audio, settings.start, settings.duration, settings.audio_track)
     avatar = Avatar.load(workdir, config)
     options = {name: settings[name] for name in (*_appearance(settings), *_SPAN)}
     rendering = avatar.render(audio, features=settings.features, **options)

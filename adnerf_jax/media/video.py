@@ -177,6 +177,7 @@ class VideoWriter:
         iterator of consecutive float32 [t] blocks.
       sound_start: time in `sound`, in seconds, of the first frame; not for an iterator.
       duration: use at most this many seconds of `sound`; not for an iterator.
+      sound_track: the track of a file that is `sound`, counted from 1; None: `media.sound_track` chooses.
       alpha: frames are RGBA with straight alpha.
       tags: metadata of the container.
 
@@ -194,6 +195,7 @@ class VideoWriter:
         sound: str | os.PathLike | tuple[np.ndarray | Iterator[np.ndarray], int] | None = None,
         sound_start: float = 0.0,
         duration: float | None = None,
+        sound_track: int | None = None,
         alpha: bool = False,
         tags: Mapping[str, str] | None = None,
     ):
@@ -216,7 +218,7 @@ class VideoWriter:
             self._channels = 1
         elif sound is not None:
             self._channels = 2
-            self._blocks = read_blocks(sound, _SOUND_RATE, self._channels, sound_start, duration)
+            self._blocks = read_blocks(sound, _SOUND_RATE, self._channels, sound_start, duration, sound_track)
         self._samples = 0
         self._exit = contextlib.ExitStack()
 

@@ -53,6 +53,13 @@ def _parser() -> Parser:
         help="seconds by which the sound lags behind the lips, negative if it leads (default: measured)",
     )
     parser.add_argument(
+        "--audio_track",
+        type=int,
+        metavar="N",
+        help="the video's sound track, counted from 1 (default: the one marked as default, or the first that is not "
+        "silent)",
+    )
+    parser.add_argument(
         "--max_side",
         type=int,
         default=1024,
@@ -99,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             speech=options.speech,
             parsing=options.parsing,
             audio_offset=options.audio_offset,
+            audio_track=options.audio_track,
             max_side=options.max_side,
             redo=options.redo,
         )

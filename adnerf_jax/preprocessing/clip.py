@@ -22,6 +22,7 @@ class Clip:
       start, duration: the shot in seconds, `start` from the first frame of the video.
       width, height: size of the frames in pixels, at most the video's own.
       crop: left, top, width and height in pixels of the video of the part that the frames show; None: all of it.
+      audio_track: the sound track, counted from 1; None: `media.sound_track` chooses.
     """
 
     video: VideoInfo
@@ -30,6 +31,7 @@ class Clip:
     width: int
     height: int
     crop: tuple[int, int, int, int] | None = None
+    audio_track: int | None = None
 
     @property
     def expected_frames(self) -> int:
@@ -59,4 +61,4 @@ class Clip:
 
     def sound(self, rate: int, frames: int) -> np.ndarray:
         """The sound of the first `frames` frames: float32 mono [T] at `rate` Hz."""
-        return read_audio(self.video.path, rate, self.start, frames / FPS)
+        return read_audio(self.video.path, rate, self.start, frames / FPS, self.audio_track)

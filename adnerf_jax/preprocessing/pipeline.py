@@ -15,6 +15,7 @@ from adnerf_jax.common.files import read_json, sha256_of
 from adnerf_jax.common.progress import duration, say
 from adnerf_jax.common.timing import FPS
 from adnerf_jax.data import schema
+from adnerf_jax.media.sound_track import sound_track
 from adnerf_jax.media.video import VideoInfo, probe
 from adnerf_jax.preprocessing import steps
 from adnerf_jax.preprocessing.clip import Clip
@@ -39,6 +40,7 @@ def prepare(
     speech: str = "whisper",
     parsing: str = "bisenet",
     audio_offset: float | None = None,
+    audio_track: int | None = None,
     max_side: int = MAX_SIDE,
     redo: str | None = None,
 ) -> None:
@@ -52,6 +54,8 @@ def prepare(
       parsing: "bisenet", or "permissive", which avoids weights that are for non-commercial use only.
       audio_offset: seconds by which the sound lags behind the lips (negative: leads); the sound is shifted by it. By
         default it is measured, and corrected if the measurement is reliable and exceeds one frame.
+      audio_track: the video's sound track, counted from 1; by default the one marked as default, or the first that is
+        not silent.
       max_side: maximum of the frames' longer side in pixels; larger videos are downscaled.
       redo: name of a step to run again; the steps that use its results follow.
 
@@ -65,17 +69,18 @@ def prepare(
     info.say_conversions()
     _check_video(info)
     _check_options(focal, audio_offset, max_side, parsing)
+    sound_track(info.path, audio_track)  # a track that does not exist fails here, and a choice is said
     identity = {"name": info.path.name, "sha256": sha256_of(info.path), "width": info.width, "height": info.height}
     _check_folder(out, identity)
     # A misspelt encoder or a wrong file fails here rather than after the first steps.
     load_deepspeech(speech) if Job.names_file(speech) else get_encoder(speech)
-    survey = _load_or_make_survey(info, out)
+    survey = _load_or_make_survey(info, out, audio_track)
     _check_survey(info, survey)
     crop = _crop(info, survey)
     size = (info.width, info.height) if crop is None else crop[2:]
     scale = min(max_side / max(size), 1.0)
     width, height = (max(round(n * scale), 1) for n in size)
-    clip = Clip(info, survey.start, survey.duration, width, height, crop)
+    clip = Clip(info, survey.start, survey.duration, width, height, crop, audio_track)
     job = Job(clip, out, float(focal or FOCAL_PER_WIDTH * clip.width), str(speech), survey, audio_offset, parsing)
     encoder = "deepspeech" if job.speech_is_file else job.speech
     header = {
@@ -83,6 +88,7 @@ def prepare(
         "survey": survey.to_json(),
         "focal": job.focal,
         "speech": {"encoder": encoder},
+        **({} if audio_track is None else {"audio_track": audio_track}),
     }
     todo = make_steps(job)
     say(
@@ -102,6 +108,7 @@ def make_steps(job: Job) -> list[Step]:
     """The steps, in order, with the options that invalidate their results."""
     speech = sha256_of(job.speech) if job.speech_is_file else job.speech
     crop: dict[str, Any] = {} if job.clip.crop is None else {"crop": list(job.clip.crop)}
+    track: dict[str, Any] = {} if job.clip.audio_track is None else {"audio_track": job.clip.audio_track}
 
     def step(
         name: str,
@@ -136,6 +143,7 @@ def make_steps(job: Job) -> list[Step]:
             "landmarks",
             speech=speech,
             audio_offset=job.audio_offset,
+            **track,
         ),
         step(
             "parsing",
@@ -192,11 +200,12 @@ def _check_options(focal: float | None, audio_offset: float | None, max_side: in
         raise UserError(Option("parsing"), f" is {parsing!r}: choose one of {', '.join(steps.PARSERS)}")
 
 
-def _load_or_make_survey(info: VideoInfo, out: pathlib.Path) -> Survey:
-    """The survey in the manifest of an earlier run; a new one if there is none."""
+def _load_or_make_survey(info: VideoInfo, out: pathlib.Path, audio_track: int | None) -> Survey:
+    """The survey in the manifest of an earlier run; a new one if there is none, or for another sound track."""
     manifest = out / schema.MANIFEST
-    saved = read_json(manifest, "dataset manifest").get("survey") if manifest.exists() else None
-    return (Survey.from_json(saved) if isinstance(saved, dict) else None) or survey_video(info)
+    earlier = read_json(manifest, "dataset manifest") if manifest.exists() else {}
+    saved = earlier.get("survey") if earlier.get("audio_track") == audio_track else None
+    return (Survey.from_json(saved) if isinstance(saved, dict) else None) or survey_video(info, audio_track)
 
 
 def _crop(info: VideoInfo, survey: Survey) -> tuple[int, int, int, int] | None:

@@ -102,8 +102,12 @@ def _fits(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
-def survey_video(video: VideoInfo) -> Survey:
+def survey_video(video: VideoInfo, audio_track: int | None = None) -> Survey:
     """Surveys a video, in constant memory but for a few numbers per frame.
+
+    Args:
+      video: the file.
+      audio_track: the sound track, counted from 1; None: `media.sound_track` chooses.
 
     Raises:
       UserError: the video or its sound cannot be read.
@@ -122,7 +126,7 @@ def survey_video(video: VideoInfo) -> Survey:
     first, last = max(shots, key=lambda shot: shot[1] - shot[0], default=(0, frames))
     in_shot = [shift for at, shift in motion if first <= at - _INTERVAL and at < last]
     light = brightness[first:last]
-    level, clipped = _measure_sound(video, first / FPS, (last - first) / FPS)
+    level, clipped = _measure_sound(video, first / FPS, (last - first) / FPS, audio_track)
     return Survey(
         frames=frames,
         cuts=tuple(round(begin / FPS, 3) for begin, _ in shots[1:]),
@@ -248,10 +252,10 @@ def _background_motion(before: np.ndarray, after: np.ndarray, border: np.ndarray
     return float(np.percentile(np.linalg.norm((moved - points)[kept], axis=-1), _BACKGROUND_PERCENT))
 
 
-def _measure_sound(video: VideoInfo, start: float, duration: float) -> tuple[float, float]:
+def _measure_sound(video: VideoInfo, start: float, duration: float, audio_track: int | None) -> tuple[float, float]:
     """RMS level of the sound in dB of full scale, and the share of samples at full scale."""
     energy, clipped, count = 0.0, 0, 0
-    for block in read_blocks(video.path, SAMPLE_RATE, 1, start, duration):
+    for block in read_blocks(video.path, SAMPLE_RATE, 1, start, duration, audio_track):
         energy += float(np.square(block, dtype=np.float64).sum())
         clipped += int((np.abs(block) >= _CLIPPED).sum())
         count += block.size

@@ -53,6 +53,35 @@ def test_a_streamed_sound_gives_what_the_whole_sound_gives(tmp_path, seconds):
     np.testing.assert_allclose(streamed, whole, atol=1e-5)  # chunks in other batches: another order of sums
 
 
+def test_a_silent_sound_warns_once(tmp_path, capsys):
+    write_wav(tmp_path / "s.wav", 0.0005 * TONE, RATE)
+    write_wav(tmp_path / "loud.wav", TONE, RATE)
+    for what, said in ((tmp_path / "s.wav", f"{tmp_path / 's.wav'}"), (0.0005 * TONE, "the sound")):
+        speech_input(STAGE, what)
+        assert (
+            capsys.readouterr().err == f"warning: {said} is silent: the lips will stay at rest; check the recording\n"
+        )
+    speech_input(STAGE, tmp_path / "loud.wav")
+    assert not capsys.readouterr().err
+
+
+def test_a_given_track_is_spoken_and_kept_for_the_video(tmp_path):
+    with av.open(str(tmp_path / "two.mkv"), "w") as out:
+        for _ in range(2):
+            out.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for stream, scale in zip(out.streams.audio, (0.5, 1.0), strict=True):
+            frame = av.AudioFrame.from_ndarray(np.round(32767 * scale * TONE).astype(np.int16)[None], "s16", "mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            out.mux(stream.encode(frame))
+    taken = [speech_input(STAGE, tmp_path / "two.mkv", audio_track=track) for track in (None, 1, 2)]
+    assert [one.audio_track for one in taken] == [None, 1, 2]
+    first, quiet, loud = (np.stack(list(one.windows())) for one in taken)
+    np.testing.assert_array_equal(first, quiet)
+    assert np.abs(loud - quiet).max() > 0.1
+    with pytest.raises(UserError, match="no sound track 3: choose one of 1 to 2"):
+        speech_input(STAGE, tmp_path / "two.mkv", audio_track=3)
+
+
 def test_incomplete_frames_count(tmp_path):
     sound = tmp_path / "s.wav"
     write_wav(sound, TONE[:4800], RATE)  # 7.5 frames

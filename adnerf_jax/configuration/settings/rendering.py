@@ -14,6 +14,13 @@ DRIVEN: Group = {
 RENDER: Group = resumable(
     {
         "audio": Setting(None, "Sound or video file with the speech.", kind=str),
+        "audio_track": Setting(
+            None,
+            "Sound track of that file, counted from 1; by default the one marked as default, or the first that is not "
+            "silent.",
+            kind=int,
+            range=(1, 1000),
+        ),
         "features": Setting(
             None, "DeepSpeech features of the speech, for a person that was trained on such.", kind=str
         ),
