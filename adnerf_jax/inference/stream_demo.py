@@ -7,6 +7,7 @@ Input is 16-bit little-endian PCM, 16 kHz, mono. Output is a fragmented mp4, whi
 raw RGB frames at 25 fps (`--format raw`). The latency of picture and sound is about one second.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -96,6 +97,9 @@ def stream(workdir: str, container: str, options: dict[str, str], source: Binary
                 sink.flush()
     except BrokenPipeError:
         say("the player has closed its input")
+        if sink is sys.stdout.buffer:  # what it still holds would be written, and fail, when the program ends
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 class Pace:

@@ -277,14 +277,20 @@ class VideoWriter:
 
     def __exit__(self, kind, error, trace) -> None:
         if error is not None:
-            self._exit.__exit__(kind, error, trace)
+            # What closing meets then follows from the error, which it must not replace: a player that closed its pipe.
+            with contextlib.suppress(Exception):
+                self._exit.__exit__(kind, error, trace)
             return
-        with self._exit:  # closes the container, then renames the temporary file or, if closing fails, removes it
+        try:
             if not self.frames:
                 raise ValueError(f"no frames were written to {self.path}")
             self._container.mux(self._video.encode(None))
             if self._blocks is not None:
                 self._container.mux(self._audio.encode(None))
+        except BaseException as flushing:
+            self.__exit__(type(flushing), flushing, flushing.__traceback__)
+            raise
+        self._exit.close()  # closes the container, then renames the temporary file or, if closing fails, removes it
 
     def _write_sound(self, blocks: Iterator[np.ndarray], until: int) -> None:
         """Encodes `blocks` up to sample `until`, with silence after their end."""
