@@ -19,7 +19,6 @@ RENDER: Group = resumable(
             "Sound track of that file, counted from 1; by default the one marked as default, or the first that is not "
             "silent.",
             kind=int,
-            range=(1, 1000),
         ),
         "features": Setting(
             None, "DeepSpeech features of the speech, for a person that was trained on such.", kind=str
