@@ -25,6 +25,7 @@ from typing import NamedTuple
 from adnerf_jax.training import checkpoints
 from benchmarks.fault_jobs import (
     EVERY,
+    LOG_EVERY,
     PATIENCE,
     STEPS,
     Bench,
@@ -40,7 +41,8 @@ from benchmarks.fault_jobs import (
 )
 
 PREEMPTED = 75
-PAIR_STEPS = 60  # steps of a training in two processes, which share the cores
+# A training in two processes: few steps of few rays, since on one core the two wait for each other most of the time.
+PAIR_STEPS, PAIR_EVERY, PAIR_RAYS = 32, 8, "--config.train.rays=256"
 LOST_WITHIN = 60  # seconds within which a process must notice that the other one has ended
 GROWN = "a file has grown"  # the error where a file may not grow further
 
@@ -56,14 +58,17 @@ class Outcome(NamedTuple):
 def kills(measured: Measured, count: int, rng: random.Random) -> Outcome:
     """SIGKILL at random moments of the job, which starts from the beginning after it has finished."""
     done = wrong = 0
+    seconds = measured.seconds
     measured.reset()
     while done < count:
+        started = time.monotonic()
         process = measured.job.start()
-        killed, output = interrupted(process, signal.SIGKILL, rng.uniform(0.2, 1.0) * measured.seconds)
+        killed, output = interrupted(process, signal.SIGKILL, rng.uniform(0.2, 1.0) * seconds)
         if killed:
             done += 1
             continue
         check_status(process, output)
+        seconds = min(seconds, time.monotonic() - started)
         wrong += measured.job.result() != measured.expected
         measured.reset()
     return Outcome(count, wrong + measured.differs())
@@ -104,27 +109,28 @@ def kills_in_writing(bench: Bench, count: int, rng: random.Random) -> Outcome:
 
 
 def terminations(bench: Bench, count: int, rng: random.Random) -> Outcome:
-    """SIGTERM: the job must save and end with the documented status, or have finished, and give the same result."""
+    """SIGTERM at a random step: the job must save, end with the documented status, and resume to the same result."""
     head = bench.head
     head.reset()
-    saved = done = injected = wrong = 0
-    while injected < count:
-        process = head.job.start()
-        running, output = interrupted(process, signal.SIGTERM, rng.uniform(0.4, 0.9) * head.seconds)
-        if not running:  # it had ended before the signal
-            check_status(process, output)
-            wrong += head.job.result() != head.expected
+    saved = wrong = 0
+    for _ in range(count):
+        # In the first half of the steps that are left, so that it strikes while training.
+        done = checkpoints.latest_step(bench.workdir) or 0
+        if done > STEPS - 6 * LOG_EVERY:
+            wrong += head.differs()
             head.reset()
-            continue
-        injected += 1
+            done = 0
+        line = rng.randint(done // LOG_EVERY + 1, (done + STEPS) // 2 // LOG_EVERY)
+        process = head.job.start()
+        wait_until(lambda line=line: logged(bench.workdir) >= line, process)
+        process.send_signal(signal.SIGTERM)
+        output = wait_for_end(process)
         if process.returncode == PREEMPTED and "is saved at step" in output:
             saved += 1
-        elif process.returncode == 0 and "is trained already" in head.job.finish():
-            done += 1
         else:
             print(f"status {process.returncode}: {output[-300:]}")
-    note = f"{saved} saved with status {PREEMPTED}, {done} had finished"
-    return Outcome(count, wrong + count - saved - done + head.differs(), note)
+    note = f"all while training, {saved} saved with status {PREEMPTED}"
+    return Outcome(count, wrong + count - saved + head.differs(), note)
 
 
 def damages(bench: Bench, count: int, rng: random.Random) -> Outcome:
@@ -188,7 +194,7 @@ def full_in_training(bench: Bench, count: int, rng: random.Random) -> Outcome:
     """A full disk while logging, while saving a checkpoint, and from the start."""
     metrics = bench.workdir / "metrics.jsonl"
     # Halfway between two checkpoints only the log is being written.
-    between = lambda: logged(bench.workdir) * 5 % EVERY == EVERY * 3 // 4  # noqa: E731
+    between = lambda: logged(bench.workdir) * LOG_EVERY % EVERY == EVERY * 3 // 4  # noqa: E731
     cases = (
         ("logging", between, lambda: metrics.stat().st_size, GROWN),
         ("saving", lambda: logged(bench.workdir) > 0, lambda: 200_000, "a checkpoint could not be written"),
@@ -226,15 +232,15 @@ def full_in_preprocessing(bench: Bench, count: int, rng: random.Random) -> Outco
 def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:
     """SIGKILL of one of two processes: the other must end with an error; both then resume to the same result."""
     slowest, wrong = 0.0, 0
-    whole = training(bench.data, bench.home / "two", PAIR_STEPS)
+    whole = training(bench.data, bench.home / "two", PAIR_STEPS, PAIR_EVERY, PAIR_RAYS)
     finish_both(whole)
     for index in range(count):
         workdir = bench.home / f"two-{index}"
-        job = training(bench.data, workdir, PAIR_STEPS)
+        job = training(bench.data, workdir, PAIR_STEPS, PAIR_EVERY, PAIR_RAYS)
         started = start_both(job)
         try:
             wait_until(lambda workdir=workdir: checkpoints.latest_step(workdir) is not None, started[0])
-            time.sleep(rng.uniform(0.0, 1.0))
+            time.sleep(rng.uniform(0.0, 0.3))
             # Alternating, beginning with the second process; the first one is also the coordinator.
             started[1 - index % 2].kill()
             since, left = time.monotonic(), started[index % 2]
