@@ -170,7 +170,7 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
         split = Split(
             img_id=np.array([f["img_id"] for f in frames], np.int32),
             aud_id=np.array([f["aud_id"] for f in frames], np.int32),
-            transforms=np.array([f["transform_matrix"] for f in frames], np.float32).reshape(-1, 4, 4),
+            transforms=_as_float32([f["transform_matrix"] for f in frames]).reshape(-1, 4, 4),
             face_rect=np.array([f.get("face_rect", [-1] * 4) for f in frames], np.int32).reshape(-1, 4),
         )
         camera = {key: float(meta[key]) for key in ("focal_len", "cx", "cy")}
@@ -187,6 +187,12 @@ def _split(path: pathlib.Path) -> tuple[Split, dict[str, float]]:
     if (order != np.arange(len(order))).any():
         say(f"{path}: the frames are not in order of time; they are sorted")
     return split.take(order), camera
+
+
+def _as_float32(numbers: Any) -> np.ndarray:
+    """The numbers as float32; those that are too large become infinite, without a warning."""
+    with np.errstate(over="ignore"):
+        return np.array(numbers, np.float32)
 
 
 def _check_poses(split: Split, path: pathlib.Path) -> None:

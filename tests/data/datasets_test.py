@@ -349,6 +349,10 @@ def test_frames_out_of_order_are_sorted_with_a_message(spoilt, dataset, capsys):
             "transforms_train.json holds poses that are not finite numbers",
         ),
         (
+            lambda meta: meta["frames"][1]["transform_matrix"][1].__setitem__(1, 1e308),
+            "transforms_train.json holds poses that are not finite numbers",
+        ),
+        (
             lambda meta: meta["frames"][3]["transform_matrix"][0].__setitem__(0, 0.5),
             "the transform_matrix of frame 3 is not a rotation and a translation",
         ),
@@ -365,8 +369,9 @@ def test_frames_out_of_order_are_sorted_with_a_message(spoilt, dataset, capsys):
             "is not an AD-NeRF dataset index",
         ),
     ],
-    ids=["twice", "empty", "negative", "nan", "scaled", "mirror", "projective", "ragged"],
+    ids=["twice", "empty", "negative", "nan", "huge", "scaled", "mirror", "projective", "ragged"],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_errors_of_an_index_are_one_line(spoilt, spoil, message):
     _edit(spoilt / schema.TRANSFORMS["train"], spoil)
     with pytest.raises(UserError, match=message) as caught:
