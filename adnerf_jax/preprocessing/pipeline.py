@@ -143,6 +143,7 @@ def make_steps(job: Job) -> list[Step]:
             "landmarks",
             speech=speech,
             audio_offset=job.audio_offset,
+            version=2,  # the track and the channels that are heard
             **track,
         ),
         step(

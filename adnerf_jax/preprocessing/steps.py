@@ -29,6 +29,7 @@ from adnerf_jax.face.permissive_parsing import PERMISSIVE
 from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.media.audio import write_wav
 from adnerf_jax.media.image import read_image, write_image
+from adnerf_jax.media.sound_track import sound_track
 from adnerf_jax.preprocessing import background, report, transforms
 from adnerf_jax.preprocessing.clip import Clip
 from adnerf_jax.preprocessing.matting import soft_alpha
@@ -135,7 +136,11 @@ def extract_sound(job: Job, records: Records) -> Facts:
             windows = speech_windows(get_encoder(job.speech), samples, frames)
     write_wav(job.out / schema.SOUND, samples, SAMPLE_RATE)
     _save_array(job.out / schema.AUDIO_WINDOWS, windows)
-    return {"features": windows.shape[-1], **facts}
+    heard = sound_track(job.clip.video.path, job.clip.audio_track)
+    assert heard is not None  # videos without sound are refused before the first step
+    # Counted from 1; None: all channels are mixed.
+    channel = None if heard.channel is None else heard.channel + 1
+    return {"features": windows.shape[-1], "track": heard.index + 1, "channel": channel, **facts}
 
 
 def _load_windows(job: Job, frames: int) -> np.ndarray:

@@ -380,6 +380,8 @@ def real_dataset(tmp_path_factory):
 
 def test_files_and_keys_that_the_published_loaders_read(real_dataset):
     """Everything that `load_audface.py` of HeadNeRF and TorsoNeRF reads."""
+    sound = json.loads((real_dataset / "manifest.json").read_text())["steps"]["sound"]
+    assert (sound["track"], sound["channel"]) == (1, None)
     background = cv2.imread(str(real_dataset / "bc.jpg"))
     height, width = background.shape[:2]
     aud = np.load(real_dataset / "aud.npy")
