@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from adnerf_jax.face.jaw import CHIN
 from adnerf_jax.face.landmarks import INNER_LIPS, LEFT_EYE, OUTER_LIPS, RIGHT_EYE
 from adnerf_jax.face.rigid import Pinhole, Poses
 
@@ -29,7 +30,7 @@ _LEVELS = 1  # pyramid levels above full size: the poses predict a point to with
 _MAX_ROUND_TRIP = 0.35  # pixels: forward-backward error of a match
 # Jaw and cheeks below the nose: the chin's contour from ear to ear and the nose's wings.
 _JAW = np.array([132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 323, 425, 326, 97, 205, 93])
-_EARS, _CHIN = (132, 361), 152  # below the line between the lower ends of the ears hangs hair
+_EARS = (132, 361)  # below the line between the lower ends of the ears hangs hair
 _MOBILE = (_JAW, np.concatenate([OUTER_LIPS, INNER_LIPS]), RIGHT_EYE, LEFT_EYE)
 
 
@@ -136,7 +137,7 @@ def rigid_region(head: np.ndarray, points: np.ndarray) -> np.ndarray:
     (across, down), (x, y) = left - right, right
     rows, columns = np.arange(head.shape[0])[:, None], np.arange(head.shape[1])
     # Positive on the chin's side, wherever the picture's upper edge is.
-    side = np.sign(across * (points[_CHIN, 1] - y) - down * (points[_CHIN, 0] - x))
+    side = np.sign(across * (points[CHIN, 1] - y) - down * (points[CHIN, 0] - x))
     region[side * (across * (rows - y) - down * (columns - x)) > 0] = 0
     inset = max(_INSET * extent_of(points), 2.0)
     return cv2.distanceTransform(np.pad(region, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1] > inset

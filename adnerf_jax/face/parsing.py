@@ -209,9 +209,9 @@ def clean_parts(parts: np.ndarray, points: np.ndarray, person: np.ndarray | None
     """Reduces a part map to one person without holes or islands.
 
     The head is the connected region with most landmarks. Neck and torso are the regions that touch it, or nearly do.
-    What a person network sees beyond them is added where it hangs together with them, and what it is sure is no
-    person is left out. All other pixels that are not
-    background take the nearest part; what reaches far from the head is torso.
+    What a person network sees beyond them is added where it hangs together with them, and what it is sure is no person
+    is left out. All other pixels that are not background take the nearest part; what reaches far from the head is
+    torso.
 
     Args:
       parts: uint8 [H, W].
