@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from clips import picked
+from oval_face import oval_landmarks
 
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.face import landmarks, parsing, permissive_parsing
-from adnerf_jax.face.jaw import CHIN, FOREHEAD, JAW
 from adnerf_jax.face.permissive_parsing import PERMISSIVE, _divide
 from adnerf_jax.media.video import read_frames
 from adnerf_jax.pretrained import selfie_segmentation, weights
@@ -21,12 +21,7 @@ _SKIN, _HAIR, _CLOTH = (220, 170, 140), (60, 40, 30), (40, 60, 160)
 @pytest.fixture
 def mesh() -> np.ndarray:
     """A face 100 px high and 80 wide whose chin is at (100, 160): all landmarks on an ellipse, the jaw's in order."""
-    angles = np.linspace(0, 2 * np.pi, 478, endpoint=False)
-    points = np.stack([100 + 40 * np.cos(angles), 110 + 50 * np.sin(angles)], -1)
-    at = np.radians(np.linspace(160, 20, len(JAW)))
-    points[JAW] = np.stack([100 + 40 * np.cos(at), 110 + 50 * np.sin(at)], -1)
-    points[CHIN], points[FOREHEAD] = (100, 160), (100, 60)
-    return points
+    return oval_landmarks((100, 110), (40, 50))
 
 
 def _draw(long_hair: bool) -> tuple[np.ndarray, np.ndarray]:

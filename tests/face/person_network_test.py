@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+from oval_face import oval_landmarks
 
 from adnerf_jax.face import parsing, person
-from adnerf_jax.face.jaw import CHIN, FOREHEAD, JAW
 from adnerf_jax.face.landmarks import Landmarks
 
 SIZE = 200
@@ -29,12 +29,7 @@ def portrait() -> np.ndarray:
 @pytest.fixture
 def points() -> np.ndarray:
     """Landmarks [478, 2] on the face's outline: forehead at y 40, jaw angles at y 78, chin at y 98."""
-    angles = np.linspace(0, 2 * np.pi, 478, endpoint=False)
-    points = np.stack([100 + 22 * np.cos(angles), 69 + 29 * np.sin(angles)], -1)
-    at = np.radians(np.linspace(160, 20, len(JAW)))
-    points[JAW] = np.stack([100 + 22 * np.cos(at), 69 + 29 * np.sin(at)], -1)
-    points[CHIN], points[FOREHEAD] = (100, 98), (100, 40)
-    return points
+    return oval_landmarks((100, 69), (22, 29))
 
 
 def test_an_arm_that_the_parser_misses_is_torso(portrait, points):
