@@ -17,6 +17,14 @@ from adnerf_jax.training import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVERY, LOG_EVERY = 60, 20, 5
+# Faults do not depend on the size of the model, and the jobs are started some thirty times.
+_SMALL = (
+    "--config.model.head.grid.levels=2",
+    "--config.model.head.shape_grid.levels=2",
+    "--config.model.head.width=16",
+    "--config.model.head.coarse_samples=16",
+    "--config.train.rays=256",
+)
 PATIENCE = 900  # seconds after which a job counts as hanging
 
 
@@ -164,7 +172,7 @@ def finish_both(job: Job) -> None:
             process.communicate()
 
 
-def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS, every: int = EVERY, *options: str) -> Job:
+def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS, every: int = EVERY) -> Job:
     """The training of a small head, with a checkpoint after `every` steps; compiled programs are kept beside it."""
     command = [
         "run.py",
@@ -175,7 +183,7 @@ def training(data: pathlib.Path, workdir: pathlib.Path, steps: int = STEPS, ever
         f"--config.train.checkpoint_every={every}",
         f"--config.train.validate_every={steps}",
         f"--config.train.log_every={LOG_EVERY}",
-        *options,
+        *_SMALL,
     ]
     return Job(command, lambda: trained_result(workdir), workdir.parent / "compiled")
 

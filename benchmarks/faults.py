@@ -41,8 +41,8 @@ from benchmarks.fault_jobs import (
 )
 
 PREEMPTED = 75
-# A training in two processes: few steps of few rays, since on one core the two wait for each other most of the time.
-PAIR_STEPS, PAIR_EVERY, PAIR_RAYS = 32, 8, "--config.train.rays=256"
+# A training in two processes: few steps, since on one core the two wait for each other most of the time.
+PAIR_STEPS, PAIR_EVERY = 32, 8
 LOST_WITHIN = 60  # seconds within which a process must notice that the other one has ended
 GROWN = "a file has grown"  # the error where a file may not grow further
 
@@ -232,11 +232,11 @@ def full_in_preprocessing(bench: Bench, count: int, rng: random.Random) -> Outco
 def one_of_two(bench: Bench, count: int, rng: random.Random) -> Outcome:
     """SIGKILL of one of two processes: the other must end with an error; both then resume to the same result."""
     slowest, wrong = 0.0, 0
-    whole = training(bench.data, bench.home / "two", PAIR_STEPS, PAIR_EVERY, PAIR_RAYS)
+    whole = training(bench.data, bench.home / "two", PAIR_STEPS, PAIR_EVERY)
     finish_both(whole)
     for index in range(count):
         workdir = bench.home / f"two-{index}"
-        job = training(bench.data, workdir, PAIR_STEPS, PAIR_EVERY, PAIR_RAYS)
+        job = training(bench.data, workdir, PAIR_STEPS, PAIR_EVERY)
         started = start_both(job)
         try:
             wait_until(lambda workdir=workdir: checkpoints.latest_step(workdir) is not None, started[0])
