@@ -89,6 +89,12 @@ def track_head(
         )
     measured = valid.copy()
     measured[valid] = kept
+    # Axes and shape can turn together without a change of any reprojection, and turn away from the face where the focal
+    # length is wrong and the face large in the picture.
+    _, turn = tilt_of_axes(camera_to_head(poses.take(kept)), seen[kept], camera, canonical)
+    centre = shape.mean(0)
+    poses = Poses(poses.rotation @ turn, poses.translation + poses.rotation @ (centre - turn @ centre))
+    shape = centre + (shape - centre) @ turn
     mesh = _whole_face(seen[kept], poses.take(kept), canonical, shape, camera)
     poses = _smooth(_fill(poses.take(kept), measured), shape.mean(0), camera)
 

@@ -154,12 +154,18 @@ def clean_background(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[n
     return np.clip(background + 0.5, 0, 255).astype(np.uint8), count
 
 
-def person_left(picture: np.ndarray) -> float:
-    """Share of a clean background in which the person network sees a person: 0 is right.
+def person_left(picture: np.ndarray, frames: Iterable[np.ndarray]) -> float:
+    """Share of a clean background that is left of the person, as the person network sees it: 0 is right.
 
     Args:
-      picture: uint8 RGB [H, W, 3].
+      picture: the background, uint8 RGB [H, W, 3].
+      frames: some of the frames that it was recovered from. What the network takes for a person in none of them is a
+        thing, such as a dark flag, which it takes for one only where nobody is in view.
     """
-    height, width = picture.shape[:2]
-    cells = PersonSegmenter(weights.path("selfie_segmentation"))(crop(picture, whole_frame(width, height), SIDE))
-    return float((person_in_frame(cells, height, width) > 0).mean())
+    segment = PersonSegmenter(weights.path("selfie_segmentation"))
+
+    def seen(rgb: np.ndarray) -> np.ndarray:
+        height, width = rgb.shape[:2]
+        return person_in_frame(segment(crop(rgb, whole_frame(width, height), SIDE)), height, width) > 0
+
+    return float((seen(picture) & np.any([seen(frame) for frame in frames], axis=0)).mean())

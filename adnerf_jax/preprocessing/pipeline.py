@@ -161,7 +161,7 @@ def make_steps(job: Job) -> list[Step]:
             "landmarks",
             "parsing",
             focal=job.focal,
-            version=2,  # never worse than the landmarks' poses, in the face's axes
+            version=3,  # never worse than the landmarks' poses, in the axes of the face
         ),
         step(
             "background",

@@ -20,7 +20,7 @@ def folder(tmp_path, nets, monkeypatch):
     facts = {"reprojection_px": 0.5, "kept_from_landmarks": 0, "held_out": {"landmarks_px": ERRORS}}
     monkeypatch.setattr(steps, "refine_track", lambda head, *others: (head, facts))
     monkeypatch.setattr(cases, "prepare", functools.partial(cases.prepare, speech="logmel"))
-    monkeypatch.setattr(cases, "person_left", lambda picture: 0.0123)
+    monkeypatch.setattr(cases, "person_left", lambda picture, frames: 0.0123)
     monkeypatch.setattr(cases, "tilt", lambda data: 1.25)
     monkeypatch.setattr(cases, "matrix_rate", lambda: 100.0)
     monkeypatch.setattr(cases, "enable_cache", lambda: None)

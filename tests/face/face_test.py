@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from adnerf_jax.common.errors import UserError
 from adnerf_jax.face import landmarks, parsing, tracking, views
 from adnerf_jax.face.landmarks import Landmarks
+from adnerf_jax.face.rigid import Pinhole
 from adnerf_jax.pretrained import face_landmarker as face_mesh
 from adnerf_jax.pretrained import weights
 
@@ -185,6 +186,15 @@ def test_tracks_a_person_of_unknown_shape(landmarker):
     mesh = track.shape / tracking.UNITS_PER_CM
     assert mesh.shape == (468, 3) and np.abs(mesh - landmarker.canonical).mean() < 0.5
     np.testing.assert_allclose(mesh[landmarks.RIGID].mean(0), landmarker.canonical[landmarks.RIGID].mean(0), atol=1e-6)
+
+
+def test_a_wrong_focal_length_does_not_tilt_the_axes(landmarker):
+    points, _, _ = _acted(landmarker.canonical)
+    points[..., 1] += 60  # perspective is strongest away from the centre
+    camera = Pinhole(FOCAL / 4, CENTRE, CENTRE)
+    track = tracking.track_head(points, np.ones(60, bool), *camera, landmarker.canonical)
+    # 1.5° without the correction; smoothing over time leaves the rest.
+    assert tracking.tilt_of_axes(track.transform, points, camera, landmarker.canonical)[0] < 0.3
 
 
 def test_convention_of_the_dataset(landmarker):

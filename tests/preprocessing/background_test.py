@@ -100,10 +100,12 @@ def test_the_person_left_in_a_background_is_measured(monkeypatch):
             return np.where(rgb[..., 0] > 128, 8.0, -8.0).astype(np.float32)
 
     monkeypatch.setattr(background, "PersonSegmenter", Segmenter)
-    picture = np.zeros((100, 200, 3), np.uint8)
-    assert background.person_left(picture) == 0.0
+    picture, frame = np.zeros((2, 100, 200, 3), np.uint8)
+    frame[50:] = 255
+    assert background.person_left(picture, [frame]) == 0.0
     picture[50:, :40] = 255
-    assert background.person_left(picture) == pytest.approx(0.1, abs=0.01)
+    assert background.person_left(picture, [0 * frame, frame]) == pytest.approx(0.1, abs=0.01)
+    assert background.person_left(picture, [0 * frame]) == 0.0  # a thing, not a person, in the frames
 
 
 def test_nothing_of_the_person_glows_in_a_background_that_is_never_uncovered():

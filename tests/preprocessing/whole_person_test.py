@@ -27,4 +27,4 @@ def test_nothing_of_the_person_is_left_in_the_background(name, parser):
     clean, _ = background.clean_background(
         (rgb, parts != parsing.BACKGROUND) for rgb, parts in zip(frames, maps, strict=True)
     )
-    assert background.person_left(clean) <= 0.005
+    assert background.person_left(clean, frames) <= 0.005
