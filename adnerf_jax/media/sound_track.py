@@ -18,7 +18,9 @@ from adnerf_jax.common.progress import say
 from adnerf_jax.media.container import audio_streams, decode_audio, open_media
 
 SILENCE = -60.0  # dB of full scale (RMS): below it, a sound is silent
-_CANCELLED = 20.0  # dB by which a mix lies below its loudest channel where channels cancel each other
+# dB by which a mix lies below its loudest channel where channels cancel each other: more than where only one of eight
+# channels has a sound (18 dB).
+_CANCELLED = 20.0
 
 # libswresample: scale a mix-down so that it cannot exceed full scale (by default float output can).
 _RESAMPLER_OPTIONS = {"rematrix_maxval": "1.0"}

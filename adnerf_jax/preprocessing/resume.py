@@ -42,8 +42,9 @@ class Step:
 class Ledger:
     """The steps' records in a manifest, written to disk at every change.
 
-    A record is `{"inputs": digest, "finished": bool, "files": int, "seconds": float, …facts}`. A step is done if
-    its record is finished, has the digest of the current inputs, and all of the step's files still exist.
+    A record is `{"inputs": digest, "finished": bool, "files": int, "seconds": float, "facts": digest, …facts}`. A step
+    is done if its record is finished, has the digest of the current inputs, its facts are as they were recorded, and
+    all of the step's files still exist.
 
     Args:
       path: the manifest; its folder holds the steps' files.
@@ -63,8 +64,7 @@ class Ledger:
     def inputs(self, step: Step) -> str:
         """Digest of everything that the step's result depends on, including the steps before it."""
         needs = [self.inputs(self._steps[name]) for name in step.needs]
-        identity = json.dumps([step.name, step.version, step.options, needs], sort_keys=True)
-        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return _digest([step.name, step.version, step.options, needs])
 
     def done(self) -> list[str]:
         """Names of the steps that need not run, in order."""
@@ -72,6 +72,7 @@ class Ledger:
         for name, step in self._steps.items():
             record = self.records.get(name, {})
             current = record.get("finished") and record.get("inputs") == self.inputs(step)
+            current = current and record.get("facts") == _digest(_facts(record))
             if current and set(step.needs) <= set(done) and record.get("files") == len(self._files(step)):
                 done.append(name)
         return done
@@ -97,7 +98,7 @@ class Ledger:
     def finish(self, step: Step, seconds: float, facts: Facts) -> None:
         """Closes the step's record."""
         record = {"finished": True, "files": len(self._files(step)), "seconds": round(seconds, 2)}
-        self.records[step.name].update(record, **facts)
+        self.records[step.name].update(record, facts=_digest(facts), **facts)
         self._save()
 
     def remove_partial_files(self) -> None:
@@ -113,6 +114,19 @@ class Ledger:
 
     def _files(self, step: Step) -> list[pathlib.Path]:
         return [path for pattern in step.writes for path in self._path.parent.glob(pattern)]
+
+
+_OF_THE_LEDGER = ("inputs", "finished", "files", "seconds", "facts")
+
+
+def _facts(record: Facts) -> Facts:
+    """The facts of a record, which a step returned."""
+    return {name: value for name, value in record.items() if name not in _OF_THE_LEDGER}
+
+
+def _digest(value: Any) -> str:
+    """Digest of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_steps(path: pathlib.Path, header: Facts, steps: Sequence[Step], redo: str | None = None) -> dict[str, Facts]:

@@ -96,6 +96,16 @@ def test_a_changed_option_or_a_lost_file_redoes_only_the_steps_that_depend_on_it
     assert recorder.ran == ["b", "c"]
 
 
+@pytest.mark.parametrize("changed", [{"letter": 5}, {"facts": None}, {"more": 1}])
+def test_a_step_whose_facts_were_changed_is_redone(recorder, changed):
+    recorder.run()
+    manifest = json.loads((recorder.folder / "manifest.json").read_text())
+    manifest["steps"]["b"].update(changed)
+    (recorder.folder / "manifest.json").write_text(json.dumps(manifest))
+    recorder.run()
+    assert recorder.ran == ["b", "c"]
+
+
 # --- the real steps with stubs in place of the networks -------------------------------------------------------------
 
 
